@@ -1,0 +1,71 @@
+"""What every command line here shares: one-line errors, exit codes and flag spelling."""
+
+import argparse
+import os
+import sys
+
+EXIT_FAILED = 1  # the run itself failed, e.g. training diverged
+EXIT_BAD_INPUT = 2  # a file, folder or flag is wrong
+
+
+class InputError(Exception):
+    """The user's input is wrong: the message names the file or flag, what is wrong and what to do."""
+
+
+class RunFailed(Exception):
+    """The input was fine, yet the run could not be finished (e.g. a loss that is not finite)."""
+
+
+class ArgumentParser(argparse.ArgumentParser):
+    """argparse with this collection's habits.
+
+    A flag with an underscore is accepted with a dash as well (`--batch_size`, `--batch-size`), abbreviations are
+    refused (a typo must not silently become another flag), and a usage error is one line.
+    """
+
+    def __init__(self, **kwargs):
+        kwargs.setdefault("allow_abbrev", False)
+        kwargs.setdefault("formatter_class", argparse.ArgumentDefaultsHelpFormatter)
+        super().__init__(**kwargs)
+
+    def parse_known_args(self, args=None, namespace=None):
+        args = sys.argv[1:] if args is None else list(args)
+        return super().parse_known_args([self._spelling(arg) for arg in args], namespace)
+
+    def _spelling(self, arg: str) -> str:
+        if not arg.startswith("--"):
+            return arg
+        name, equals, value = arg.partition("=")
+        for known in (name, name.replace("-", "_").replace("__", "--", 1), name.replace("_", "-")):
+            if known in self._option_string_actions:
+                return known + equals + value
+        return arg
+
+    def error(self, message: str):
+        self.exit(EXIT_BAD_INPUT, f"{self.prog}: error: {message} (see --help)\n")
+
+
+def run(main, parser: argparse.ArgumentParser):
+    """Parse the command line, call `main(args)` and leave with the right exit code; never returns."""
+    args = parser.parse_args()
+    try:
+        main(args)
+        sys.stdout.flush()
+        code = 0
+    except InputError as error:
+        code = EXIT_BAD_INPUT
+        print(f"{parser.prog}: error: {_one_line(error)}", file=sys.stderr)
+    except RunFailed as error:
+        code = EXIT_FAILED
+        print(f"{parser.prog}: failed: {_one_line(error)}", file=sys.stderr)
+    except KeyboardInterrupt:
+        code = 130
+        print(f"\n{parser.prog}: interrupted", file=sys.stderr)
+    except BrokenPipeError:  # `... | head` closed the pipe: not an error, and nothing more can be printed
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        code = 0
+    sys.exit(code)
+
+
+def _one_line(error: Exception) -> str:
+    return " ".join(str(error).split())
