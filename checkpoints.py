@@ -1,0 +1,198 @@
+"""Checkpoints: written atomically, read weights-only, recognised from their keys, loaded tensor by tensor.
+
+Four kinds of file load:
+
+* ours: `net_dict, acc, epoch, arch, model_options, num_classes, height, width, class_names, args` and, in `last.pth`,
+  what resuming needs;
+* the published `ckpt.t7` of DeepSORT and its kin: `net_dict, acc, epoch`;
+* bare state dicts, torchvision's ImageNet files among them;
+* dicts with a `state_dict` (BoxMOT and others).
+"""
+
+import os
+import pickle
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+from cli import InputError
+from files import atomic_write
+from model import ARCHITECTURES, build_model
+
+CLASSIFIER_PREFIXES = ("classifier.", "fc.")  # the layers whose shape belongs to the training identities
+
+
+@dataclass
+class Checkpoint:
+    """A network's weights and what is needed to build the network they belong to."""
+
+    path: Path
+    net_dict: dict[str, Tensor]
+    arch: str
+    num_classes: int | None  # None: the file has no classifier
+    model_options: dict = field(default_factory=dict)
+    height: int = 128
+    width: int = 64
+    extra: dict = field(default_factory=dict)  # everything else in the file: acc, epoch, args, optimizer, ...
+
+    def build(self, reid: bool = True) -> nn.Module:
+        """The network with these weights, every tensor in its place, in eval mode."""
+        net = build_model(self.arch, self.num_classes or 1, reid=reid, **self.model_options)
+        weights = self.net_dict
+        if self.num_classes is None:  # features only: the untrained classifier is never used
+            weights = net.state_dict() | weights
+        try:
+            net.load_state_dict(weights)
+        except RuntimeError as error:
+            problem = str(error).split("\n\t")[1:2] or [str(error)]
+            raise InputError(f"{self.path}: not a whole {self.arch}: {problem[0]}") from None
+        return net.eval()
+
+
+def save(path: str | os.PathLike, checkpoint: dict) -> None:
+    """Write a checkpoint dict of tensors and plain Python values atomically."""
+    atomic_write(path, lambda file: torch.save(checkpoint, file))
+
+
+def read(path: str | os.PathLike) -> dict:
+    """The dict in a `.pth`/`.pt`/`.t7` file, on the CPU. Only tensors and plain values are unpickled, never code.
+
+    Raises:
+        InputError: no such file, not a checkpoint, or a pickle that wants to run code.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise InputError(f"{path}: no such checkpoint; train one with `python train.py` or name it with --weights")
+    try:
+        content = torch.load(path, map_location="cpu", weights_only=True)
+    except pickle.UnpicklingError:
+        raise InputError(
+            f"{path}: refused: it holds Python objects other than tensors and plain values, or is no checkpoint"
+        ) from None
+    except (RuntimeError, EOFError, OSError, ValueError, KeyError, IndexError, AttributeError, TypeError) as error:
+        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise InputError(f"{path}: not a readable checkpoint ({reason[:120]})") from None
+    if not isinstance(content, dict):
+        raise InputError(f"{path}: not a checkpoint: a {type(content).__name__} where a dict of tensors was expected")
+    return content
+
+
+def load(path: str | os.PathLike) -> Checkpoint:
+    """Read a checkpoint of any of the kinds above and recognise its architecture from its keys.
+
+    Raises:
+        InputError: unreadable, or of no known architecture.
+    """
+    path = Path(path)
+    content = read(path)
+    weights = content.get("net_dict", content.get("state_dict", content))
+    extra = {} if weights is content else {k: v for k, v in content.items() if k not in ("net_dict", "state_dict")}
+    if not isinstance(weights, dict):
+        raise InputError(f"{path}: not a checkpoint: its weights are a {type(weights).__name__}, not a dict")
+    net_dict = {str(key).removeprefix("module."): value for key, value in weights.items() if isinstance(value, Tensor)}
+    arch, options, num_classes = recognise(net_dict, path)
+    if extra.get("arch") in ARCHITECTURES:  # ours: the file knows what keys cannot tell (strides, pooling)
+        arch, options = extra["arch"], dict(extra.get("model_options", options))
+    return Checkpoint(
+        path,
+        net_dict,
+        arch,
+        num_classes,
+        options,
+        height=int(extra.get("height", 128)),
+        width=int(extra.get("width", 64)),
+        extra=extra,
+    )
+
+
+def recognise(net_dict: dict[str, Tensor], path: str | os.PathLike = "weights") -> tuple[str, dict, int | None]:
+    """(architecture, options, classes) of a state dict, told from its keys and shapes; classes is None without any.
+
+    Raises:
+        InputError: the keys are those of no architecture here.
+    """
+
+    def rows(key: str) -> int | None:
+        return net_dict[key].shape[0] if key in net_dict else None
+
+    if "conv.0.weight" in net_dict and "layer4.1.conv2.weight" in net_dict:
+        return "net", {}, rows("classifier.4.weight")
+    if "conv1.weight" in net_dict and "layer3.1.conv1.weight" in net_dict:
+        if "layer1.0.conv3.weight" not in net_dict:
+            arch = "resnet34" if "layer3.5.conv1.weight" in net_dict else "resnet18"
+        else:
+            # 32 groups of 4 channels where resnet50 has one group of 64
+            arch = "resnext50_32x4d" if net_dict["layer1.0.conv2.weight"].shape[1] == 4 else "resnet50"
+        # a file that does not say its last stride was trained as torchvision builds it
+        options = {"last_stride": 2, "pooling": "gem" if "avgpool.p" in net_dict else "avg"}
+        if "layer4.0.conv1.weight" not in net_dict:
+            options["truncated"] = True
+        return arch, options, rows("fc.weight")
+    raise InputError(f"{path}: not a network of this collection ({', '.join(ARCHITECTURES)}); is it a checkpoint?")
+
+
+def load_pretrained(net: nn.Module, arch: str, checkpoint: Checkpoint) -> str:
+    """Copy every tensor of `checkpoint` that fits into `net`, in place, and say what was and was not loaded.
+
+    The classifier is left fresh when the identities differ. Any other mismatch is an error: half a trunk is worse
+    than none, since nobody notices.
+
+    Returns:
+        one line with the counts.
+
+    Raises:
+        InputError: another architecture, or trunk tensors that are missing or of another shape.
+    """
+    if checkpoint.arch != arch:
+        raise InputError(f"--weights {checkpoint.path}: holds a {checkpoint.arch}, but --model is {arch}")
+    own = net.state_dict()
+    fits = {k: v for k, v in checkpoint.net_dict.items() if k in own and v.shape == own[k].shape}
+    trunk = [k for k in own if not k.startswith(CLASSIFIER_PREFIXES)]
+    missing = [k for k in trunk if k not in fits and not k.endswith("num_batches_tracked") and k != "avgpool.p"]
+    if missing:
+        raise InputError(
+            f"--weights {checkpoint.path}: {len(missing)} of {len(trunk)} trunk tensors of {arch} are missing or of "
+            f"another shape, first {missing[0]}"
+        )
+    net.load_state_dict(own | fits)
+    fresh = sorted(k for k in own if k not in fits)
+    unused = sorted(k for k in checkpoint.net_dict if k not in fits)
+    line = f"Loaded {len(fits)} of {len(own)} tensors from {checkpoint.path}"
+    if fresh:
+        line += f"; {len(fresh)} start fresh ({_shortened(fresh)})"
+    if unused:
+        line += f"; {len(unused)} of the file unused ({_shortened(unused)})"
+    return line
+
+
+def _shortened(names: list[str]) -> str:
+    return ", ".join(names[:3]) + (", ..." if len(names) > 3 else "")
+
+
+def imagenet_checkpoint(arch: str) -> Checkpoint:
+    """torchvision's ImageNet weights of `arch`, from its download cache or the network.
+
+    Raises:
+        InputError: the architecture has none, or they cannot be downloaded: names the file and where to put it.
+    """
+    import torchvision
+
+    try:
+        url = torchvision.models.get_model_weights(arch).DEFAULT.url
+    except ValueError:
+        raise InputError(
+            f"--weights imagenet: there are no ImageNet weights for --model {arch}; leave it out"
+        ) from None
+    folder = Path(torch.hub.get_dir()) / "checkpoints"
+    file = folder / url.rsplit("/", 1)[-1]
+    if not file.is_file():
+        try:
+            torch.hub.load_state_dict_from_url(url, progress=True, map_location="cpu", weights_only=True)
+        except (OSError, RuntimeError) as error:
+            raise InputError(
+                f"--weights imagenet: {file.name} could not be downloaded ({error}); "
+                f"fetch {url} on another machine and put it at {file}"
+            ) from None
+    return load(file)

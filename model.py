@@ -1,0 +1,130 @@
+"""The networks: `Net`, the CNN of DeepSORT, and `build_model`, the one table of architectures.
+
+Every network here answers the same three calls:
+
+* `embed(images)`: (N, 3, H, W) normalised images -> (N, D) pooled features, not normalised;
+* `classify(features)`: (N, D) features -> (N, num_classes) logits, used for training only;
+* `forward(images)`: logits, or with `reid=True` the features as unit rows, which is what a tracker compares.
+"""
+
+import copy
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torchvision.models.resnet import BasicBlock, conv1x1
+
+import resnet
+
+
+class Net(nn.Module):
+    """The appearance network of DeepSORT, in the parameter names and shapes of the published `ckpt.t7`.
+
+    A ResNet-like CNN of 11.2 M parameters for 128x64 crops (any size works, the pooling is adaptive). After Wojke et
+    al., "Simple Online and Realtime Tracking with a Deep Association Metric", ICIP 2017, as re-implemented for PyTorch.
+
+    Args:
+        num_classes: number of training identities, the outputs of the classifier.
+        reid: return unit feature rows instead of logits.
+    """
+
+    feature_dim = 512
+
+    def __init__(self, num_classes: int = 751, reid: bool = False):
+        super().__init__()
+        self.reid = reid
+        self.conv = nn.Sequential(
+            nn.Conv2d(3, 64, 3, stride=1, padding=1),
+            nn.BatchNorm2d(64),
+            nn.ReLU(inplace=True),
+            nn.MaxPool2d(3, stride=2, padding=1),
+        )
+        self.layer1 = _stage(64, 64, stride=1)
+        self.layer2 = _stage(64, 128, stride=2)
+        self.layer3 = _stage(128, 256, stride=2)
+        self.layer4 = _stage(256, 512, stride=2)
+        self.avgpool = nn.AdaptiveAvgPool2d(1)
+        self.classifier = nn.Sequential(
+            nn.Linear(512, 256),
+            nn.BatchNorm1d(256),
+            nn.ReLU(inplace=True),
+            nn.Dropout(),
+            nn.Linear(256, num_classes),
+        )
+
+    def embed(self, images: Tensor) -> Tensor:
+        x = self.conv(images)  # (N, 64, H/2, W/2)
+        x = self.layer1(x)  # (N, 64, H/2, W/2)
+        x = self.layer2(x)  # (N, 128, H/4, W/4)
+        x = self.layer3(x)  # (N, 256, H/8, W/8)
+        x = self.layer4(x)  # (N, 512, H/16, W/16)
+        return self.avgpool(x).flatten(1)  # (N, 512)
+
+    def classify(self, features: Tensor) -> Tensor:
+        return self.classifier(features)  # (N, num_classes)
+
+    def forward(self, images: Tensor) -> Tensor:
+        features = self.embed(images)
+        return unit_rows(features) if self.reid else self.classify(features)
+
+
+def _stage(channels_in: int, channels_out: int, stride: int) -> nn.Sequential:
+    """Two basic blocks; the first one changes the shape where asked, with a 1x1 convolution on its shortcut."""
+    shortcut = None
+    if stride != 1 or channels_in != channels_out:
+        shortcut = nn.Sequential(conv1x1(channels_in, channels_out, stride), nn.BatchNorm2d(channels_out))
+    return nn.Sequential(
+        BasicBlock(channels_in, channels_out, stride, shortcut), BasicBlock(channels_out, channels_out)
+    )
+
+
+def unit_rows(features: Tensor) -> Tensor:
+    """(N, D) -> (N, D) float32 rows of length 1; a zero row stays zero rather than becoming NaN."""
+    return F.normalize(features.float(), dim=1)
+
+
+def _net(num_classes: int, reid: bool, **options) -> Net:
+    if options:
+        raise ValueError(f"Net has no option {', '.join(options)}: its shape is that of the published ckpt.t7")
+    return Net(num_classes, reid)
+
+
+# name -> builder(num_classes, reid, **options)
+ARCHITECTURES = {"net": _net} | {name: resnet.builder(name) for name in resnet.TRUNKS}
+
+
+def build_model(name: str, num_classes: int = 751, reid: bool = False, **options) -> nn.Module:
+    """Build an architecture by name.
+
+    Args:
+        name: a key of `ARCHITECTURES`.
+        num_classes: outputs of the classifier.
+        reid: return unit feature rows instead of logits.
+        options: for the ResNets `last_stride` (1 or 2), `pooling` ("avg" or "gem"), `truncated` (no `layer4`).
+
+    Raises:
+        KeyError: no architecture of that name.
+    """
+    return ARCHITECTURES[name](num_classes=num_classes, reid=reid, **options)
+
+
+def fuse_for_inference(net: nn.Module) -> nn.Module:
+    """A copy of `net` for inference: eval mode, BatchNorm folded into the convolutions, channels-last weights.
+
+    Folding only re-associates the same multiplications, so features change by rounding alone.
+    """
+    net = copy.deepcopy(net).eval()
+    for module in list(net.modules()):
+        _fold_batch_norms(module)
+    return net.to(memory_format=torch.channels_last)
+
+
+def _fold_batch_norms(module: nn.Module) -> None:
+    """Fold each BatchNorm2d child of `module` into the convolution registered right before it."""
+    previous, previous_name = None, ""
+    for name, child in list(module.named_children()):
+        if isinstance(child, nn.BatchNorm2d) and isinstance(previous, nn.Conv2d):
+            fused = nn.utils.fuse_conv_bn_eval(previous, child)
+            setattr(module, previous_name, fused)
+            setattr(module, name, nn.Identity())
+        previous, previous_name = child, name

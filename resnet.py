@@ -1,0 +1,94 @@
+"""resnet18, resnet34, resnet50 and resnext50_32x4d for re-ID, on torchvision's blocks and parameter names.
+
+With `last_stride=2` and `pooling="avg"` the network is torchvision's own: the same keys, the same logits. Re-ID keeps
+more of the image with `last_stride=1` (Luo et al., "Bag of Tricks and a Strong Baseline for Deep Person
+Re-Identification", CVPRW 2019, section 3.4).
+"""
+
+from functools import partial
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torchvision.models.resnet import BasicBlock, Bottleneck, ResNet
+
+# name -> (block, blocks per stage, torchvision's own arguments)
+TRUNKS = {
+    "resnet18": (BasicBlock, (2, 2, 2, 2), {}),
+    "resnet34": (BasicBlock, (3, 4, 6, 3), {}),
+    "resnet50": (Bottleneck, (3, 4, 6, 3), {}),
+    "resnext50_32x4d": (Bottleneck, (3, 4, 6, 3), {"groups": 32, "width_per_group": 4}),
+}
+
+
+class GeM(nn.Module):
+    """Generalised-mean pooling with a learned exponent (Radenovic et al., TPAMI 2019, eq. 3): (N, C, H, W) -> (N, C, 1, 1).
+
+    p = 1 is average pooling; a large p tends to max pooling.
+    """
+
+    def __init__(self, p: float = 3.0, eps: float = 1e-6):
+        super().__init__()
+        self.p = nn.Parameter(torch.tensor(p))
+        self.eps = eps
+
+    def forward(self, x: Tensor) -> Tensor:
+        # float32: x ** 3 leaves the range of half precision
+        return F.adaptive_avg_pool2d(x.float().clamp_min(self.eps) ** self.p, 1) ** (1 / self.p)
+
+
+class ReIDResNet(ResNet):
+    """torchvision's ResNet with the calls of this collection (`embed`, `classify`, `reid=True`).
+
+    Args:
+        name: a key of `TRUNKS`.
+        num_classes: outputs of `fc`.
+        reid: `forward` returns unit feature rows instead of logits.
+        last_stride: stride of `layer4`, 1 (re-ID) or 2 (torchvision).
+        pooling: "avg" or "gem".
+        truncated: no `layer4`, as in files of older DeepSORT scripts (256-d or 1024-d features).
+    """
+
+    def __init__(
+        self,
+        name: str,
+        num_classes: int,
+        reid: bool = False,
+        last_stride: int = 1,
+        pooling: str = "avg",
+        truncated: bool = False,
+    ):
+        block, blocks, arguments = TRUNKS[name]
+        super().__init__(block, list(blocks), num_classes=num_classes, **arguments)
+        self.reid = reid
+        if truncated:
+            self.layer4 = nn.Identity()
+        elif last_stride == 1:
+            first = self.layer4[0]
+            strided = first.conv1 if block is BasicBlock else first.conv2
+            strided.stride = first.downsample[0].stride = (1, 1)
+        self.feature_dim = (256 if truncated else 512) * block.expansion
+        if truncated:
+            self.fc = nn.Linear(self.feature_dim, num_classes)
+        if pooling == "gem":
+            self.avgpool = GeM()
+
+    def embed(self, images: Tensor) -> Tensor:
+        x = self.maxpool(self.relu(self.bn1(self.conv1(images))))  # (N, 64, H/4, W/4)
+        x = self.layer1(x)  # (N, 64e, H/4, W/4), e = 1 for basic blocks and 4 for bottlenecks
+        x = self.layer2(x)  # (N, 128e, H/8, W/8)
+        x = self.layer3(x)  # (N, 256e, H/16, W/16)
+        x = self.layer4(x)  # (N, 512e, H/16, W/16) with last_stride=1
+        return self.avgpool(x).flatten(1)  # (N, 512e)
+
+    def classify(self, features: Tensor) -> Tensor:
+        return self.fc(features)  # (N, num_classes)
+
+    def forward(self, images: Tensor) -> Tensor:
+        features = self.embed(images)
+        return F.normalize(features.float(), dim=1) if self.reid else self.classify(features)
+
+
+def builder(name: str):
+    """The constructor of one row of `TRUNKS`: call it with `num_classes`, `reid` and the options above."""
+    return partial(ReIDResNet, name)
