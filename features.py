@@ -1,0 +1,256 @@
+"""The features file: what `test.py` writes and `evaluate.py` reads.
+
+A dict, Nq query rows and Ng gallery rows:
+
+    qf, gf            float32 (Nq, D), (Ng, D)   feature vectors of length 1
+    ql, gl            int64   (Nq,), (Ng,)       identities; -1 in the gallery is junk, neither right nor wrong
+    qc, gc            int64   (Nq,), (Ng,)       cameras, -1 unknown
+    qt, gt            int64   (Nq,), (Ng,)       time in frames, sequence * 10_000_000 + frame number, -1 unknown
+    q_paths, g_paths  list of str                the images, absolute or relative to meta["data_dir"]; may be empty
+    meta              dict                       where the features come from
+
+The path says which of three ways it is stored:
+
+    name.pth          torch.save; `.pt` and `.t7` as well
+    name.npz          numpy.savez
+    name/ or name     a folder of memory-mapped .npy files and meta.json, for sets that do not fit in memory
+
+MATLAB's `pytorch_result.mat` (query_f, query_label, query_cam, gallery_f, ...) is read, not written.
+Only `qf ql gf gl` are required when reading. Nothing here ever unpickles objects, so a file from a stranger is safe to
+open.
+"""
+
+import json
+import os
+import pickle
+import shutil
+import zipfile
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from cli import InputError
+from files import atomic_write
+
+FEATURES, LABELS, CAMERAS, TIMES, PATHS = ("qf", "gf"), ("ql", "gl"), ("qc", "gc"), ("qt", "gt"), ("q_paths", "g_paths")
+ARRAYS = FEATURES + LABELS + CAMERAS + TIMES
+FRAMES_PER_SEQUENCE = 10_000_000  # time = sequence * this + frame: images of two sequences are always far apart
+TORCH_SUFFIXES = (".pth", ".pt", ".t7")
+MAT_NAMES = {"qf": "query_f", "ql": "query_label", "qc": "query_cam"}
+MAT_NAMES |= {"gf": "gallery_f", "gl": "gallery_label", "gc": "gallery_cam"}
+NORM_TOLERANCE = 1e-3  # rows rounded to float16 on their way here are still unit rows
+CHECK_ROWS = 65536  # rows per step of the checks, which bounds their memory
+
+
+def save(path, features: dict):
+    """Write a features dict, whole or not at all: a reader never sees half a file.
+
+    Raises InputError when the path's suffix is not one of ours or the place cannot be written.
+    """
+    path, kind = Path(path), _kind(path)
+    if kind == "mat":
+        raise InputError(f"{path}: .mat files are read, not written; use .pth, .npz or a folder name")
+    arrays = {key: _array(features[key]) for key in ARRAYS if key in features}
+    notes = {key: features.get(key, {} if key == "meta" else []) for key in (*PATHS, "meta")}
+    if kind == "folder":
+        _save_folder(path, arrays, notes)
+    elif kind == "torch":
+        tensors = {key: torch.from_numpy(value) for key, value in arrays.items()}
+        atomic_write(path, lambda file: torch.save(tensors | notes, file))
+    else:
+        atomic_write(path, lambda file: np.savez(file, notes=np.array(json.dumps(notes)), **arrays))
+
+
+def load(path) -> dict:
+    """Read and check a features file of any kind above; keys that it lacks are filled with -1, [] and {}.
+
+    Returns tensors on the CPU. Those of a folder stay on disk (memory-mapped, copy on write).
+    Raises InputError, naming file, key and rows, when the file is missing, broken, unsafe, or not unit features.
+    """
+    path, kind = Path(path), _kind(path)
+    if not path.exists():
+        raise InputError(f"{path}: no such features file; run `python test.py` first, or name the file it wrote")
+    raw = {"torch": _load_torch, "npz": _load_npz, "mat": _load_mat, "folder": _load_folder}[kind](path)
+    return check(raw, str(path))
+
+
+def check(raw: dict, name: str = "features") -> dict:
+    """A complete features dict of tensors from `raw`, or an InputError that begins with `name`."""
+    missing = [key for key in FEATURES + LABELS if key not in raw]
+    if missing:
+        raise InputError(f"{name}: no {', '.join(missing)} in it; a features file has at least qf, ql, gf and gl")
+    out = {key: _features(raw[key], f"{name}: {key}") for key in FEATURES}
+    if out["qf"].shape[1] != out["gf"].shape[1]:
+        sizes = f"{out['qf'].shape[1]} numbers a row and gf {out['gf'].shape[1]}"
+        raise InputError(f"{name}: qf has {sizes}; both must come from the same network")
+    for side, features in (("q", out["qf"]), ("g", out["gf"])):
+        rows = len(features)
+        for key in (side + "l", side + "c", side + "t"):
+            if raw.get(key) is None and key not in LABELS:
+                out[key] = torch.full((rows,), -1)
+            else:
+                out[key] = _integers(raw[key], rows, f"{name}: {key}")
+        out[side + "_paths"] = _paths(raw.get(side + "_paths"), rows, f"{name}: {side}_paths")
+    meta = raw.get("meta", {})
+    if not isinstance(meta, dict):
+        raise InputError(f"{name}: meta is a {type(meta).__name__}, it must be a dict")
+    return out | {"meta": meta}
+
+
+# ---------------------------------------------------------------------------------------------------------- checks
+
+
+def _features(value, name: str) -> torch.Tensor:
+    value = _tensor(value, name)
+    if value.dim() != 2 or 0 in value.shape:
+        raise InputError(f"{name} has shape {tuple(value.shape)}, it must be (images, numbers), neither of them 0")
+    if not value.is_floating_point():
+        raise InputError(f"{name} holds {value.dtype}, it must hold floating-point numbers")
+    value = value.to(torch.float32)
+    not_finite, not_unit = [], []
+    for start in range(0, len(value), CHECK_ROWS):
+        # one pass: the squared length of a row with a NaN or an infinity in it is not finite either
+        norms = torch.linalg.vector_norm(value[start : start + CHECK_ROWS], dim=1)
+        finite = norms.isfinite()
+        not_finite += (~finite).nonzero()[:, 0].add_(start).tolist()
+        not_unit += (finite & ((norms - 1).abs() > NORM_TOLERANCE)).nonzero()[:, 0].add_(start).tolist()
+    if not_finite:
+        raise InputError(f"{name} has NaN or infinite values in {_rows(not_finite, len(value))}; extract them again")
+    if not_unit:
+        length = torch.linalg.vector_norm(value[not_unit[0]]).item()
+        raise InputError(
+            f"{name} has vectors whose length is not 1 in {_rows(not_unit, len(value))} "
+            f"(row {not_unit[0]}: {length:.4g}); divide each row by its length"
+        )
+    return value
+
+
+def _integers(value, rows: int, name: str) -> torch.Tensor:
+    value = _tensor(value, name).reshape(-1)
+    if len(value) != rows:
+        raise InputError(f"{name} has {len(value)} entries for {rows} feature rows")
+    if value.is_complex() or (value.is_floating_point() and not torch.equal(value, value.round())):
+        raise InputError(f"{name} must hold whole numbers")
+    return value.to(torch.int64)
+
+
+def _paths(value, rows: int, name: str) -> list:
+    value = [] if value is None else value
+    if not isinstance(value, (list, tuple)) or not all(isinstance(path, str) for path in value):
+        raise InputError(f"{name} must be a list of strings")
+    if len(value) not in (0, rows):
+        raise InputError(f"{name} has {len(value)} entries for {rows} feature rows")
+    return list(value)
+
+
+def _tensor(value, name: str) -> torch.Tensor:
+    try:
+        return value.detach() if isinstance(value, torch.Tensor) else torch.from_numpy(np.asarray(value))
+    except TypeError as error:
+        raise InputError(f"{name} is not an array of numbers") from error
+
+
+def _rows(indices: list, total: int) -> str:
+    shown = ", ".join(map(str, indices[:5])) + (", ..." if len(indices) > 5 else "")
+    return f"{len(indices)} of {total} rows ({shown})"
+
+
+def _array(value) -> np.ndarray:
+    return value.detach().cpu().numpy() if isinstance(value, torch.Tensor) else np.asarray(value)
+
+
+# --------------------------------------------------------------------------------------------------------- formats
+
+
+def _kind(path) -> str:
+    text, suffix = str(path), Path(path).suffix.lower()
+    if text.endswith("/") or Path(path).is_dir() or not suffix:
+        return "folder"
+    for kind, suffixes in (("torch", TORCH_SUFFIXES), ("npz", (".npz",)), ("mat", (".mat",))):
+        if suffix in suffixes:
+            return kind
+    raise InputError(f"{path}: a features file ends in .pth, .npz or .mat, or is a folder (no suffix)")
+
+
+def _load_torch(path: Path) -> dict:
+    try:
+        raw = torch.load(path, map_location="cpu", weights_only=True)
+    except pickle.UnpicklingError as error:
+        raise InputError(
+            f"{path}: refused, because it is no plain features file: it is broken, or holds Python objects other than "
+            "tensors, numbers and text, which could run code when loaded; write it again with `python test.py`"
+        ) from error
+    except (OSError, RuntimeError, EOFError, ValueError, KeyError) as error:
+        raise InputError(f"{path}: cannot be read, it is broken or no torch file; write it again") from error
+    if not isinstance(raw, dict):
+        raise InputError(f"{path}: holds a {type(raw).__name__}, a features file is a dict with qf, ql, gf, gl")
+    return raw
+
+
+def _load_npz(path: Path) -> dict:
+    try:
+        with np.load(path, allow_pickle=False) as file:
+            raw = {key: file[key] for key in file.files}
+        notes = json.loads(str(raw.pop("notes", "{}")))
+        for key in PATHS:  # files by others hold the paths as arrays of text
+            if key in raw:
+                notes[key] = [str(path) for path in raw.pop(key)]
+        return raw | notes
+    except (OSError, ValueError, EOFError, TypeError, zipfile.BadZipFile) as error:
+        raise InputError(f"{path}: cannot be read as a .npz of plain arrays; it is broken or holds objects") from error
+
+
+def _load_mat(path: Path) -> dict:
+    try:
+        from scipy.io import loadmat
+    except ImportError as error:
+        raise InputError(f"{path}: reading .mat files needs scipy: pip install scipy") from error
+    try:
+        raw = loadmat(path)
+    except Exception as error:  # scipy raises almost anything on a broken file
+        raise InputError(f"{path}: cannot be read as a MATLAB file ({error})") from error
+    return {key: raw[name] for key, name in MAT_NAMES.items() if name in raw}
+
+
+def _load_folder(path: Path) -> dict:
+    if not path.is_dir():
+        raise InputError(f"{path}: a features file ends in .pth, .npz or .mat, or is a folder")
+    raw = {}
+    for key in ARRAYS:
+        file = path / f"{key}.npy"
+        if file.exists():
+            try:
+                # "c": pages are read when touched, and writing to the tensor never reaches the file
+                raw[key] = np.asarray(np.load(file, mmap_mode="c" if key in FEATURES else None, allow_pickle=False))
+            except (OSError, ValueError, EOFError) as error:
+                raise InputError(f"{file}: cannot be read as an array of numbers; it is broken") from error
+    try:
+        notes = json.loads((path / "meta.json").read_text()) if (path / "meta.json").exists() else {}
+    except (OSError, ValueError) as error:
+        raise InputError(f"{path / 'meta.json'}: cannot be read as JSON") from error
+    if not isinstance(notes, dict):
+        raise InputError(f"{path / 'meta.json'}: must hold q_paths, g_paths and meta")
+    return raw | notes
+
+
+def _save_folder(path: Path, arrays: dict, notes: dict):
+    """Write into a new folder beside, then swap: rename cannot replace a folder that has files in it."""
+    if path.exists() and not path.is_dir():
+        raise InputError(f"{path}: is a file, a folder of features cannot be written there")
+    if path.is_dir() and any(path.iterdir()) and not (path / "qf.npy").exists():
+        raise InputError(f"{path}: this folder holds other files; choose a new name for the features")
+    new, old = (path.with_name(f".{path.name}.{os.getpid()}.{end}") for end in ("new", "old"))
+    try:
+        new.mkdir(parents=True)
+        for key, value in arrays.items():
+            np.save(new / f"{key}.npy", value, allow_pickle=False)
+        (new / "meta.json").write_text(json.dumps(notes))
+        if path.exists():
+            os.replace(path, old)
+        os.replace(new, path)
+    except OSError as error:
+        raise InputError(f"{path}: cannot be written ({error.strerror or error})") from None
+    finally:
+        for leftover in (new, old):
+            shutil.rmtree(leftover, ignore_errors=True)

@@ -1,0 +1,266 @@
+"""Ranking metrics of person re-identification, exact and without a sort: arrays in, numbers out.
+
+Conventions (Market-1501, as torchreid and fast-reid compute it; Zheng et al., ICCV 2015):
+
+- Gallery images with label -1 (junk) are left out. Any other identity that the query does not have is a wrong answer,
+  so distractors (label 0 in Market-1501) need no rule of their own.
+- Per query, gallery images of its own identity *and* its own camera are left out. Camera -1 (unknown) never counts as
+  the same camera.
+- A query with no correct gallery image left is not valid and not counted.
+- A correct image ranks after every wrong image that ties with it, so that a constant feature scores low.
+
+With w_k the number of wrong images that score at least as high as the k-th best of P correct images, that image's rank
+is r_k = k + w_k. The ranks of the correct images are all that the metrics need, and w_k is counted, not sorted:
+
+    AP            mean over k of k / r_k                                (no interpolation)
+    AP trapezoid  mean over k of (k / r_k + (k - 1) / (r_k - 1)) / 2    (the original MATLAB code; r_1 = 1 counts 1)
+    INP           P / r_P                                               (Ye et al., "Deep Learning for Person
+                                                                         Re-identification", TPAMI 2021)
+    CMC(r)        share of valid queries with r_1 <= r
+"""
+
+import contextlib
+
+import torch
+
+import features as features_file
+from cli import InputError
+
+CMC_RANKS = 50  # length of the `cmc` list
+DEFAULT_MEMORY = 1 << 30  # bytes that an evaluation may use on top of its features
+BLOCK_ROWS = 1024  # queries per matrix product; more gains no speed
+COUNT_BYTES = 4 << 20  # comparison results held at a time: what stays in the cache is counted twice as fast
+SORT_ABOVE = 128  # correct images per query from which one sort is cheaper than a comparison for each of them
+
+
+def rank_metrics(qf, ql, qc, gf, gl, gc, memory: int = DEFAULT_MEMORY) -> dict:
+    """Rank-k, mAP and mINP of queries against a gallery.
+
+    Args:
+        qf, gf: (Nq, D), (Ng, D) unit rows, arrays or tensors, on the CPU or a GPU (the work is done where gf is).
+        ql, gl: (Nq,), (Ng,) identities, -1 is junk.
+        qc, gc: (Nq,), (Ng,) cameras, -1 is unknown.
+        memory: bytes that may be used beside the features.
+
+    Returns the dict that `summary` describes.
+    Raises InputError when the arrays do not fit together, rows are not finite or not unit, or no query is valid.
+    """
+    data = features_file.check(dict(qf=qf, ql=ql, qc=qc, gf=gf, gl=gl, gc=gc))
+    return summary(rank_queries(data, memory))
+
+
+def rank_queries(data: dict, memory: int = DEFAULT_MEMORY) -> dict:
+    """Per-query results (see `rank_scores`) of a checked features dict."""
+    kept = (data["gl"] != -1).nonzero()[:, 0]
+    similarity = Similarity(data["qf"], data["gf"], kept, memory)
+    columns = {key: data[key].to(similarity.device) for key in ("ql", "qc", "gl", "gc")}
+    kept = kept.to(similarity.device)
+    gl, gc = columns["gl"][kept], columns["gc"][kept]
+    return rank_scores(similarity, columns["ql"], columns["qc"], gl, gc, similarity.memory_left)
+
+
+def rank_distances(distances, ql, qc, gl, gc, memory: int = DEFAULT_MEMORY) -> dict:
+    """Metrics from a ready (Nq, Ng) matrix of distances, e.g. re-ranked ones; see `rank_metrics`.
+
+    The -1 rule for junk holds here too: columns whose `gl` is -1 are left out.
+    """
+    distances, ql, qc, gl, gc = (torch.as_tensor(x) for x in (distances, ql, qc, gl, gc))
+    ql, qc, gl, gc = (x.to(distances.device) for x in (ql, qc, gl, gc))
+    kept = (gl != -1).nonzero()[:, 0]
+
+    def score(rows, out):
+        torch.neg(distances[rows][:, kept], out=out)
+
+    return summary(rank_scores(score, ql, qc, gl[kept], gc[kept], memory // 2))
+
+
+def summary(results: dict) -> dict:
+    """The metrics file's numbers from per-query results: fractions of 1, plain Python values.
+
+    rank1, rank5, rank10, rank20, mAP, mINP, mAP_trapezoid, valid_queries, queries, gallery, cmc (list: ranks 1 to 50).
+    Raises InputError when no query is valid, with the likely reason.
+    """
+    valid = results["correct"] > 0
+    if not valid.any():
+        raise InputError(_why_none_valid(results))
+    mean = {key: results[key][valid].double().mean().item() for key in ("ap", "inp", "ap_trapezoid")}
+    first = results["first"][valid]
+    hits = torch.bincount(first.clamp(max=CMC_RANKS + 1), minlength=CMC_RANKS + 2)[1:-1]
+    cmc = (hits.cumsum(0).double() / len(first)).tolist()
+    return {
+        **{f"rank{k}": cmc[k - 1] for k in (1, 5, 10, 20)},
+        "mAP": mean["ap"],
+        "mINP": mean["inp"],
+        "mAP_trapezoid": mean["ap_trapezoid"],
+        "valid_queries": len(first),
+        "queries": len(valid),
+        "gallery": results["gallery"],
+        "cmc": cmc,
+    }
+
+
+class Similarity:
+    """Rows of qf @ gf[columns].T on demand, with a gallery of any size behind it.
+
+    A gallery that fits in a quarter of the memory limit is brought to its place once. A larger one (a memory-mapped
+    file) is read tile by tile for every block of queries.
+    """
+
+    def __init__(self, qf, gf, columns, memory: int = DEFAULT_MEMORY):
+        self.device = gf.device
+        self.qf = qf.to(self.device)
+        self.gf, self.columns = gf, columns
+        self.everything = len(columns) == len(gf)
+        row_bytes = 4 * gf.shape[1]
+        fits = self.everything or len(columns) * row_bytes <= memory // 4
+        self.tile_rows = len(columns) if fits else max(1, memory // 8 // row_bytes)
+        self.memory_left = memory if self.everything else memory - min(len(columns), self.tile_rows) * row_bytes
+        self.ready = [self._tile(0, len(columns))] if fits else None
+
+    def __call__(self, rows, out):
+        """Fill `out` (len(rows), Ng) with the similarities of the queries `rows`."""
+        queries = self.qf[rows]
+        for start in range(0, len(self.columns), self.tile_rows):
+            stop = min(start + self.tile_rows, len(self.columns))
+            tile = self.ready[0] if self.ready else self._tile(start, stop)
+            torch.mm(queries, tile.T, out=out[:, start:stop])
+
+    def _tile(self, start, stop):
+        return self.gf[start:stop] if self.everything else self.gf[self.columns[start:stop]]
+
+
+@torch.no_grad()
+def rank_scores(score, ql, qc, gl, gc, memory: int) -> dict:
+    """Where the correct gallery images of each query rank.
+
+    Args:
+        score: score(rows, out) fills `out` (len(rows), Ng) float32 with the scores (higher is better) of query rows.
+        ql, qc, gl, gc: int64 identities and cameras, all on one device; the gallery holds no junk.
+        memory: bytes for scores and comparisons.
+
+    Returns tensors of Nq entries on the CPU, 0 where the query has no correct image: `correct` (number of correct
+    images), `first` (rank of the best one), `ap`, `ap_trapezoid`, `inp`; and `gallery` (int), `same_camera_only`
+    (number of queries whose identity is in the gallery, yet only under the query's own camera).
+    """
+    total, images = len(ql), len(gl)
+    same = _SameIdentity(ql, qc, gl, gc)
+    results = {
+        "correct": torch.zeros(total, dtype=torch.int64),
+        "first": torch.zeros(total, dtype=torch.int64),
+        "ap": torch.zeros(total, dtype=torch.float64),
+        "ap_trapezoid": torch.zeros(total, dtype=torch.float64),
+        "inp": torch.zeros(total, dtype=torch.float64),
+    }
+    # queries with about as many correct images side by side: their thresholds then fill a rectangle
+    order = same.counts.argsort(stable=True)
+    height = max(1, min(BLOCK_ROWS, total, (memory - COUNT_BYTES) // (4 * max(images, 1)) * 3 // 4))
+    buffer = torch.empty(height, images, device=gl.device)
+    with _full_precision():
+        for start in range(0, total, height):
+            rows = order[start : start + height]
+            block = buffer[: len(rows)]
+            score(rows, block)
+            row, column, correct = same.pairs(rows)
+            # (B, P) scores of the correct images, best first, filled up with -inf
+            best, number = _rectangle(block, row[correct], column[correct])
+            block[row, column] = -torch.inf  # neither correct nor same-camera images count as wrong ones
+            wrong = _count_at_least(block, best)
+            where = rows.cpu()
+            for key, value in _measures(wrong, number).items():
+                results[key][where] = value.cpu()
+    same_identity = same.counts.cpu() > 0
+    results["gallery"] = images
+    results["same_camera_only"] = int((same_identity & (results["correct"] == 0)).sum())
+    return results
+
+
+def _measures(wrong, number) -> dict:
+    """Per-query measures from wrong (B, P), the w_k of the header, of which the first number (B,) count."""
+    k = torch.arange(1, wrong.shape[1] + 1, device=wrong.device)  # (P,)
+    counts = k <= number[:, None]  # (B, P)
+    rank = k + wrong
+    precision = k / rank.double()
+    before = torch.where(rank > 1, (k - 1) / (rank - 1).clamp(min=1).double(), 1.0)
+    divisor = number.clamp(min=1)
+    last = rank.gather(1, (number - 1).clamp(min=0)[:, None])[:, 0]
+    valid = number > 0
+    return {
+        "correct": number,
+        "first": rank[:, 0] * valid,
+        "ap": (precision * counts).sum(1) / divisor,
+        "ap_trapezoid": ((precision + before) / 2 * counts).sum(1) / divisor,
+        "inp": number / last.double(),
+    }
+
+
+class _SameIdentity:
+    """The (query, gallery image) pairs of one identity, found by one sort of the gallery labels."""
+
+    def __init__(self, ql, qc, gl, gc):
+        self.qc, self.gc = qc, gc
+        labels, self.order = gl.sort(stable=True)
+        self.start = torch.searchsorted(labels, ql)
+        self.counts = torch.searchsorted(labels, ql, right=True) - self.start  # (Nq,)
+
+    def pairs(self, rows):
+        """(row in the block, gallery column, is a correct answer) of each pair of the block `rows`, rows ascending."""
+        counts = self.counts[rows]
+        row = torch.arange(len(rows), device=rows.device).repeat_interleave(counts)
+        offset = _position_in_row(row, counts)
+        column = self.order[self.start[rows][row] + offset]
+        query_camera, camera = self.qc[rows][row], self.gc[column]
+        return row, column, (query_camera != camera) | (camera == -1)
+
+
+def _rectangle(block, row, column):
+    """Scores block[row, column] as (B, P) descending rows filled up with -inf, and how many each row has (B,)."""
+    number = torch.bincount(row, minlength=len(block))
+    out = block.new_full((len(block), max(1, int(number.max()))), -torch.inf)
+    out[row, _position_in_row(row, number)] = block[row, column]
+    return out.sort(dim=1, descending=True).values, number
+
+
+def _position_in_row(row, counts):
+    """0, 1, 2, ... for the entries of each row; `row` is ascending and has counts[i] entries i."""
+    return torch.arange(len(row), device=row.device) - (counts.cumsum(0) - counts)[row]
+
+
+def _count_at_least(scores, thresholds):
+    """How many of scores (B, G) reach each of thresholds (B, P): (B, P) int64."""
+    out = torch.empty_like(thresholds, dtype=torch.int64)
+    (height, width), many = scores.shape, thresholds.shape[1] > SORT_ABOVE
+    row_bytes = width * (16 if many else thresholds.shape[1])
+    step = max(1, COUNT_BYTES // max(row_bytes, 1))
+    for start in range(0, height, step):
+        part, levels = scores[start : start + step], thresholds[start : start + step]
+        if many:
+            out[start : start + step] = width - torch.searchsorted(part.sort(dim=1).values, levels)
+        else:
+            reached = part[:, None, :] >= levels[:, :, None]  # (b, P, G)
+            out[start : start + step] = reached.view(torch.uint8).sum(2, dtype=torch.int32)
+    return out
+
+
+@contextlib.contextmanager
+def _full_precision():
+    """Matrix products in true float32: a trainer's TF32 or bfloat16 setting must not change what a metric means."""
+    before = torch.get_float32_matmul_precision()
+    torch.set_float32_matmul_precision("highest")
+    try:
+        yield
+    finally:
+        torch.set_float32_matmul_precision(before)
+
+
+def _why_none_valid(results: dict) -> str:
+    total = len(results["correct"])
+    if results["same_camera_only"]:
+        return (
+            f"no query can be evaluated: {results['same_camera_only']} of {total} query identities are in the gallery, "
+            "but only under the query's own camera, and same-camera images are not counted; if the set has one camera, "
+            "evaluate with --protocol no-camera"
+        )
+    return (
+        f"no query can be evaluated: none of the {total} query identities appears in the gallery "
+        f"({results['gallery']} images); check that query and gallery name the same people by the same labels"
+    )
