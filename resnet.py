@@ -22,8 +22,9 @@ TRUNKS = {
 
 
 class GeM(nn.Module):
-    """Generalised-mean pooling with a learned exponent (Radenovic et al., TPAMI 2019, eq. 3): (N, C, H, W) -> (N, C, 1, 1).
+    """Generalised-mean pooling with a learned exponent, (N, C, H, W) -> (N, C, 1, 1).
 
+    Radenovic et al., "Fine-tuning CNN Image Retrieval with No Human Annotation", TPAMI 2019, eq. 3.
     p = 1 is average pooling; a large p tends to max pooling.
     """
 

@@ -1,0 +1,269 @@
+"""From a folder on disk to samples: recognise the layout, read identities and cameras from names.
+
+Three layouts are recognised:
+
+* class folders: `ROOT/<identity>/*.jpg`, or `ROOT/train/<identity>/` with `ROOT/query/` and `ROOT/gallery/`;
+* Market-1501 and its kin (DukeMTMC-reID, VeRi): `bounding_box_train/`, `query/`, `bounding_box_test/`
+  (`image_train/`, `image_query/`, `image_test/`), identities and cameras in the file names;
+* MARS: `bbox_train/`, `bbox_test/` and `info/` with the official tracklets.
+"""
+
+import os
+import re
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+from torchvision.datasets.folder import IMG_EXTENSIONS
+
+from cli import InputError
+
+JUNK = -1  # bad boxes: neither right nor wrong, left out of the ranking
+DISTRACTOR = 0  # people and background that are nobody's match: always wrong
+UNKNOWN = -1  # a camera or time that the name does not tell
+
+SEQUENCE_FRAMES = 10_000_000  # times of different sequences lie at least this far apart
+
+
+class NameParts(NamedTuple):
+    """What a file name tells: identity (None where it does not), camera, sequence, frame and tracklet (or -1)."""
+
+    pid: int | None = None
+    camera: int = UNKNOWN
+    sequence: int = UNKNOWN
+    frame: int = UNKNOWN
+    tracklet: int = UNKNOWN
+
+    @property
+    def time(self) -> int:
+        """Frames on one scale for all sequences, or -1."""
+        if self.frame == UNKNOWN:
+            return UNKNOWN
+        return max(self.sequence, 0) * SEQUENCE_FRAMES + self.frame
+
+
+NAME_PATTERNS = (
+    # Market-1501 0002_c1s1_000451_03, DukeMTMC-reID 0005_c2_f0046985, VeRi 0001_c001_00016450_0
+    re.compile(r"(?P<pid>-?\d+)_c(?P<camera>\d+)(?:s(?P<sequence>\d+))?_f?(?P<frame>\d+)(?:_|$)"),
+    # MARS 0001C1T0002F003; 00-1 is its junk identity
+    re.compile(r"(?P<pid>\d{4}|00-1)C(?P<camera>\d+)T(?P<tracklet>\d+)F(?P<frame>\d+)$"),
+    # own data with a camera somewhere between separators: anna_cam12_007, c3-000123
+    re.compile(r"(?:.*[_\-. ])?c(?:am(?:era)?)?[_\-]?(?P<camera>\d+)(?:[_\-. ].*)?$", re.IGNORECASE),
+)
+
+
+def parse_name(name: str) -> NameParts:
+    """Identity, camera, sequence, frame and tracklet from an image's file name, as far as a known pattern tells."""
+    stem = Path(name).stem
+    for pattern in NAME_PATTERNS:
+        match = pattern.match(stem)
+        if match:
+            parts = {key: int(value.replace("00-", "-")) for key, value in match.groupdict().items() if value}
+            return NameParts(**parts)
+    return NameParts()
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Layouts
+
+
+class Sample(NamedTuple):
+    """One image. `pid` is -1 for junk and 0 for distractors; camera, tracklet and time are -1 where unknown."""
+
+    path: str
+    pid: int
+    camera: int = UNKNOWN
+    tracklet: int = UNKNOWN
+    time: int = UNKNOWN
+
+
+@dataclass
+class ReIDData:
+    """A dataset's splits, each sorted by path; `names[pid]` is the identity as the folder or file calls it."""
+
+    root: Path
+    layout: str
+    train: list[Sample] = field(default_factory=list)
+    query: list[Sample] = field(default_factory=list)
+    gallery: list[Sample] = field(default_factory=list)
+    names: dict[int, str] = field(default_factory=dict)
+
+    @property
+    def can_evaluate(self) -> bool:
+        return bool(self.query and self.gallery)
+
+    def splits(self) -> dict[str, list[Sample]]:
+        return {"train": self.train, "query": self.query, "gallery": self.gallery}
+
+    def train_pids(self) -> list[int]:
+        """The training identities, sorted: a sample's label is the position of its pid here."""
+        return sorted({sample.pid for sample in self.train})
+
+
+def find(root: str | os.PathLike) -> ReIDData:
+    """Recognise the layout under `root` and list its samples. Images are not opened.
+
+    Raises:
+        InputError: no such folder, or nothing in it looks like a dataset.
+    """
+    root = Path(root)
+    if not root.is_dir():
+        raise InputError(f"--data-dir {root}: no such folder")
+    for name, marks, read in LAYOUTS:
+        if any((root / mark).is_dir() for mark in marks):
+            data = read(root, name)
+            break
+    else:
+        data = _read_class_folders(root)
+    if not (data.train or data.query or data.gallery):
+        raise InputError(f"--data-dir {root}: {_why_empty(root)}")
+    return data
+
+
+def _read_market(root: Path, layout: str) -> ReIDData:
+    data = ReIDData(root, layout)
+    folders = {
+        "train": ("bounding_box_train", "image_train"),
+        "query": ("query", "image_query"),
+        "gallery": ("bounding_box_test", "image_test"),
+    }
+    for split, names in folders.items():
+        folder = next((root / name for name in names if (root / name).is_dir()), None)
+        for path in _images(folder) if folder else []:
+            parts = parse_name(path.name)
+            if parts.pid is None:
+                raise InputError(
+                    f"{path}: the name does not tell identity and camera as 0002_c1s1_000451_03.jpg does; "
+                    "rename it, or use class folders"
+                )
+            if split == "train" and parts.pid == JUNK:
+                continue
+            getattr(data, split).append(Sample(str(path), parts.pid, parts.camera, time=parts.time))
+            data.names.setdefault(parts.pid, path.name.split("_")[0])
+    return data
+
+
+def _read_mars(root: Path, layout: str) -> ReIDData:
+    data = ReIDData(root, layout)
+    tracklets: dict[str, int] = {}
+    for path in _images(root / "bbox_train"):
+        sample = _mars_sample(path, tracklets)
+        if sample.pid > 0:
+            data.train.append(sample)
+            data.names.setdefault(sample.pid, f"{sample.pid:04d}")
+    if (root / "bbox_test").is_dir():
+        data.query, data.gallery = _read_mars_test(root)
+    return data
+
+
+def _mars_sample(path: Path, tracklets: dict[str, int]) -> Sample:
+    parts = parse_name(path.name)
+    if parts.pid is None or parts.tracklet == UNKNOWN:
+        raise InputError(f"{path}: not a MARS name such as 0001C1T0002F003.jpg; rename it or take it out")
+    key = path.name.split("F")[0]
+    tracklet = tracklets.setdefault(key, len(tracklets))
+    return Sample(str(path), parts.pid, parts.camera, tracklet, parts.tracklet * SEQUENCE_FRAMES + parts.frame)
+
+
+def _read_mars_test(root: Path) -> tuple[list[Sample], list[Sample]]:
+    """Query and gallery images by the official tracklets; query tracklets are not in the gallery."""
+    info = root / "info"
+    tracks = _mat(info / "tracks_test_info.mat", "track_test_info").astype(np.int64)  # (T, 4) first, last, pid, camera
+    query_rows = set((_mat(info / "query_IDX.mat", "query_IDX").astype(np.int64).ravel() - 1).tolist())
+    names_file = info / "test_name.txt"
+    if not names_file.is_file():
+        raise InputError(f"{names_file}: missing; MARS needs its official info/ folder")
+    names = names_file.read_text().split()
+    if tracks.ndim != 2 or tracks.shape[1] != 4 or tracks[:, 0].min() < 1 or tracks[:, 1].max() > len(names):
+        raise InputError(f"{info / 'tracks_test_info.mat'}: rows do not fit test_name.txt; is it the official file?")
+    query, gallery = [], []
+    for row, (first, last, pid, camera) in enumerate(tracks.tolist()):
+        split = query if row in query_rows else gallery
+        for name in names[first - 1 : last]:
+            path = root / "bbox_test" / name[:4] / name
+            parts = parse_name(name)
+            split.append(Sample(str(path), pid, camera, row, max(parts.tracklet, 0) * SEQUENCE_FRAMES + parts.frame))
+    return query, gallery
+
+
+def _mat(path: Path, key: str) -> np.ndarray:
+    """One array of a MATLAB file; the key is tried first, then the file's only array."""
+    try:
+        import scipy.io
+    except ImportError:
+        raise InputError(f"{path}: reading MATLAB files needs scipy: pip install scipy") from None
+    try:
+        content = {k: v for k, v in scipy.io.loadmat(path).items() if not k.startswith("__")}
+    except FileNotFoundError:
+        raise InputError(f"{path}: missing; MARS needs its official info/ folder") from None
+    except Exception as error:  # scipy raises many kinds for a broken file
+        raise InputError(f"{path}: not a readable MATLAB file ({error})") from None
+    array = content.get(key, next(iter(content.values())) if len(content) == 1 else None)
+    if array is None or not np.issubdtype(array.dtype, np.number):
+        raise InputError(f"{path}: has no numeric array {key}")
+    return array
+
+
+LAYOUTS: tuple[tuple[str, tuple[str, ...], Callable[[Path, str], ReIDData]], ...] = (
+    ("Market-1501", ("bounding_box_train", "bounding_box_test", "image_train", "image_test"), _read_market),
+    ("MARS", ("bbox_train", "bbox_test"), _read_mars),
+)
+
+
+def _read_class_folders(root: Path) -> ReIDData:
+    has_splits = any((root / split).is_dir() for split in ("train", "query", "gallery"))
+    folders = {split: root / split for split in ("train", "query", "gallery")} if has_splits else {"train": root}
+    listing = {split: _identity_folders(folder) for split, folder in folders.items() if folder.is_dir()}
+    pids = _number_identities(listing)
+    data = ReIDData(root, "class folders", names={pid: name for name, pid in pids.items()})
+    for split, identities in listing.items():
+        for identity, paths in identities.items():
+            for path in paths:
+                parts = parse_name(path.name)
+                getattr(data, split).append(Sample(str(path), pids[identity], parts.camera, time=parts.time))
+    return data
+
+
+def _number_identities(listing: dict[str, dict[str, list[Path]]]) -> dict[str, int]:
+    """Folder name -> pid. Numbers stay as they are; other names are counted from 1, in sorted order.
+
+    A gallery may hold Market-1501's two special folders, `-1` (junk) and `0000` (distractors). Anywhere else a folder
+    called 0 is a person like any other, so numbers are only kept where 0 is not among them.
+    """
+    special = {}
+    if "gallery" in listing:
+        elsewhere = {name for split, identities in listing.items() if split != "gallery" for name in identities}
+        special = {n: p for n, p in (("-1", JUNK), ("0000", DISTRACTOR)) if n not in elsewhere}
+    people = sorted({name for identities in listing.values() for name in identities} - set(special))
+    if all(name.isdecimal() and int(name) > 0 for name in people) and len({int(n) for n in people}) == len(people):
+        return special | {name: int(name) for name in people}
+    return special | {name: number for number, name in enumerate(people, start=1)}
+
+
+def _identity_folders(folder: Path) -> dict[str, list[Path]]:
+    """Identity -> its images, both sorted; what counts as an image is torchvision's ImageFolder rule."""
+    return {
+        child.name: _images(child)
+        for child in sorted(folder.iterdir())
+        if child.is_dir() and not child.name.startswith(".")
+    }
+
+
+def _images(folder: Path) -> list[Path]:
+    """Every image file below `folder`, sorted; links are followed, hidden files left out."""
+    found = []
+    for parent, folders, files in os.walk(folder, followlinks=True):
+        folders[:] = sorted(name for name in folders if not name.startswith("."))
+        found += [Path(parent, f) for f in files if f.lower().endswith(IMG_EXTENSIONS) and not f.startswith(".")]
+    return sorted(found)
+
+
+def _why_empty(root: Path) -> str:
+    if any(child.suffix.lower() in IMG_EXTENSIONS for child in root.iterdir()):
+        return "images lie directly in it; put each person's images in a folder of their own, ROOT/<identity>/*.jpg"
+    return (
+        "no images found; expected ROOT/<identity>/*.jpg, or train/ query/ gallery/ with such folders, "
+        "or the Market-1501 or MARS layout"
+    )
