@@ -25,39 +25,30 @@ def training_curves(history: list[dict], path):
             `val_loss`, `train_acc`, `val_acc`, `rank1`, `mAP` (fractions of 1), `lr`.
         path: the picture to write.
     """
-    panels = [("loss", (("train_loss", "training", BLUE, "-"), ("val_loss", "validation", RED, "-")))]
-    panels.append(("accuracy, %", (("train_acc", "training", BLUE, "-"), ("val_acc", "validation", RED, "-"))))
-    retrieval = (("rank1", "rank-1", GREEN, "-"), ("mAP", "mAP", PURPLE, "-"))
+    panels = [("loss", (("train_loss", "training", BLUE), ("val_loss", "validation", RED)))]
+    panels.append(("accuracy, %", (("train_acc", "training", BLUE), ("val_acc", "validation", RED))))
+    retrieval = (("rank1", "rank-1", GREEN), ("mAP", "mAP", PURPLE))
     if any(len(_series(history, key)[0]) for key, *_ in retrieval):
         panels.append(("retrieval, %", retrieval))
     figure = Figure(figsize=(4.6 * len(panels), 3.8), layout="constrained")
     for axes, (title, lines) in zip(figure.subplots(1, len(panels)), panels, strict=True):
         percent = title.endswith("%")
-        for key, label, colour, style in lines:
+        for key, label, colour in lines:
             epochs, values = _series(history, key)
             if len(epochs):
                 values = values * 100 if percent else values
+                last = f"{values[-1]:.1f}" if percent else f"{values[-1]:.3g}"
                 # few points are marked one by one: a line through a single epoch would not be seen at all
                 marker = "o" if len(epochs) <= 25 else None
-                axes.plot(epochs, values, style, color=colour, marker=marker, markersize=4, label=label)
-                axes.annotate(
-                    f"{values[-1]:.1f}" if percent else f"{values[-1]:.3g}",
-                    (epochs[-1], values[-1]),
-                    xytext=(5, 0),
-                    textcoords="offset points",
-                    color=colour,
-                    va="center",
-                    fontsize=9,
-                )
+                axes.plot(epochs, values, color=colour, marker=marker, markersize=4, label=f"{label} {last}")
         _tidy(axes, title, "epoch")
-        axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+        axes.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
         first, last = _epoch_range(history)
-        axes.set_xlim(first - 0.5, last + 0.5 + 0.08 * (last - first))
-        axes.set_ylim(bottom=0)
-        if percent:
-            axes.set_ylim(0, 102)
+        axes.set_xlim(first - 0.5, last + 0.5)
+        top = max((line.get_ydata().max() for line in axes.lines), default=0)
+        axes.set_ylim(0, 102 if percent else 1.08 * top or 1)
         if axes.lines:
-            axes.legend(frameon=False, loc="lower right" if percent else "upper right")
+            axes.legend(frameon=False)
     save(figure, path)
 
 
