@@ -213,15 +213,17 @@ class Sheet:
 
 def shade(paint, factor: float):
     """A darker (factor < 1) or lighter paint: a colour or an image."""
+    if factor == 1:
+        return paint
     if isinstance(paint, Image.Image):
-        return paint.point(lambda value: min(255, int(value * factor)))
+        return paint.point([min(255, int(value * factor)) for value in range(256)] * 3)
     return tuple(min(255, int(value * factor)) for value in paint)
 
 
 @functools.lru_cache(maxsize=8)  # a person wears the same cloth on several limbs
 def weave(cloth: Cloth, view: str, size: tuple[int, int], unit: int):
     """The paint of a garment: an RGB image of `size`, patterned in body units around the centre line, or a colour."""
-    y, x = np.mgrid[0 : size[1], 0 : size[0]]
+    y, x = np.ogrid[0 : size[1], 0 : size[0]]  # a column and a row
     x, y = (x - size[0] / 2) / unit, y / unit
     half = cloth.period / 2
     sideways = view in ("left", "right")
@@ -239,7 +241,10 @@ def weave(cloth: Cloth, view: str, size: tuple[int, int], unit: int):
     }.get(cloth.pattern)
     if second is None:
         return cloth.colour
-    return Image.fromarray(np.where(second()[..., None], cloth.second, cloth.colour).astype(np.uint8))
+    where = np.broadcast_to(second(), size[::-1]).astype(np.uint8) * 255
+    image = Image.new("RGB", size, cloth.colour)
+    image.paste(cloth.second, (0, 0), Image.fromarray(where))
+    return image
 
 
 def draw_person(identity: Identity, view: str, phase: float, height_px: int) -> Image.Image:
