@@ -20,7 +20,9 @@ class ArgumentParser(argparse.ArgumentParser):
     """argparse with this collection's habits.
 
     A flag with an underscore is accepted with a dash as well (`--batch_size`, `--batch-size`), abbreviations are
-    refused (a typo must not silently become another flag), and a usage error is one line.
+    refused (a typo must not silently become another flag), and a usage error is one line. The parsed namespace has
+    `given`, the set of destinations that were named on the command line, so that a recipe or a resumed run can fill in
+    the others.
     """
 
     def __init__(self, **kwargs):
@@ -29,8 +31,14 @@ class ArgumentParser(argparse.ArgumentParser):
         super().__init__(**kwargs)
 
     def parse_known_args(self, args=None, namespace=None):
-        args = sys.argv[1:] if args is None else list(args)
-        return super().parse_known_args([self._spelling(arg) for arg in args], namespace)
+        args = [self._spelling(arg) for arg in (sys.argv[1:] if args is None else args)]
+        parsed, rest = super().parse_known_args(args, namespace)
+        if not self._subparsers:
+            unset = object()
+            probe = argparse.Namespace(**{action.dest: unset for action in self._actions})
+            super().parse_known_args(args, probe)
+            parsed.given = {name for name, value in vars(probe).items() if value is not unset}
+        return parsed, rest
 
     def _spelling(self, arg: str) -> str:
         if not arg.startswith("--"):

@@ -110,7 +110,7 @@ def find(root: str | os.PathLike) -> ReIDData:
     """
     root = Path(root)
     if not root.is_dir():
-        raise InputError(f"--data-dir {root}: no such folder")
+        raise InputError(f"{root}: no such folder")
     for name, marks, read in LAYOUTS:
         if any((root / mark).is_dir() for mark in marks):
             data = read(root, name)
@@ -118,7 +118,7 @@ def find(root: str | os.PathLike) -> ReIDData:
     else:
         data = _read_class_folders(root)
     if not (data.train or data.query or data.gallery):
-        raise InputError(f"--data-dir {root}: {_why_empty(root)}")
+        raise InputError(f"{root}: {_why_empty(root)}")
     return data
 
 

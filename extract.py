@@ -1,0 +1,125 @@
+"""Images to unit features: the one extraction loop, for `test.py` and for validation during training."""
+
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+
+import torch
+from torch import Tensor, nn
+from tqdm import tqdm
+
+from augment import normalize
+from datasets import PersonImages
+from layouts import UNKNOWN, ReIDData, Sample
+from model import fuse_for_inference, unit_rows
+from utils import World, autocast, default_workers
+
+
+def fixed_batches(count: int, size: int) -> list[range]:
+    """Batches of at most `size`: the same ones whatever the number of processes that share them."""
+    return [range(start, min(start + size, count)) for start in range(0, count, size)]
+
+
+def stream_pixels(images: PersonImages, batches: Sequence[Sequence[int]], workers: int) -> Iterator[Tensor]:
+    """Decode batch by batch, one batch ahead of the reader: (B, 3, H, W) uint8 each. Memory stays at two batches."""
+    with ThreadPoolExecutor(max(1, workers)) as pool:
+
+        def submit(batch):
+            return [pool.submit(lambda i=index: images[i][0]) for index in batch]
+
+        ahead = submit(batches[0]) if batches else []
+        for number in range(len(batches)):
+            current, ahead = ahead, submit(batches[number + 1]) if number + 1 < len(batches) else []
+            yield torch.stack([future.result() for future in current])
+
+
+@torch.inference_mode()
+def extract_features(
+    net: nn.Module,
+    pixel_batches: Iterator[Tensor],
+    world: World,
+    precision: str = "fp32",
+    progress: tqdm | None = None,
+) -> list[Tensor]:
+    """Unit features of each batch that this process was given: a list of (B, D) float32 on the CPU.
+
+    Args:
+        net: the network, in any mode; a fused copy of it is used.
+        pixel_batches: (B, 3, H, W) uint8 each.
+        world: this process, for its device.
+        precision: "fp32", "bf16" or "fp16", for the network alone; features are float32.
+        progress: a bar to update with the number of images.
+    """
+    net = fuse_for_inference(net).to(world.device)
+    features = []
+    for pixels in pixel_batches:
+        with autocast(world.device, precision):
+            embedded = net.embed(normalize(pixels.to(world.device, non_blocking=True)))
+        features.append(unit_rows(embedded).cpu())
+        if progress is not None:
+            progress.update(len(pixels))
+    return features
+
+
+def features_of(
+    net: nn.Module,
+    images: PersonImages,
+    world: World,
+    batch_size: int = 128,
+    precision: str = "fp32",
+    workers: int | None = None,
+    desc: str = "features",
+) -> Tensor | None:
+    """(N, D) float32 unit features of all images, on rank 0 (None elsewhere).
+
+    Whole batches are dealt out to the processes, so the result does not depend on their number.
+    """
+    batches = fixed_batches(len(images), batch_size)
+    mine = batches[world.rank :: world.size]
+    stream = stream_pixels(images, mine, workers or default_workers())
+    total = sum(map(len, mine))
+    with tqdm(total=total, desc=desc, unit="img", leave=False, disable=None if world.is_main else True) as progress:
+        features = extract_features(net, stream, world, precision, progress)
+    parts = world.gather(features)
+    if parts is None:
+        return None
+    whole = [parts[number % world.size][number // world.size] for number in range(len(batches))]
+    return torch.cat(whole) if whole else torch.empty(0, net.feature_dim)
+
+
+def test_features(net: nn.Module, data: ReIDData, height: int, width: int, world: World, **options) -> dict | None:
+    """Query and gallery features of a dataset in the features file's keys, on rank 0 (None elsewhere).
+
+    `options` are those of `features_of`. Images of a tracklet (MARS) are averaged into one row.
+    """
+    splits = {}
+    for letter, name in (("q", "query"), ("g", "gallery")):
+        samples = getattr(data, name)
+        images = PersonImages(samples, height, width, pids=())
+        splits[letter] = samples, features_of(net, images, world, desc=name, **options)
+    if not world.is_main:
+        return None
+    result = {}
+    for letter, (samples, rows) in splits.items():
+        samples, rows = average_tracklets(samples, rows)
+        result[f"{letter}f"] = rows
+        result[f"{letter}l"] = torch.tensor([s.pid for s in samples])
+        result[f"{letter}c"] = torch.tensor([s.camera for s in samples])
+        result[f"{letter}t"] = torch.tensor([s.time for s in samples])
+        result[f"{letter}_paths"] = [s.path for s in samples]
+    return result
+
+
+def average_tracklets(samples: Sequence[Sample], rows: Tensor) -> tuple[list[Sample], Tensor]:
+    """One unit row per tracklet: the mean of its images' unit rows, under the tracklet's first image.
+
+    Images without a tracklet stay as they are.
+    """
+    if all(sample.tracklet == UNKNOWN for sample in samples):
+        return list(samples), rows
+    number: dict[int, int] = {}
+    group = torch.tensor([number.setdefault(sample.tracklet, len(number)) for sample in samples])
+    sums = torch.zeros(len(number), rows.shape[1]).index_add_(0, group, rows)
+    firsts: dict[int, Sample] = {}
+    for sample in samples:
+        firsts.setdefault(sample.tracklet, sample)
+    return list(firsts.values()), unit_rows(sums)

@@ -1,0 +1,157 @@
+"""The losses, each a small function or module with its paper named.
+
+Shapes throughout: features (N, D) float, not normalised; logits (N, C) float; labels (N,) int64 in [0, C).
+"""
+
+import torch
+import torch.distributed as dist
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+
+def classification(logits: Tensor, labels: Tensor, smoothing: float = 0.0) -> Tensor:
+    """Cross-entropy with label smoothing (Szegedy et al., "Rethinking the Inception Architecture", CVPR 2016)."""
+    return F.cross_entropy(logits.float(), labels, label_smoothing=smoothing)
+
+
+class CosineSoftmax(nn.Module):
+    """Softmax over scaled cosines between unit features and unit class weights, with an additive margin.
+
+    Wojke and Bewley, "Deep Cosine Metric Learning for Person Re-Identification", WACV 2018, eq. 4; the margin is that
+    of Wang et al., "CosFace", CVPR 2018, eq. 4. It trains exactly what a tracker compares, so cosines spread.
+    """
+
+    def __init__(self, feature_dim: int, num_classes: int, scale: float = 16.0, margin: float = 0.0):
+        super().__init__()
+        self.weight = nn.Parameter(torch.empty(num_classes, feature_dim))
+        nn.init.normal_(self.weight)
+        self.scale, self.margin = scale, margin
+
+    def forward(self, features: Tensor, labels: Tensor, smoothing: float = 0.0) -> Tensor:
+        cosines = F.linear(F.normalize(features.float(), dim=1), F.normalize(self.weight, dim=1))  # (N, C)
+        if self.margin:
+            cosines = cosines - self.margin * F.one_hot(labels, cosines.shape[1])
+        return F.cross_entropy(self.scale * cosines, labels, label_smoothing=smoothing)
+
+
+class ArcFace(CosineSoftmax):
+    """The same with an angular margin (Deng et al., "ArcFace", CVPR 2019, eq. 3)."""
+
+    def forward(self, features: Tensor, labels: Tensor, smoothing: float = 0.0) -> Tensor:
+        cosines = F.linear(F.normalize(features.float(), dim=1), F.normalize(self.weight, dim=1))
+        own = F.one_hot(labels, cosines.shape[1]).bool()
+        angles = torch.acos(cosines.clamp(-1 + 1e-6, 1 - 1e-6))
+        # past pi - margin the cosine would rise again
+        cosines = torch.where(own, torch.cos((angles + self.margin).clamp(max=torch.pi)), cosines)
+        return F.cross_entropy(self.scale * cosines, labels, label_smoothing=smoothing)
+
+
+def batch_hard_triplet(features: Tensor, labels: Tensor, margin: float | None = None) -> Tensor:
+    """Each anchor against its farthest positive and nearest negative, on the unit sphere.
+
+    Hermans, Beyer and Leibe, "In Defense of the Triplet Loss for Person Re-Identification", 2017, eq. 5; `margin=None`
+    is their soft margin. With several processes the candidates come from all of them.
+    """
+    anchors = F.normalize(features.float(), dim=1)
+    others, other_labels, first = _gathered(anchors, labels)
+    distances = torch.cdist(anchors, others)  # (N, M)
+    same = labels[:, None] == other_labels[None]
+    itself = torch.arange(len(labels), device=labels.device)[:, None] + first == torch.arange(
+        len(other_labels), device=labels.device
+    )
+    farthest = distances.masked_fill(~same | itself, float("-inf")).amax(1)
+    nearest = distances.masked_fill(same, float("inf")).amin(1)
+    usable = farthest.isfinite() & nearest.isfinite()  # anchors that have both a positive and a negative
+    gap = torch.where(usable, farthest - nearest, 0.0)
+    loss = F.softplus(gap) if margin is None else F.relu(gap + margin)
+    return (loss * usable).sum() / usable.sum().clamp(min=1)
+
+
+def circle(features: Tensor, labels: Tensor, margin: float = 0.25, scale: float = 64.0) -> Tensor:
+    """Circle loss with pair-wise labels (Sun et al., "Circle Loss", CVPR 2020, eq. 6)."""
+    anchors = F.normalize(features.float(), dim=1)
+    others, other_labels, first = _gathered(anchors, labels)
+    cosines = anchors @ others.T  # (N, M)
+    same = labels[:, None] == other_labels[None]
+    itself = torch.arange(len(labels), device=labels.device)[:, None] + first == torch.arange(
+        len(other_labels), device=labels.device
+    )
+    positive = -scale * (1 + margin - cosines).detach().clamp_min(0) * (cosines - 1 + margin)
+    negative = scale * (cosines + margin).detach().clamp_min(0) * (cosines - margin)
+    positive = positive.masked_fill(~same | itself, float("-inf")).logsumexp(1)
+    negative = negative.masked_fill(same, float("-inf")).logsumexp(1)
+    usable = positive.isfinite() & negative.isfinite()
+    total = torch.where(usable, positive + negative, 0.0)
+    return (F.softplus(total) * usable).sum() / usable.sum().clamp(min=1)
+
+
+class CenterLoss(nn.Module):
+    """Half the squared distance to the class's learned centre (Wen et al., ECCV 2016, eq. 2), on unit features."""
+
+    def __init__(self, feature_dim: int, num_classes: int):
+        super().__init__()
+        self.centers = nn.Parameter(F.normalize(torch.randn(num_classes, feature_dim), dim=1))
+
+    def forward(self, features: Tensor, labels: Tensor) -> Tensor:
+        return 0.5 * (F.normalize(features.float(), dim=1) - self.centers[labels]).square().sum(1).mean()
+
+
+def _gathered(features: Tensor, labels: Tensor) -> tuple[Tensor, Tensor, int]:
+    """Features and labels of all processes, and the row at which this process's own begin.
+
+    Gradients flow back to the process a feature came from, so that mining across N processes trains like one.
+    """
+    if not (dist.is_initialized() and dist.get_world_size() > 1):
+        return features, labels, 0
+    from torch.distributed.nn.functional import all_gather
+
+    all_labels = [torch.empty_like(labels) for _ in range(dist.get_world_size())]
+    dist.all_gather(all_labels, labels)
+    return torch.cat(all_gather(features)), torch.cat(all_labels), dist.get_rank() * len(labels)
+
+
+class Objective(nn.Module):
+    """The network and everything it is trained against: images and labels in, loss and logits out.
+
+    One module, so that one DistributedDataParallel wrapper synchronises the heads' weights as well.
+    """
+
+    def __init__(
+        self,
+        net: nn.Module,
+        num_classes: int,
+        smoothing: float = 0.0,
+        metric_loss: str = "none",
+        metric_weight: float = 1.0,
+        classifier_weight: float = 1.0,
+        scale: float = 16.0,
+        margin: float = 0.0,
+    ):
+        super().__init__()
+        self.net = net
+        self.smoothing = smoothing
+        self.metric_loss, self.metric_weight, self.classifier_weight = metric_loss, metric_weight, classifier_weight
+        self.margin = margin
+        heads = {"cosine": CosineSoftmax, "arcface": ArcFace}
+        if metric_loss in heads:
+            self.head = heads[metric_loss](net.feature_dim, num_classes, scale, margin)
+        elif metric_loss == "center":
+            self.head = CenterLoss(net.feature_dim, num_classes)
+
+    def forward(self, images: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
+        """(N, 3, H, W) images and (N,) labels -> scalar loss, (N, C) logits."""
+        features = self.net.embed(images)
+        logits = self.net.classify(features)
+        loss = self.classifier_weight * classification(logits, labels, self.smoothing)
+        if self.metric_loss != "none":
+            loss = loss + self.metric_weight * self._metric(features, labels)
+        return loss, logits
+
+    def _metric(self, features: Tensor, labels: Tensor) -> Tensor:
+        if self.metric_loss == "triplet":
+            return batch_hard_triplet(features, labels, self.margin or None)
+        if self.metric_loss == "circle":
+            return circle(features, labels)
+        if self.metric_loss == "center":
+            return self.head(features, labels)
+        return self.head(features, labels, self.smoothing)

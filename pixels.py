@@ -1,0 +1,106 @@
+"""Samples to pixels, once: every image is decoded and resized to uint8 one time and kept for all epochs."""
+
+import hashlib
+import json
+import os
+import tempfile
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+from tqdm import tqdm
+
+from cli import InputError
+from datasets import PersonImages
+
+RAM_SHARE = 0.25  # of the memory that is free: `auto` keeps a set in RAM up to this
+
+
+def load(images: PersonImages, cache: str, folder: str | os.PathLike, workers: int, shared: bool = False) -> Tensor:
+    """All pixels of `images`: (N, 3, H, W) uint8.
+
+    Args:
+        images: what to decode, at its own size.
+        cache: "ram" keeps them in memory; "disk" in a memory-mapped file of `folder`, made once and found again by
+            its content key; "auto" decides by the free memory.
+        folder: where cache files lie.
+        workers: decoding threads.
+        shared: several processes of this machine want the same pixels; "auto" then takes the file, which they share.
+
+    Raises:
+        InputError: an image cannot be read, or the cache folder cannot be written.
+    """
+    shape = (len(images), 3, images.height, images.width)
+    if cache == "auto":
+        cache = "disk" if shared or np.prod(shape, dtype=np.int64) > RAM_SHARE * _free_memory() else "ram"
+    if cache == "ram":
+        pixels = np.empty(shape, np.uint8)
+        _decode(images, pixels, workers)
+        return torch.from_numpy(pixels)
+
+    path = Path(folder) / f"pixels-{_key(images)}.npy"
+    if not path.is_file():
+        _write(images, path, shape, workers)
+    return torch.from_numpy(np.load(path, mmap_mode="c"))  # copy-on-write: torch wants writable memory, nobody writes
+
+
+def _write(images: PersonImages, path: Path, shape: tuple[int, ...], workers: int) -> None:
+    """Decode into a temporary file, then rename: a crash leaves no half cache, and two writers do not meet."""
+    temporary = None
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".tmp")
+        os.close(handle)
+        pixels = np.lib.format.open_memmap(temporary, mode="w+", dtype=np.uint8, shape=shape)
+        _decode(images, pixels, workers)
+        pixels.flush()
+        os.replace(temporary, path)
+    except OSError as error:
+        raise InputError(f"--cache-dir {path.parent}: cannot hold the pixels ({error.strerror})") from None
+    finally:
+        if temporary:
+            Path(temporary).unlink(missing_ok=True)
+
+
+def _decode(images: PersonImages, pixels: np.ndarray, workers: int) -> None:
+    """Fill `pixels` with every image. Threads suffice: decoding releases the interpreter lock."""
+
+    def one(index: int) -> None:
+        pixels[index] = images[index][0].numpy()
+
+    with ThreadPoolExecutor(max(1, workers)) as pool:
+        progress = tqdm(total=len(images), desc=f"decoding {images.width}x{images.height}", unit="img", leave=False)
+        with progress:
+            for _ in pool.map(one, range(len(images))):
+                progress.update()
+
+
+def _key(images: PersonImages) -> str:
+    """What the pixels depend on: every file's path, size and time of change, and the size they are resized to."""
+    files = []
+    for path, _ in images.samples:
+        try:
+            status = os.stat(path)
+        except OSError:
+            raise InputError(f"{path}: missing or a broken link; `python datasets.py check` lists all") from None
+        files.append((os.path.abspath(path), status.st_size, status.st_mtime_ns))
+    content = json.dumps([1, images.height, images.width, files]).encode()
+    return hashlib.blake2b(content, digest_size=12).hexdigest()
+
+
+def _free_memory() -> int:
+    """Bytes of memory that can be used without swapping."""
+    try:
+        for line in Path("/proc/meminfo").read_text().splitlines():
+            if line.startswith("MemAvailable:"):
+                return int(line.split()[1]) * 1024
+    except OSError:
+        pass
+    return 4 << 30  # not Linux: a cautious guess
+
+
+def labels_of(images: PersonImages) -> Tensor:
+    """(N,) int64 labels, in the order of the pixels; -1 where the identity is none of the training ones."""
+    return torch.tensor([label for _, label in images.samples], dtype=torch.int64)

@@ -1,0 +1,113 @@
+"""Training recipes: named sets of flags, and the optimizer, schedules and resolutions that they describe."""
+
+import math
+
+import torch
+from torch import nn
+from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
+
+from augment import Augment
+
+# flag destination -> value; a flag given on the command line wins
+RECIPES = {
+    "default": {
+        "batch_size": 64,
+        "lr": 2e-3,
+        "lrf": 0.01,
+        "optimizer": "adamw",
+        "weight_decay": 0.05,
+        "warmup": 0.1,
+        "sampler": "shuffle",
+        "label_smoothing": 0.1,
+        "metric_loss": "cosine",
+        "metric_weight": 1.0,
+        "classifier_weight": 0.5,
+        "scale": 16.0,
+        "margin": 0.0,
+        "flip": 0.5,
+        "pad": 0.08,
+        "jitter": 0.2,
+        "erase": 0.3,
+        "ema": 0.0,
+        "clip": 5.0,
+        "progressive": True,
+    },
+    # the plain recipe of the well-known scripts, for comparison
+    "deepsort": {
+        "batch_size": 32,
+        "lr": 0.01,
+        "lrf": 0.1,
+        "optimizer": "sgd",
+        "weight_decay": 5e-4,
+        "warmup": 0.0,
+        "sampler": "shuffle",
+        "label_smoothing": 0.0,
+        "metric_loss": "none",
+        "metric_weight": 0.0,
+        "classifier_weight": 1.0,
+        "scale": 16.0,
+        "margin": 0.0,
+        "flip": 0.5,
+        "pad": 4 / 128,
+        "jitter": 0.0,
+        "erase": 0.0,
+        "ema": 0.0,
+        "clip": 0.0,
+        "progressive": False,
+    },
+}
+
+
+def fill_in(args) -> None:
+    """Set every flag of `args.recipe` that was not given on the command line."""
+    for name, value in RECIPES[args.recipe].items():
+        if name not in args.given:
+            setattr(args, name, value)
+
+
+def augmentation(args) -> Augment:
+    return Augment(flip=args.flip, pad=args.pad, jitter=args.jitter, erase=args.erase)
+
+
+def optimizer(args, objective: nn.Module) -> torch.optim.Optimizer:
+    """AdamW or SGD with momentum 0.9; no weight decay on biases and normalisation (parameters with one dimension)."""
+    trained = [p for p in objective.parameters() if p.requires_grad]
+    groups = [
+        {"params": [p for p in trained if p.ndim > 1], "weight_decay": args.weight_decay},
+        {"params": [p for p in trained if p.ndim <= 1], "weight_decay": 0.0},
+    ]
+    fused = all(p.device.type in ("cuda", "cpu") for p in trained)
+    if args.optimizer == "adamw":
+        return torch.optim.AdamW(groups, lr=args.lr, fused=fused)
+    return torch.optim.SGD(groups, lr=args.lr, momentum=0.9, fused=fused)
+
+
+def lr_factor(step: int, steps: int, warmup: float, lrf: float) -> float:
+    """What `--lr` is multiplied by: a linear warm-up over a share of all steps, then a cosine down to `lrf`."""
+    warm = round(warmup * steps)
+    if step < warm:
+        return (step + 1) / warm
+    done = (step - warm) / max(1, steps - warm)
+    return lrf + (1 - lrf) * (1 + math.cos(math.pi * min(done, 1.0))) / 2
+
+
+def resolution(epoch: int, epochs: int, height: int, width: int, progressive: bool) -> tuple[int, int]:
+    """Height and width that epoch `epoch` (from 0) trains at.
+
+    Most epochs see half the height and width at a quarter of the cost, an eighth of them three quarters, and the last
+    eighth the whole size (progressive resizing; Touvron et al., "Fixing the train-test resolution discrepancy",
+    NeurIPS 2019, is why the last epochs train at the size of testing).
+    """
+    share = max(1, round(epochs / 8))
+    left = epochs - epoch
+    if not progressive or left <= share:
+        return height, width
+    factor = 0.75 if left <= 2 * share else 0.5
+    return tuple(max(16, 8 * round(factor * side / 8)) for side in (height, width))
+
+
+def weight_average(net: nn.Module, decay: float) -> AveragedModel | None:
+    """An exponential moving average of weights and BatchNorm statistics, or None with decay 0."""
+    if not decay:
+        return None
+    return AveragedModel(net, multi_avg_fn=get_ema_multi_avg_fn(decay), use_buffers=True)

@@ -1,0 +1,119 @@
+"""Extract query and gallery features of a trained network: checkpoint + dataset -> `features.pth`.
+
+    python test.py                                          the sample, with checkpoint/best.pth
+    python test.py --data-dir ROOT --weights FILE           your own
+    torchrun --nproc_per_node=N test.py ...                 on N GPUs; the file is the same
+
+Then `python evaluate.py` reads the file. (Run this as a script: Python's own `test` package has the same name.)
+"""
+
+import time
+from pathlib import Path
+
+import torch
+
+import checkpoints
+import cli
+import datasets
+import features
+import layouts
+import sample
+from cli import InputError
+from extract import test_features
+from model import ARCHITECTURES
+from utils import current_world, default_workers
+
+
+def get_args_parser() -> cli.ArgumentParser:
+    parser = cli.ArgumentParser(description="Extract query and gallery features with a trained network.")
+    add = parser.add_argument
+    add("--data-dir", type=Path, help="dataset with query and gallery; the built-in sample if left out")
+    add("--weights", type=Path, default=Path("checkpoint/best.pth"), help="checkpoint of any known kind")
+    add("--output", default="features.pth", help="features file: .pth, .npz, or a folder for very large sets")
+    add("--model", choices=sorted(ARCHITECTURES), help="insist on this architecture; else the checkpoint's own")
+    add("--height", type=int, help="height of the network's input in pixels; the checkpoint's if left out")
+    add("--width", type=int, help="width of the network's input in pixels; the checkpoint's if left out")
+    add("--batch_size", type=int, default=128, help="images per forward pass")
+    add("--device", default="auto", help="auto, cpu, cuda, cuda:1, ...")
+    add("--gpu_id", type=int, default=0, help="which GPU, when there are several")
+    add("--workers", type=int, default=default_workers(), help="threads that decode images")
+    add("--amp", choices=("fp32", "bf16", "fp16"), default="fp32", help="arithmetic of the network")
+    return parser
+
+
+def main(args) -> None:
+    world = current_world(args.device, args.gpu_id)
+    say = print if world.is_main else (lambda *_: None)
+    checkpoint = load_checkpoint(args)
+    height, width = args.height or checkpoint.height, args.width or checkpoint.width
+    say(f"{args.weights}: {checkpoint.arch}, {height}x{width}" + _described(checkpoint))
+    data = load_data(args, world)
+    say(datasets.summary(data))
+
+    started = time.perf_counter()
+    found = test_features(
+        checkpoint.build(),
+        data,
+        height,
+        width,
+        world,
+        batch_size=args.batch_size,
+        precision=args.amp,
+        workers=args.workers,
+    )
+    if found is not None:
+        found["meta"] = {
+            "data_dir": str(data.root),
+            "layout": data.layout,
+            "weights": str(args.weights),
+            "arch": checkpoint.arch,
+            "epoch": int(checkpoint.extra.get("epoch") or 0),
+            "height": height,
+            "width": width,
+            "precision": args.amp,
+        }
+        features.save(args.output, found)
+        seconds = time.perf_counter() - started
+        images = len(data.query) + len(data.gallery)
+        say(f"{images:,} images in {seconds:.1f} s ({images / seconds:,.0f} img/s) -> {args.output}")
+        say("Next: python evaluate.py" + ("" if args.output == "features.pth" else f" {args.output}"))
+    world.barrier()
+
+
+def load_checkpoint(args) -> checkpoints.Checkpoint:
+    for flag in ("height", "width", "batch_size"):
+        value = getattr(args, flag)
+        if value is not None and value < 1:
+            raise InputError(f"--{flag} {value}: must be 1 or more")
+    checkpoint = checkpoints.load(args.weights)
+    if args.model and checkpoint.arch != args.model:
+        raise InputError(f"--weights {args.weights}: holds a {checkpoint.arch}, but --model is {args.model}")
+    return checkpoint
+
+
+def _described(checkpoint: checkpoints.Checkpoint) -> str:
+    told = [f"{checkpoint.num_classes:,} classes"] if checkpoint.num_classes else ["no classifier"]
+    for key, form in (("epoch", "epoch {}"), ("acc", "accuracy {:.1f} %")):
+        if isinstance(checkpoint.extra.get(key), int | float):
+            told.append(form.format(checkpoint.extra[key]))
+    return f" ({', '.join(told)})"
+
+
+def load_data(args, world) -> layouts.ReIDData:
+    """The dataset with its query and gallery; the sample is drawn first where no other is named."""
+    if args.data_dir is None:
+        if world.is_main:
+            sample.ensure()
+        world.barrier()
+    data = layouts.find(args.data_dir or Path("data/sample"))
+    if not data.can_evaluate:
+        raise InputError(
+            f"--data-dir {data.root}: has no query and gallery images; "
+            f"`python datasets.py split {data.root} OUT` makes them from class folders"
+        )
+    return data
+
+
+if __name__ == "__main__":
+    torch.set_grad_enabled(False)
+    cli.run(main, get_args_parser())

@@ -1,0 +1,702 @@
+"""Train the appearance network: `python train.py [--data-dir ROOT]`, or on several GPUs through `train_multiGPU.py`.
+
+Leaves in the output folder: `best.pth` (for testing and trackers), `last.pth` (for `--resume`), `history.csv` and
+`curves.png`.
+"""
+
+import argparse
+import csv
+import io
+import math
+import signal
+import sys
+import time
+from contextlib import nullcontext, suppress
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+from tqdm import tqdm
+
+import batches
+import checkpoints
+import cli
+import datasets
+import layouts
+import pixels
+import plots
+import recipe
+import sample
+from augment import normalize
+from cli import InputError, RunFailed
+from evaluate import rank_metrics
+from extract import fixed_batches, test_features
+from files import atomic_write
+from losses import Objective, classification
+from model import ARCHITECTURES, build_model, fuse_for_inference
+from utils import World, autocast, default_workers, seed_everything, single_process
+
+# flags that may change when a run is resumed: they do not touch the course of the training
+FREE_ON_RESUME = {
+    *("resume", "epochs", "output", "device", "gpu_id", "workers", "cache", "cache_dir", "eval_interval"),
+    *("save_interval", "log_interval", "given", "dist_url", "world_size", "data_dir"),
+}
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Command line
+
+
+def get_args_parser() -> cli.ArgumentParser:
+    parser = cli.ArgumentParser(
+        description="Train a re-ID network for DeepSORT and its kin; without arguments, on the sample dataset.",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        epilog=_recipe_table(),
+    )
+    add = parser.add_argument_group("data").add_argument
+    add("--data-dir", type=Path, help="dataset: class folders, Market-1501 or MARS layout (default: the sample)")
+    add("--height", type=_positive, default=128, help="height of the network's input in pixels (default: 128)")
+    add("--width", type=_positive, default=64, help="width of the network's input in pixels (default: 64)")
+    add("--val-ratio", type=_share, default=0.2, help="share of each identity's images held out (default: 0.2)")
+    add("--cache", choices=("auto", "ram", "disk", "none"), default="auto", help="where decoded images are kept")
+    add("--cache-dir", type=Path, default=Path("data/cache"), help="folder of --cache disk (default: data/cache)")
+    add("--workers", type=_count, default=default_workers(), help="threads or processes that decode images")
+
+    add = parser.add_argument_group("network").add_argument
+    add("--model", choices=sorted(ARCHITECTURES), default="net", help="architecture; net is DeepSORT's (default: net)")
+    add("--last-stride", type=int, choices=(1, 2), default=1, help="stride of the ResNets' last stage (default: 1)")
+    add("--pooling", choices=("avg", "gem"), default="avg", help="pooling of the ResNets (default: avg)")
+    add("--weights", metavar="FILE|imagenet", help="start from these weights instead of random ones")
+    add("--freeze-layers", action="store_true", help="train the classifier alone; all else stays as it is")
+
+    add = parser.add_argument_group("run").add_argument
+    add("--output", type=Path, default=Path("checkpoint"), help="folder for checkpoints, history and curves")
+    add("--resume", nargs="?", const=True, metavar="FILE", help="go on from last.pth in --output, or from FILE")
+    add("--epochs", type=_positive, default=40, help="passes over the training images (default: 40)")
+    add("--seed", type=_count, default=0, help="seed of split, weights, order and augmentation (default: 0)")
+    add("--device", default="auto", help="auto, cpu, cuda, cuda:1, ... (default: a GPU if there is one)")
+    add("--gpu_id", type=_count, default=0, help="which GPU, when there are several (default: 0)")
+    add("--eval-interval", type=_count, default=0, help="epochs between rank-1/mAP tests; 0: about five a run")
+    add("--save-interval", type=_count, default=0, help="also save last.pth every so many steps; 0: each epoch only")
+    add("--log-interval", type=_positive, default=10, help="steps between updates of the bar (default: 10)")
+    add("--amp", choices=("auto", "fp32", "bf16", "fp16"), default="auto", help="arithmetic; auto: bf16 on GPUs")
+    add("--compile", action="store_true", help="compile the network with torch.compile: slow start, faster steps")
+    add("--accumulate", type=_positive, default=1, help="run each batch in so many parts, to save memory")
+
+    add = parser.add_argument_group("recipe (defaults by recipe below)").add_argument
+    add("--recipe", choices=sorted(recipe.RECIPES), default="default", help="named set of the flags that follow")
+    add("--batch_size", type=_positive, help="images per step, over all processes together")
+    add("--lr", type=_share_or_more, help="highest learning rate, for the whole batch of all processes")
+    add("--lrf", type=_share, help="last learning rate as a share of --lr, reached by a cosine")
+    add("--warmup", type=_share, help="share of all steps in which the learning rate rises linearly")
+    add("--optimizer", choices=("adamw", "sgd"), help="AdamW, or SGD with momentum 0.9")
+    add("--weight-decay", type=_share_or_more, help="weight decay of weight matrices and kernels")
+    add("--clip", type=_share_or_more, help="largest gradient norm; 0: not clipped")
+    add("--ema", type=_share, help="decay of the weights' moving average, which is then saved; 0: none")
+    add("--sampler", choices=("shuffle", "balanced"), help="balanced: P identities x K images a batch")
+    add("--images-per-identity", type=_positive, default=4, help="the K of --sampler balanced (default: 4)")
+    add("--label-smoothing", type=_share, help="probability taken from the right class")
+    add("--classifier-weight", type=_share_or_more, help="weight of the classifier's cross-entropy")
+    add("--metric-loss", choices=("none", "cosine", "arcface", "triplet", "circle", "center"), help="loss on features")
+    add("--metric-weight", type=_share_or_more, help="weight of --metric-loss")
+    add("--scale", type=_share_or_more, help="scale of the cosine and arcface losses")
+    add("--margin", type=_share_or_more, help="margin of cosine, arcface and triplet (0: the soft-margin triplet)")
+    add("--flip", type=_share, help="probability of mirroring an image")
+    add("--pad", type=_share, help="random crop from the image padded by this share of its size")
+    add("--jitter", type=_share, help="strength of brightness, contrast and saturation changes")
+    add("--erase", type=_share, help="probability of erasing a rectangle")
+    add("--progressive", action=argparse.BooleanOptionalAction, help="most epochs at half, then 3/4 of the size")
+    return parser
+
+
+def _recipe_table() -> str:
+    names = sorted(recipe.RECIPES)
+    lines = ["recipes:", f"  {'flag':<22}" + "".join(f"{name:>10}" for name in names)]
+    for flag in recipe.RECIPES["default"]:
+        spelled = flag if flag == "batch_size" else flag.replace("_", "-")
+        lines.append(f"  --{spelled:<20}" + "".join(f"{recipe.RECIPES[name][flag]!s:>10.8}" for name in names))
+    return "\n".join(lines)
+
+
+def _number(kind, text: str, fits, wanted: str):
+    try:
+        value = kind(text)
+    except ValueError:
+        value = math.nan
+    if not (math.isfinite(value) and fits(value)):
+        raise argparse.ArgumentTypeError(f"{text} is not {wanted}")
+    return value
+
+
+def _positive(text: str) -> int:
+    return _number(int, text, lambda value: value > 0, "a whole number above 0")
+
+
+def _count(text: str) -> int:
+    return _number(int, text, lambda value: value >= 0, "a whole number from 0 up")
+
+
+def _share(text: str) -> float:
+    return _number(float, text, lambda value: 0 <= value < 1 or value == 1, "a number from 0 to 1")
+
+
+def _share_or_more(text: str) -> float:
+    return _number(float, text, lambda value: value >= 0, "a number from 0 up")
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# The run
+
+
+def main(args, world: World | None = None) -> None:
+    resumed = find_resumed(args)
+    recipe.fill_in(args)
+    world = world or single_process(args.device, args.gpu_id)
+    say = print if world.is_main else _silent
+    seed_everything(args.seed)
+    data = load_data(args, world, say)
+    training = Training(args, world, data, say)
+    if resumed:
+        training.restore(resumed)
+    elif args.weights:
+        say(training.start_from(args.weights))
+    training.prepare()
+    say(training.description())
+    with GracefulStop() as stop:
+        for epoch in range(training.epoch, args.epochs):
+            training.train_epoch(epoch, stop)
+            training.validate(epoch)
+            training.finish_epoch(epoch)
+    say(f"Done. Weights: {args.output / 'best.pth'}   next: python test.py{_test_flags(args)}")
+
+
+def _silent(*args, **kwargs) -> None:
+    pass
+
+
+def _test_flags(args) -> str:
+    flags = f" --data-dir {args.data_dir}" if args.data_dir else ""
+    return flags + (f" --weights {args.output / 'best.pth'}" if args.output != Path("checkpoint") else "")
+
+
+def find_resumed(args) -> checkpoints.Checkpoint | None:
+    """The checkpoint to resume from; flags that were not given take the values of its run.
+
+    Raises:
+        InputError: there is none, it cannot be resumed, or a given flag would change the course of the run.
+    """
+    if not args.resume:
+        return None
+    path = args.output / "last.pth" if args.resume is True else Path(args.resume)
+    if not path.is_file():
+        raise InputError(f"--resume: {path} does not exist; train first, or name a last.pth with --resume FILE")
+    checkpoint = checkpoints.load(path)
+    if "optimizer" not in checkpoint.extra:
+        raise InputError(
+            f"--resume {path}: holds weights only; resume from last.pth, or start anew with --weights {path}"
+        )
+    before = checkpoint.extra["args"]
+    for name, value in before.items():
+        if name not in args.given or name not in vars(args):
+            if name in vars(args) and name != "resume":
+                setattr(args, name, _restored(value, getattr(args, name)))
+                args.given.add(name)
+        elif name not in FREE_ON_RESUME and str(getattr(args, name)) != str(value):
+            flag = f"--{name}" if name in ("batch_size", "gpu_id") else f"--{name.replace('_', '-')}"
+            raise InputError(
+                f"{flag} {getattr(args, name)}: the run in {path} has {value}; leave the flag out to resume"
+            )
+    if checkpoint.extra["epoch"] >= args.epochs:
+        raise InputError(f"--resume: {path} has finished its {args.epochs} epochs; train longer with --epochs")
+    return checkpoint
+
+
+def _restored(value, like):
+    return (
+        Path(value) if isinstance(like, Path) or (like is None and isinstance(value, str) and "/" in value) else value
+    )
+
+
+def load_data(args, world: World, say) -> layouts.ReIDData:
+    """The dataset, checked as far as names tell; the sample is drawn first where no other is named.
+
+    Raises:
+        InputError: training cannot work with it.
+    """
+    if args.data_dir is None:
+        if world.is_main:
+            sample.ensure()
+        world.barrier()
+    data = layouts.find(args.data_dir or Path("data/sample"))
+    problems = datasets.find_problems(data)
+    say(datasets.summary(data))
+    for problem in problems:
+        if problem.fatal and problem.text.startswith("train"):
+            raise InputError(f"{data.root}: {problem.text}")
+        say(f"  note: {problem.text}")
+    if not data.train:
+        raise InputError(f"{data.root}: no training images")
+    if any(problem.fatal for problem in problems):  # of the evaluation
+        say("  note: so rank-1 and mAP are not measured during training")
+        data.query, data.gallery = [], []
+    return data
+
+
+class GracefulStop:
+    """Turns Ctrl-C and SIGTERM into a wish to stop after the current step; a second Ctrl-C stops at once."""
+
+    def __init__(self):
+        self.signal: int | None = None
+
+    def __enter__(self) -> "GracefulStop":
+        self._before = {}
+        for number in (signal.SIGINT, signal.SIGTERM):
+            with suppress(ValueError):  # not in the main thread: whoever runs us handles signals
+                self._before[number] = signal.signal(number, self._note)
+        return self
+
+    def _note(self, number: int, frame) -> None:
+        if self.signal is not None:
+            raise KeyboardInterrupt
+        self.signal = number
+
+    def __exit__(self, *exception) -> None:
+        for number, handler in self._before.items():
+            signal.signal(number, handler)
+
+
+class Training:
+    """A run: the network with its losses, the optimizer, and how far it has come."""
+
+    def __init__(self, args, world: World, data: layouts.ReIDData, say):
+        self.args, self.world, self.data, self.say = args, world, data, say
+        self.train_samples, self.val_samples = datasets.split_validation(data.train, args.val_ratio, args.seed)
+        self.pids = data.train_pids()
+        if len(self.train_samples) < 2 * world.size:
+            raise InputError(f"{data.root}: {len(self.train_samples)} training images are too few")
+        if args.batch_size % world.size or args.batch_size < 2 * world.size:
+            raise InputError(
+                f"--batch_size {args.batch_size}: must be a multiple of the {world.size} processes, "
+                "with two images or more for each"
+            )
+        options = {}
+        if args.model != "net":
+            options = {"last_stride": args.last_stride, "pooling": args.pooling}
+        self.model_options = options
+        self.net = build_model(args.model, len(self.pids), **options)
+        self.precision = args.amp
+        if args.amp == "auto":
+            self.precision = "bf16" if world.device.type == "cuda" and torch.cuda.is_bf16_supported() else "fp32"
+        self.augment = recipe.augmentation(args)
+        self.epoch, self.step = 0, 0  # done: whole epochs, and steps of the one under way
+        self.totals = torch.zeros(3, dtype=torch.float64)  # of the epoch under way: loss, correct, images
+        self.history: list[dict] = []
+        self.best: tuple[int, float] = (0, -1.0)  # pixels, accuracy
+        self._stage: tuple[int, int] | None = None
+
+    def start_from(self, weights: str) -> str:
+        """Load `--weights`; returns the line that says what was loaded."""
+        if weights == "imagenet":
+            checkpoint = checkpoints.imagenet_checkpoint(self.args.model)
+        else:
+            checkpoint = checkpoints.load(weights)
+            if checkpoint.model_options.get("truncated"):
+                self.model_options = self.model_options | {"truncated": True}
+                self.net = build_model(self.args.model, len(self.pids), **self.model_options)
+        return checkpoints.load_pretrained(self.net, self.args.model, checkpoint)
+
+    def restore(self, checkpoint: checkpoints.Checkpoint) -> None:
+        """Take up the state of `last.pth`; what needs the optimizer waits for `prepare`."""
+        extra = checkpoint.extra
+        if extra["class_names"] != self.class_names() or extra["images"] != len(self.train_samples):
+            raise InputError(
+                f"--resume {checkpoint.path}: was trained on other data ({len(extra['class_names'])} identities, "
+                f"{extra['images']} images); resume with the same --data-dir, or start anew with --weights"
+            )
+        if extra["processes"] != self.world.size:
+            raise InputError(
+                f"--resume {checkpoint.path}: ran on {extra['processes']} processes, now {self.world.size}; "
+                "use as many, or start anew with --weights"
+            )
+        self._resumed = extra
+        self.epoch, self.step, self.totals = extra["epoch"], extra["step"], extra["totals"]
+        self.history, self.best = extra["history"], tuple(extra["best"])
+        self.say(f"Resuming {checkpoint.path} after {self.epoch} epochs and {self.step} steps")
+
+    def prepare(self) -> None:
+        """Put everything on its device and build what refers to the parameters."""
+        args, device = self.args, self.world.device
+        self.args.output.mkdir(parents=True, exist_ok=True)
+        if args.freeze_layers:
+            for name, parameter in self.net.named_parameters():
+                parameter.requires_grad = name.startswith(checkpoints.CLASSIFIER_PREFIXES)
+        self.objective = Objective(
+            self.net,
+            len(self.pids),
+            smoothing=args.label_smoothing,
+            metric_loss=args.metric_loss,
+            metric_weight=args.metric_weight,
+            classifier_weight=args.classifier_weight,
+            scale=args.scale,
+            margin=args.margin,
+        ).to(device, memory_format=torch.channels_last)
+        if getattr(args, "syncBN", False):
+            self.objective = nn.SyncBatchNorm.convert_sync_batchnorm(self.objective)
+            self.net = self.objective.net
+        self.average = recipe.weight_average(self.net, args.ema)
+        self.optimizer = recipe.optimizer(args, self.objective)
+        self.steps_per_epoch = len(self.order(0))
+        self.scheduler = torch.optim.lr_scheduler.LambdaLR(
+            self.optimizer,
+            lambda step: recipe.lr_factor(step, args.epochs * self.steps_per_epoch, args.warmup, args.lrf),
+        )
+        self.scaler = torch.amp.GradScaler(device.type, enabled=self.precision == "fp16")
+        if hasattr(self, "_resumed"):
+            self._restore_state(self._resumed)
+        self.forward = torch.compile(self.objective) if args.compile else self.objective
+        if self.world.size > 1:
+            self.forward = nn.parallel.DistributedDataParallel(
+                self.forward,
+                device_ids=[device] if device.type == "cuda" else None,
+                broadcast_buffers=False,  # BatchNorm statistics are averaged each epoch instead
+            )
+
+    def _restore_state(self, extra: dict) -> None:
+        try:
+            self.objective.load_state_dict(extra["objective"])
+            if self.average:
+                self.average.load_state_dict(extra["average"])
+            self.optimizer.load_state_dict(extra["optimizer"])
+            self.scheduler.load_state_dict(extra["scheduler"])
+            self.scaler.load_state_dict(extra["scaler"])
+            torch.set_rng_state(extra["rng"]["cpu"])
+            if self.world.device.type == "cuda" and extra["rng"]["cuda"] is not None:
+                torch.cuda.set_rng_state(extra["rng"]["cuda"], self.world.device)
+        except (KeyError, RuntimeError, ValueError, TypeError) as error:
+            raise InputError(f"--resume: the state in it does not fit ({str(error).splitlines()[0]})") from None
+
+    def description(self) -> str:
+        args, world = self.args, self.world
+        device = torch.cuda.get_device_name(world.device) if world.device.type == "cuda" else world.device.type
+        processes = f" x {world.size} processes" if world.size > 1 else ""
+        return (
+            f"{args.model} for {len(self.pids):,} identities: {len(self.train_samples):,} training and "
+            f"{len(self.val_samples):,} validation images, {args.epochs} epochs of {self.steps_per_epoch} steps, "
+            f"{self.precision} on {device}{processes}"
+        )
+
+    def class_names(self) -> list[str]:
+        return [self.data.names[pid] for pid in self.pids]
+
+    # -- one epoch -----------------------------------------------------------------------------------------------------
+
+    def order(self, epoch: int) -> Tensor:
+        """(steps, B) int64: which training images each step of an epoch takes."""
+        args = self.args
+        if args.sampler == "balanced":
+            return batches.balanced_order(
+                self._labels(self.train_samples), args.batch_size, args.images_per_identity, args.seed, epoch
+            )
+        return batches.shuffled_order(len(self.train_samples), args.batch_size, args.seed, epoch)
+
+    def _labels(self, samples) -> Tensor:
+        label = {pid: number for number, pid in enumerate(self.pids)}
+        return torch.tensor([label[sample.pid] for sample in samples], dtype=torch.int64)
+
+    def enter_stage(self, size: tuple[int, int]) -> None:
+        """Load the pixels at the size of the coming epoch, unless they are there."""
+        if self._stage == size:
+            return
+        self._stage, args = size, self.args
+        images = datasets.PersonImages(self.train_samples, *size, self.pids)
+        validation = datasets.PersonImages(self.val_samples, *size, self.pids)
+        shared = self.world.size > 1
+
+        def load(images):
+            if args.cache == "none":
+                return None
+            if shared and not self.world.is_main:
+                self.world.barrier()  # the first process writes the cache file, the others find it
+            loaded = pixels.load(images, args.cache, args.cache_dir, args.workers, shared)
+            if shared and self.world.is_main:
+                self.world.barrier()
+            return loaded
+
+        self.feed = batches.Feed(images, self._labels(self.train_samples), load(images), self.world, args.workers)
+        self.validation = batches.Feed(
+            validation, self._labels(self.val_samples), load(validation), self.world, args.workers
+        )
+
+    def train_epoch(self, epoch: int, stop: GracefulStop) -> None:
+        """Steps `self.step` to the last one of an epoch."""
+        args, world = self.args, self.world
+        self.size = recipe.resolution(epoch, args.epochs, args.height, args.width, args.progressive)
+        self.enter_stage(self.size)
+        self.started = time.perf_counter()
+        self.set_train_mode()
+        order = self.order(epoch)
+        counted = torch.zeros(3, dtype=torch.float64, device=world.device)
+        self.first_bad = torch.full((), -1, dtype=torch.int64, device=world.device)
+        bar = tqdm(
+            desc=f"epoch {epoch + 1}/{args.epochs} {self.size[0]}x{self.size[1]}",
+            total=order.numel(),
+            initial=self.step * order.shape[1],
+            unit="img",
+            disable=None if world.is_main else True,
+            leave=False,
+        )
+        with bar:
+            for step, (images, labels) in enumerate(self.feed(order[self.step :]), start=self.step):
+                loss, correct = self.train_step(epoch, step, order.shape[1], images, labels)
+                counted += torch.stack([loss * len(labels), correct, torch.full_like(correct, len(labels))])
+                self.first_bad = torch.where((self.first_bad < 0) & ~loss.isfinite(), step, self.first_bad)
+                last = step + 1 == len(order)
+                if last or (step + 1) % args.log_interval == 0 or stop.signal is not None:
+                    self.read_totals(counted, epoch, bar)  # the only place where the host waits for the device
+                    counted.zero_()
+                bar.update(order.shape[1])
+                self.step = step + 1
+                if stop.signal is not None:
+                    self.stop_here(epoch, stop.signal)
+                if args.save_interval and not last and self.step % args.save_interval == 0:
+                    self.read_totals(counted, epoch, bar)
+                    counted.zero_()
+                    self.save_last(epoch)
+        self.synchronise_statistics()
+
+    def set_train_mode(self) -> None:
+        self.objective.train()
+        if self.args.freeze_layers:
+            for name, child in self.net.named_children():
+                if not f"{name}.".startswith(checkpoints.CLASSIFIER_PREFIXES):
+                    child.eval()  # frozen means BatchNorm's statistics as well
+
+    def train_step(self, epoch: int, step: int, batch_size: int, images: Tensor, labels: Tensor):
+        """One update; returns the mean loss and the number of correct images, both on the device."""
+        args, world = self.args, self.world
+        generator = batches.generator_for(args.seed, epoch, step)
+        numbers = self.augment.draw(batch_size, *images.shape[-2:], generator)[self.feed.columns(batch_size)]
+        images = self.augment.apply(images, numbers)
+        loss_sum = correct = 0.0
+        parts = min(args.accumulate, len(labels) // 2)
+        for number, (part, part_labels) in enumerate(
+            zip(images.tensor_split(parts), labels.tensor_split(parts), strict=True)
+        ):
+            waits = world.size > 1 and number + 1 < parts
+            with self.forward.no_sync() if waits else nullcontext():
+                with autocast(world.device, self.precision):
+                    loss, logits = self.forward(part, part_labels)
+                share = len(part_labels) / len(labels)
+                self.scaler.scale(loss * share).backward()
+            loss_sum = loss_sum + loss.detach().double() * share
+            correct = correct + (logits.detach().argmax(1) == part_labels).sum().double()
+        if args.clip:
+            self.scaler.unscale_(self.optimizer)
+            nn.utils.clip_grad_norm_(self.objective.parameters(), args.clip)
+        self.scaler.step(self.optimizer)
+        self.scaler.update()
+        self.optimizer.zero_grad(set_to_none=True)
+        self.scheduler.step()
+        if self.average:
+            self.average.update_parameters(self.net)
+        return loss_sum, correct
+
+    def read_totals(self, counted: Tensor, epoch: int, bar: tqdm) -> None:
+        """Add the device's sums to the epoch's totals and show them.
+
+        Raises:
+            RunFailed: a loss was not finite.
+        """
+        counted = self.world.total(counted).cpu()
+        if not counted[0].isfinite():
+            step = int(self.first_bad)
+            where = f"step {step + 1} of epoch {epoch + 1}" if step >= 0 else f"epoch {epoch + 1}"
+            raise RunFailed(
+                f"the loss is not finite at {where} (learning rate {self.scheduler.get_last_lr()[0]:.2g}, batch "
+                f"{self.args.batch_size}); {self.args.output / 'last.pth'} still holds the last good state: "
+                "try a lower --lr"
+            )
+        self.totals = self.totals + counted
+        loss, correct, images = self.totals.tolist()
+        bar.set_postfix_str(f"loss {loss / images:.3f}, acc {correct / images:.1%}")
+
+    def stop_here(self, epoch: int, number: int) -> None:
+        """Save, say how to go on, and leave as the signal asked."""
+        self.save_last(epoch)
+        if self.world.is_main:
+            name = signal.Signals(number).name
+            print(
+                f"\nStopped by {name} after {epoch} epochs and {self.step} steps, saved. Go on with: "
+                f"python {Path(sys.argv[0]).name} --resume {self.args.output / 'last.pth'}",
+                file=sys.stderr,
+            )
+        sys.exit(128 + number)
+
+    def synchronise_statistics(self) -> None:
+        """Average BatchNorm's running statistics over the processes, so that all end with the same network."""
+        if self.world.size == 1:
+            return
+        for module in (self.objective, self.average):
+            for buffer in module.buffers() if module is not None else ():
+                if buffer.is_floating_point():
+                    buffer.copy_(self.world.total(buffer) / self.world.size)
+
+    # -- after an epoch ------------------------------------------------------------------------------------------------
+
+    def usable_net(self) -> nn.Module:
+        """The network that is tested and saved."""
+        return self.average.module if self.average else self.net
+
+    @torch.inference_mode()
+    def validate(self, epoch: int) -> None:
+        """Closed-set accuracy on the held-out images; every so often rank-1 and mAP on query and gallery."""
+        loss, correct, images = self.totals.tolist()
+        row = {"epoch": epoch + 1, "height": self.size[0], "width": self.size[1]}
+        row |= {"lr": self.scheduler.get_last_lr()[0], "train_loss": loss / images, "train_acc": correct / images}
+        seconds = time.perf_counter() - self.started
+        row["images_per_second"] = images / seconds
+        if self.val_samples:
+            row |= self.closed_set()
+        if self.data.can_evaluate and self.is_due(epoch):
+            row |= self.retrieval()
+        row["seconds"] = time.perf_counter() - self.started
+        self.history.append(row)
+
+    def closed_set(self) -> dict:
+        """Loss and accuracy of the classifier on the validation images, each scored exactly once."""
+        net = fuse_for_inference(self.usable_net())
+        counted = torch.zeros(3, dtype=torch.float64, device=self.world.device)
+        fixed = fixed_batches(len(self.val_samples), 256)
+        for rows in fixed[self.world.rank :: self.world.size]:
+            # a batch of its own for each process: the feed of a world of one
+            images, labels = self.validation.rows(rows)
+            with autocast(self.world.device, self.precision):
+                logits = net.classify(net.embed(normalize(images)))
+            loss = classification(logits, labels).double()
+            correct = (logits.argmax(1) == labels).sum().double()
+            counted += torch.stack([loss * len(labels), correct, torch.full_like(correct, len(labels))])
+        loss, correct, images = self.world.total(counted).tolist()
+        assert images == len(self.val_samples)
+        return {"val_loss": loss / images, "val_acc": correct / images}
+
+    def is_due(self, epoch: int) -> bool:
+        """Whether rank-1 and mAP are measured after this epoch: at intervals, and after the last one."""
+        interval = self.args.eval_interval or max(1, round(self.args.epochs / 5))
+        return (self.args.epochs - epoch - 1) % interval == 0
+
+    def retrieval(self) -> dict:
+        features = test_features(
+            self.usable_net(), self.data, *self.size, self.world, precision=self.precision, workers=self.args.workers
+        )
+        if features is None:
+            return {}
+        metrics = rank_metrics(*(features[key] for key in ("qf", "ql", "qc", "gf", "gl", "gc")))
+        return {"rank1": metrics["rank1"], "mAP": metrics["mAP"]}
+
+    def finish_epoch(self, epoch: int) -> None:
+        """Write checkpoints, history and curves, and print the epoch's line."""
+        row = self.history[-1]
+        self.epoch, self.step = epoch + 1, 0
+        self.totals = torch.zeros(3, dtype=torch.float64)
+        # the query and gallery never choose the weights: they are the test
+        score = (self.size[0] * self.size[1], row.get("val_acc", 0.0))
+        is_best = score >= self.best
+        if is_best:
+            self.best = score
+        if self.world.is_main:
+            if is_best:
+                checkpoints.save(self.args.output / "best.pth", self.weights())
+            self.save_last(self.epoch)
+            self.write_history()
+            self.say(self.epoch_line(row) + ("  *" if is_best else ""))
+        self.world.barrier()
+
+    def weights(self) -> dict:
+        """The checkpoint's part that testing and trackers need."""
+        args = self.args
+        row = self.history[-1] if self.history else {}
+        net = self.usable_net()
+        return {
+            "net_dict": {key: value.cpu() for key, value in net.state_dict().items()},
+            "acc": 100.0 * row.get("val_acc", 0.0),
+            "epoch": self.epoch,
+            "arch": args.model,
+            "model_options": self.model_options,
+            "num_classes": len(self.pids),
+            "height": self.size[0],
+            "width": self.size[1],
+            "class_names": self.class_names(),
+            "args": {k: _plain(v) for k, v in vars(args).items() if k != "given"},
+        }
+
+    def save_last(self, epoch: int) -> None:
+        """Write `last.pth`: the weights and all that resuming needs. Rank 0 alone writes."""
+        if not self.world.is_main:
+            return
+        cuda = self.world.device.type == "cuda"
+        state = {
+            "objective": self.objective.state_dict(),
+            "average": self.average.state_dict() if self.average else None,
+            "optimizer": self.optimizer.state_dict(),
+            "scheduler": {"last_epoch": self.scheduler.last_epoch, "_step_count": self.scheduler._step_count},
+            "scaler": self.scaler.state_dict(),
+            "rng": {
+                "cpu": torch.get_rng_state(),
+                "cuda": torch.cuda.get_rng_state(self.world.device) if cuda else None,
+            },
+            "history": self.history,
+            "best": list(self.best),
+            "epoch": epoch,
+            "step": self.step,
+            "totals": self.totals,
+            "images": len(self.train_samples),
+            "processes": self.world.size,
+        }
+        checkpoints.save(self.args.output / "last.pth", self.weights() | state)
+
+    def write_history(self) -> None:
+        columns = [
+            *("epoch", "height", "width", "lr", "train_loss", "train_acc", "val_loss", "val_acc", "rank1", "mAP"),
+            *("images_per_second", "seconds"),
+        ]
+        text = io.StringIO()
+        writer = csv.DictWriter(text, columns, lineterminator="\n")
+        writer.writeheader()
+        writer.writerows(self.history)
+        atomic_write(self.args.output / "history.csv", lambda file: file.write(text.getvalue().encode()))
+        plots.training_curves(self.history, self.args.output / "curves.png")
+
+    def epoch_line(self, row: dict) -> str:
+        parts = [
+            f"epoch {row['epoch']:>3}/{self.args.epochs}",
+            f"{row['height']}x{row['width']}",
+            f"loss {row['train_loss']:.3f}",
+            f"acc {row['train_acc']:.1%}",
+        ]
+        if "val_acc" in row:
+            parts.append(f"val acc {row['val_acc']:.1%}")
+        if "mAP" in row:
+            parts.append(f"rank-1 {row['rank1']:.1%}  mAP {row['mAP']:.1%}")
+        parts.append(f"{row['images_per_second']:,.0f} img/s")
+        if self.epoch < self.args.epochs:
+            parts.append(f"{self.time_left():>7} left")
+        return "  ".join(parts)
+
+    def time_left(self) -> str:
+        """An estimate from the last epoch: the cost of the others goes with their number of pixels."""
+        args, row = self.args, self.history[-1]
+        sizes = [
+            recipe.resolution(epoch, args.epochs, args.height, args.width, args.progressive)
+            for epoch in range(self.epoch, args.epochs)
+        ]
+        here = row["height"] * row["width"]
+        seconds = sum(row["seconds"] * height * width / here for height, width in sizes)
+        return f"{seconds / 60:.0f} min" if seconds >= 90 else f"{seconds:.0f} s"
+
+
+def _plain(value):
+    return str(value) if isinstance(value, Path) else value
+
+
+if __name__ == "__main__":
+    cli.run(main, get_args_parser())

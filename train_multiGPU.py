@@ -1,0 +1,52 @@
+"""Train on several GPUs, or several CPU processes: the loop of `train.py` under `torchrun`.
+
+    torchrun --nproc_per_node=4 train_multiGPU.py [flags of train.py] [--syncBN]
+
+Several machines: the same command on each, with --nnodes, --node_rank and --rdzv_endpoint=HOST:29500 for torchrun.
+`--batch_size` and `--lr` belong to the batch of all processes together, so a recipe keeps its meaning.
+"""
+
+import argparse
+import os
+import sys
+
+import torch.distributed as dist
+
+import cli
+import train
+from cli import InputError
+from utils import join_process_group
+
+
+def get_args_parser() -> cli.ArgumentParser:
+    parser = train.get_args_parser()
+    parser.description = "Train a re-ID network on several GPUs or CPU processes. Start it with torchrun."
+    add = parser.add_argument_group("processes").add_argument
+    add("--syncBN", action=argparse.BooleanOptionalAction, help="BatchNorm over all processes (default: on GPUs)")
+    add("--world_size", type=int, help="processes expected; a check, torchrun's --nproc_per_node sets it")
+    add("--dist_url", default="env://", help="where the processes meet (default: as torchrun says)")
+    return parser
+
+
+def main(args) -> None:
+    if "RANK" not in os.environ or "WORLD_SIZE" not in os.environ:
+        command = " ".join(["torchrun --nproc_per_node=2", "train_multiGPU.py", *sys.argv[1:]])
+        raise InputError(f"start it with torchrun, one process per GPU: {command}   (one GPU: python train.py)")
+    if args.world_size and args.world_size != int(os.environ["WORLD_SIZE"]):
+        raise InputError(
+            f"--world_size {args.world_size}: torchrun started {os.environ['WORLD_SIZE']} processes; "
+            f"use --nproc_per_node={args.world_size}, or leave the flag out"
+        )
+    world = join_process_group(args.device, args.dist_url)
+    on_gpu = world.device.type == "cuda"
+    if args.syncBN and not on_gpu:
+        raise InputError("--syncBN: needs GPUs; leave it out on the CPU")
+    args.syncBN = on_gpu if args.syncBN is None else args.syncBN
+    try:
+        train.main(args, world)
+    finally:
+        dist.destroy_process_group()
+
+
+if __name__ == "__main__":
+    cli.run(main, get_args_parser())

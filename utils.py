@@ -1,0 +1,140 @@
+"""What every run needs: the device, the process group, seeds."""
+
+import os
+import random
+from contextlib import nullcontext
+from dataclasses import dataclass
+from datetime import timedelta
+
+import numpy as np
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+from cli import InputError
+
+
+@dataclass(frozen=True)
+class World:
+    """This process among its equals: one of `size`, each with its own device."""
+
+    device: torch.device
+    rank: int = 0
+    size: int = 1
+    local_rank: int = 0
+
+    @property
+    def is_main(self) -> bool:
+        """Rank 0 alone prints and writes."""
+        return self.rank == 0
+
+    def barrier(self) -> None:
+        if self.size > 1:
+            dist.barrier()
+
+    def total(self, values: Tensor) -> Tensor:
+        """Sum over all processes."""
+        if self.size > 1:
+            values = values.clone()
+            dist.all_reduce(values)
+        return values
+
+    def gather(self, value) -> list | None:
+        """Every process's Python value, in rank order, on rank 0; None elsewhere."""
+        if self.size == 1:
+            return [value]
+        values = [None] * self.size if self.is_main else None
+        dist.gather_object(value, values)
+        return values
+
+    def broadcast(self, value):
+        """Rank 0's Python value, on every process."""
+        if self.size == 1:
+            return value
+        values = [value]
+        dist.broadcast_object_list(values)
+        return values[0]
+
+
+def choose_device(name: str = "auto", gpu_id: int = 0) -> torch.device:
+    """The device called `name` ("auto": GPU `gpu_id` if there is one, else the CPU).
+
+    Raises:
+        InputError: it does not exist on this machine.
+    """
+    if name == "auto":
+        name = f"cuda:{gpu_id}" if torch.cuda.is_available() else "cpu"
+    elif name == "cuda":
+        name = f"cuda:{gpu_id}"
+    try:
+        device = torch.device(name)
+        torch.empty(1, device=device)
+    except (RuntimeError, AssertionError, NotImplementedError):
+        found = f"{torch.cuda.device_count()} CUDA devices" if torch.cuda.is_available() else "no CUDA device"
+        raise InputError(f"--device {name}: not available, this machine has {found}; use --device cpu") from None
+    return device
+
+
+def join_process_group(device_name: str = "auto", dist_url: str = "env://", timeout_seconds: int = 600) -> World:
+    """Join the group that `torchrun` describes in the environment: nccl where every rank has a GPU, else gloo.
+
+    Raises:
+        InputError: the other processes cannot be reached.
+    """
+    rank, size = int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"])
+    local_rank = int(os.environ.get("LOCAL_RANK", 0))
+    if device_name in ("auto", "cuda") and torch.cuda.is_available():
+        if local_rank >= torch.cuda.device_count():
+            raise InputError(
+                f"--nproc_per_node: {local_rank + 1} or more processes, but {torch.cuda.device_count()} GPUs here; "
+                "start as many processes as GPUs, or add --device cpu"
+            )
+        device = torch.device("cuda", local_rank)
+        torch.cuda.set_device(device)
+    else:
+        device = choose_device(device_name)
+    try:
+        dist.init_process_group(
+            "nccl" if device.type == "cuda" else "gloo",
+            init_method=dist_url,
+            rank=rank,
+            world_size=size,
+            timeout=timedelta(seconds=timeout_seconds),
+            device_id=device if device.type == "cuda" else None,
+        )
+    except (dist.DistError, RuntimeError, ValueError, TimeoutError) as error:
+        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise InputError(f"--dist_url {dist_url}: the processes could not meet ({reason})") from None
+    return World(device, rank, size, local_rank)
+
+
+def single_process(device_name: str = "auto", gpu_id: int = 0) -> World:
+    """A world of one."""
+    return World(choose_device(device_name, gpu_id))
+
+
+def current_world(device_name: str = "auto", gpu_id: int = 0) -> World:
+    """The group of `torchrun` where it started this process, else a world of one."""
+    if "RANK" in os.environ and "WORLD_SIZE" in os.environ:
+        return join_process_group(device_name)
+    return single_process(device_name, gpu_id)
+
+
+def seed_everything(seed: int) -> None:
+    """Seed Python, numpy and torch on all devices."""
+    random.seed(seed)
+    np.random.seed(seed % 2**32)
+    torch.manual_seed(seed)
+
+
+def default_workers() -> int:
+    """Decoding threads: the cores that this process may use, at most 16."""
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return min(cores, 16)
+
+
+def autocast(device: torch.device, precision: str):
+    """The context for forward passes: "fp32" (none), "bf16" or "fp16"."""
+    if precision == "fp32":
+        return nullcontext()
+    return torch.autocast(device.type, {"bf16": torch.bfloat16, "fp16": torch.float16}[precision])
