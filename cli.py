@@ -3,6 +3,7 @@
 import argparse
 import os
 import sys
+import time
 
 EXIT_FAILED = 1  # the run itself failed, e.g. training diverged
 EXIT_BAD_INPUT = 2  # a file, folder or flag is wrong
@@ -62,10 +63,10 @@ def run(main, parser: argparse.ArgumentParser):
         code = 0
     except InputError as error:
         code = EXIT_BAD_INPUT
-        print(f"{parser.prog}: error: {_one_line(error)}", file=sys.stderr)
+        _complain(f"{parser.prog}: error: {_one_line(error)}")
     except RunFailed as error:
         code = EXIT_FAILED
-        print(f"{parser.prog}: failed: {_one_line(error)}", file=sys.stderr)
+        _complain(f"{parser.prog}: failed: {_one_line(error)}")
     except KeyboardInterrupt:
         code = 130
         print(f"\n{parser.prog}: interrupted", file=sys.stderr)
@@ -73,6 +74,19 @@ def run(main, parser: argparse.ArgumentParser):
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         code = 0
     sys.exit(code)
+
+
+def _complain(line: str) -> None:
+    """Print to stderr, once for a whole group of processes.
+
+    What stops rank 0 usually stops the others with the same words. `torchrun` ends them as soon as it sees the first
+    one fail, so a rank that waits a moment only speaks when the trouble was its own.
+    """
+    rank = int(os.environ.get("RANK", 0))
+    if rank:
+        time.sleep(5)
+        line = f"[rank {rank}] {line}"
+    print(line, file=sys.stderr, flush=True)
 
 
 def _one_line(error: Exception) -> str:

@@ -214,7 +214,9 @@ def image_problems(samples: Sequence[Sample], workers: int = 8) -> list[Problem]
         return None
 
     with ThreadPoolExecutor(workers) as pool:
-        found = tqdm(pool.map(look, samples), total=len(samples), desc="reading images", unit="img", leave=False)
+        found = tqdm(
+            pool.map(look, samples), total=len(samples), desc="reading images", unit="img", leave=False, disable=None
+        )
         return [problem for problem in found if problem]
 
 

@@ -71,7 +71,9 @@ def _decode(images: PersonImages, pixels: np.ndarray, workers: int) -> None:
         pixels[index] = images[index][0].numpy()
 
     with ThreadPoolExecutor(max(1, workers)) as pool:
-        progress = tqdm(total=len(images), desc=f"decoding {images.width}x{images.height}", unit="img", leave=False)
+        progress = tqdm(
+            total=len(images), desc=f"decoding {images.width}x{images.height}", unit="img", leave=False, disable=None
+        )
         with progress:
             for _ in pool.map(one, range(len(images))):
                 progress.update()

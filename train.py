@@ -12,6 +12,7 @@ import signal
 import sys
 import time
 from contextlib import nullcontext, suppress
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -36,6 +37,7 @@ from losses import Objective, classification
 from model import ARCHITECTURES, build_model, fuse_for_inference
 from utils import World, autocast, default_workers, seed_everything, single_process
 
+PATHS = {"data_dir", "output", "cache_dir"}
 # flags that may change when a run is resumed: they do not touch the course of the training
 FREE_ON_RESUME = {
     *("resume", "epochs", "output", "device", "gpu_id", "workers", "cache", "cache_dir", "eval_interval"),
@@ -78,7 +80,12 @@ def get_args_parser() -> cli.ArgumentParser:
     add("--gpu_id", type=_count, default=0, help="which GPU, when there are several (default: 0)")
     add("--eval-interval", type=_count, default=0, help="epochs between rank-1/mAP tests; 0: about five a run")
     add("--save-interval", type=_count, default=0, help="also save last.pth every so many steps; 0: each epoch only")
-    add("--log-interval", type=_positive, default=10, help="steps between updates of the bar (default: 10)")
+    add(
+        "--log-interval",
+        type=_positive,
+        default=10,
+        help="steps between readings of a GPU's loss and accuracy (default: 10)",
+    )
     add("--amp", choices=("auto", "fp32", "bf16", "fp16"), default="auto", help="arithmetic; auto: bf16 on GPUs")
     add("--compile", action="store_true", help="compile the network with torch.compile: slow start, faster steps")
     add("--accumulate", type=_positive, default=1, help="run each batch in so many parts, to save memory")
@@ -152,7 +159,7 @@ def main(args, world: World | None = None) -> None:
     resumed = find_resumed(args)
     recipe.fill_in(args)
     world = world or single_process(args.device, args.gpu_id)
-    say = print if world.is_main else _silent
+    say = partial(print, flush=True) if world.is_main else _silent
     seed_everything(args.seed)
     data = load_data(args, world, say)
     training = Training(args, world, data, say)
@@ -199,7 +206,7 @@ def find_resumed(args) -> checkpoints.Checkpoint | None:
     for name, value in before.items():
         if name not in args.given or name not in vars(args):
             if name in vars(args) and name != "resume":
-                setattr(args, name, _restored(value, getattr(args, name)))
+                setattr(args, name, Path(value) if name in PATHS and value else value)
                 args.given.add(name)
         elif name not in FREE_ON_RESUME and str(getattr(args, name)) != str(value):
             flag = f"--{name}" if name in ("batch_size", "gpu_id") else f"--{name.replace('_', '-')}"
@@ -209,12 +216,6 @@ def find_resumed(args) -> checkpoints.Checkpoint | None:
     if checkpoint.extra["epoch"] >= args.epochs:
         raise InputError(f"--resume: {path} has finished its {args.epochs} epochs; train longer with --epochs")
     return checkpoint
-
-
-def _restored(value, like):
-    return (
-        Path(value) if isinstance(like, Path) or (like is None and isinstance(value, str) and "/" in value) else value
-    )
 
 
 def load_data(args, world: World, say) -> layouts.ReIDData:
@@ -436,6 +437,7 @@ class Training:
         self.set_train_mode()
         order = self.order(epoch)
         counted = torch.zeros(3, dtype=torch.float64, device=world.device)
+        read_every = 1 if world.device.type == "cpu" else args.log_interval  # reading makes the host wait for a GPU
         self.first_bad = torch.full((), -1, dtype=torch.int64, device=world.device)
         bar = tqdm(
             desc=f"epoch {epoch + 1}/{args.epochs} {self.size[0]}x{self.size[1]}",
@@ -450,18 +452,17 @@ class Training:
                 loss, correct = self.train_step(epoch, step, order.shape[1], images, labels)
                 counted += torch.stack([loss * len(labels), correct, torch.full_like(correct, len(labels))])
                 self.first_bad = torch.where((self.first_bad < 0) & ~loss.isfinite(), step, self.first_bad)
-                last = step + 1 == len(order)
-                if last or (step + 1) % args.log_interval == 0 or stop.signal is not None:
-                    self.read_totals(counted, epoch, bar)  # the only place where the host waits for the device
-                    counted.zero_()
-                bar.update(order.shape[1])
                 self.step = step + 1
-                if stop.signal is not None:
-                    self.stop_here(epoch, stop.signal)
-                if args.save_interval and not last and self.step % args.save_interval == 0:
-                    self.read_totals(counted, epoch, bar)
+                last = self.step == len(order)
+                save = args.save_interval and self.step % args.save_interval == 0 and not last
+                if last or save or self.step % read_every == 0:
+                    stopping = self.read_totals(counted, epoch, bar, stop)
                     counted.zero_()
-                    self.save_last(epoch)
+                    if stopping:
+                        self.stop_here(epoch, stop.signal or signal.SIGTERM)
+                    if save:
+                        self.save_last(epoch)
+                bar.update(order.shape[1])
         self.synchronise_statistics()
 
     def set_train_mode(self) -> None:
@@ -501,13 +502,15 @@ class Training:
             self.average.update_parameters(self.net)
         return loss_sum, correct
 
-    def read_totals(self, counted: Tensor, epoch: int, bar: tqdm) -> None:
-        """Add the device's sums to the epoch's totals and show them.
+    def read_totals(self, counted: Tensor, epoch: int, bar: tqdm, stop: GracefulStop) -> bool:
+        """Add the device's sums to the epoch's totals, show them, and say whether any process was asked to stop.
 
         Raises:
             RunFailed: a loss was not finite.
         """
-        counted = self.world.total(counted).cpu()
+        wish = counted.new_tensor([stop.signal is not None])
+        *counted, wishes = self.world.total(torch.cat([counted, wish])).cpu()
+        counted = torch.stack(counted)
         if not counted[0].isfinite():
             step = int(self.first_bad)
             where = f"step {step + 1} of epoch {epoch + 1}" if step >= 0 else f"epoch {epoch + 1}"
@@ -519,6 +522,7 @@ class Training:
         self.totals = self.totals + counted
         loss, correct, images = self.totals.tolist()
         bar.set_postfix_str(f"loss {loss / images:.3f}, acc {correct / images:.1%}")
+        return bool(wishes)
 
     def stop_here(self, epoch: int, number: int) -> None:
         """Save, say how to go on, and leave as the signal asked."""
