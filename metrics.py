@@ -29,8 +29,8 @@ from cli import InputError
 CMC_RANKS = 50  # length of the `cmc` list
 DEFAULT_MEMORY = 1 << 30  # bytes that an evaluation may use on top of its features
 BLOCK_ROWS = 1024  # queries per matrix product; more gains no speed
-COUNT_BYTES = 4 << 20  # comparison results held at a time: what stays in the cache is counted twice as fast
-SORT_ABOVE = 128  # correct images per query from which one sort is cheaper than a comparison for each of them
+COUNTED_AT_ONCE = 1 << 20  # comparisons per step, few enough to stay in the processor's cache
+SORT_ABOVE = 512  # correct images per query from which one sort is cheaper than a comparison for each of them
 
 
 def rank_metrics(qf, ql, qc, gf, gl, gc, memory: int = DEFAULT_MEMORY) -> dict:
@@ -153,9 +153,9 @@ def rank_scores(score, ql, qc, gl, gc, memory: int) -> dict:
     }
     # queries with about as many correct images side by side: their thresholds then fill a rectangle
     order = same.counts.argsort(stable=True)
-    height = max(1, min(BLOCK_ROWS, total, (memory - COUNT_BYTES) // (4 * max(images, 1)) * 3 // 4))
+    height = max(1, min(BLOCK_ROWS, total, memory // 2 // (4 * max(images, 1))))
     buffer = torch.empty(height, images, device=gl.device)
-    with _full_precision():
+    with full_precision():
         for start in range(0, total, height):
             rows = order[start : start + height]
             block = buffer[: len(rows)]
@@ -227,22 +227,27 @@ def _position_in_row(row, counts):
 
 def _count_at_least(scores, thresholds):
     """How many of scores (B, G) reach each of thresholds (B, P): (B, P) int64."""
-    out = torch.empty_like(thresholds, dtype=torch.int64)
-    (height, width), many = scores.shape, thresholds.shape[1] > SORT_ABOVE
-    row_bytes = width * (16 if many else thresholds.shape[1])
-    step = max(1, COUNT_BYTES // max(row_bytes, 1))
-    for start in range(0, height, step):
-        part, levels = scores[start : start + step], thresholds[start : start + step]
-        if many:
-            out[start : start + step] = width - torch.searchsorted(part.sort(dim=1).values, levels)
-        else:
-            reached = part[:, None, :] >= levels[:, :, None]  # (b, P, G)
-            out[start : start + step] = reached.view(torch.uint8).sum(2, dtype=torch.int32)
+    (height, width), levels = scores.shape, thresholds.shape[1]
+    if levels > SORT_ABOVE:
+        rows = max(1, COUNTED_AT_ONCE // max(width, 1))
+        parts = zip(scores.split(rows), thresholds.split(rows), strict=True)
+        return torch.cat([width - torch.searchsorted(part.sort(dim=1).values, level) for part, level in parts])
+    out = torch.zeros_like(thresholds, dtype=torch.int64)
+    columns = max(1, min(width, COUNTED_AT_ONCE // levels))
+    rows = max(1, COUNTED_AT_ONCE // (levels * columns))
+    buffer = scores.new_empty(rows, levels, columns)
+    for top in range(0, height, rows):
+        level = thresholds[top : top + rows, :, None]  # (b, P, 1)
+        for left in range(0, width, columns):
+            part = scores[top : top + rows, None, left : left + columns]  # (b, 1, g)
+            # 0.0 and 1.0 are compared and added 4 times as fast as booleans, and exactly: a sum is below 2 ** 24
+            reached = torch.ge(part, level, out=buffer[: len(part), :, : part.shape[2]])
+            out[top : top + rows] += reached.sum(2).long()
     return out
 
 
 @contextlib.contextmanager
-def _full_precision():
+def full_precision():
     """Matrix products in true float32: a trainer's TF32 or bfloat16 setting must not change what a metric means."""
     before = torch.get_float32_matmul_precision()
     torch.set_float32_matmul_precision("highest")
