@@ -5,7 +5,7 @@ Four kinds of file load:
 * ours: `net_dict, acc, epoch, arch, model_options, num_classes, height, width, class_names, args` and, in `last.pth`,
   what resuming needs;
 * the published `ckpt.t7` of DeepSORT and its kin: `net_dict, acc, epoch`;
-* bare state dicts, torchvision's ImageNet files among them;
+* bare state dicts, torchvision's ImageNet files and torchreid's OSNets among them;
 * dicts with a `state_dict` (BoxMOT and others).
 """
 
@@ -17,11 +17,11 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
+import mobilenet
+import osnet
 from cli import InputError
 from files import atomic_write
 from model import ARCHITECTURES, build_model
-
-CLASSIFIER_PREFIXES = ("classifier.", "fc.")  # the layers whose shape belongs to the training identities
 
 
 @dataclass
@@ -92,6 +92,8 @@ def load(path: str | os.PathLike) -> Checkpoint:
     if not isinstance(weights, dict):
         raise InputError(f"{path}: not a checkpoint: its weights are a {type(weights).__name__}, not a dict")
     net_dict = {str(key).removeprefix("module."): value for key, value in weights.items() if isinstance(value, Tensor)}
+    if "features.18.1.weight" in net_dict and "features.1.conv.0.weight" in net_dict:
+        net_dict = mobilenet.torchvision_keys(net_dict)
     arch, options, num_classes = recognise(net_dict, path)
     if extra.get("arch") in ARCHITECTURES:  # ours: the file knows what keys cannot tell (strides, pooling)
         arch, options = extra["arch"], dict(extra.get("model_options", options))
@@ -130,6 +132,13 @@ def recognise(net_dict: dict[str, Tensor], path: str | os.PathLike = "weights") 
         if "layer4.0.conv1.weight" not in net_dict:
             options["truncated"] = True
         return arch, options, rows("fc.weight")
+    if "conv2.0.conv2a.conv1.weight" in net_dict:
+        widths = {channels[0]: name for name, channels in osnet.WIDTHS.items()}
+        if rows("conv1.conv.weight") in widths:
+            return widths[rows("conv1.conv.weight")], {}, rows("classifier.weight")
+    if "features.18.1.weight" in net_dict and "features.1.conv.0.0.weight" in net_dict:
+        options = {"last_stride": 2, "pooling": "gem" if "avgpool.p" in net_dict else "avg"}
+        return "mobilenet_v2", options, rows("classifier.1.weight")
     raise InputError(f"{path}: not a network of this collection ({', '.join(ARCHITECTURES)}); is it a checkpoint?")
 
 
@@ -149,7 +158,7 @@ def load_pretrained(net: nn.Module, arch: str, checkpoint: Checkpoint) -> str:
         raise InputError(f"--weights {checkpoint.path}: holds a {checkpoint.arch}, but --model is {arch}")
     own = net.state_dict()
     fits = {k: v for k, v in checkpoint.net_dict.items() if k in own and v.shape == own[k].shape}
-    trunk = [k for k in own if not k.startswith(CLASSIFIER_PREFIXES)]
+    trunk = [k for k in own if not k.startswith(net.classifier_prefix)]
     missing = [k for k in trunk if k not in fits and not k.endswith("num_batches_tracked") and k != "avgpool.p"]
     if missing:
         raise InputError(

@@ -5,6 +5,9 @@ Every network here answers the same three calls:
 * `embed(images)`: (N, 3, H, W) normalised images -> (N, D) pooled features, not normalised;
 * `classify(features)`: (N, D) features -> (N, num_classes) logits, used for training only;
 * `forward(images)`: logits, or with `reid=True` the features as unit rows, which is what a tracker compares.
+
+`feature_dim` is the D above, and the parameters whose names begin with `classifier_prefix` belong to the training
+identities.
 """
 
 import copy
@@ -14,7 +17,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torchvision.models.resnet import BasicBlock, conv1x1
 
+import osnet
 import resnet
+from mobilenet import ReIDMobileNetV2
 
 
 class Net(nn.Module):
@@ -29,6 +34,7 @@ class Net(nn.Module):
     """
 
     feature_dim = 512
+    classifier_prefix = "classifier."
 
     def __init__(self, num_classes: int = 751, reid: bool = False):
         super().__init__()
@@ -83,14 +89,14 @@ def unit_rows(features: Tensor) -> Tensor:
     return F.normalize(features.float(), dim=1)
 
 
-def _net(num_classes: int, reid: bool, **options) -> Net:
-    if options:
-        raise ValueError(f"Net has no option {', '.join(options)}: its shape is that of the published ckpt.t7")
-    return Net(num_classes, reid)
-
-
 # name -> builder(num_classes, reid, **options)
-ARCHITECTURES = {"net": _net} | {name: resnet.builder(name) for name in resnet.TRUNKS}
+ARCHITECTURES = {
+    "net": Net,
+    "mobilenet_v2": ReIDMobileNetV2,
+    **{name: osnet.builder(name) for name in osnet.WIDTHS},
+    **{name: resnet.builder(name) for name in resnet.TRUNKS},
+}
+HAVE_LAST_STRIDE = {"mobilenet_v2", *resnet.TRUNKS}  # these take `last_stride` and `pooling`; the others are fixed
 
 
 def build_model(name: str, num_classes: int = 751, reid: bool = False, **options) -> nn.Module:
@@ -100,10 +106,12 @@ def build_model(name: str, num_classes: int = 751, reid: bool = False, **options
         name: a key of `ARCHITECTURES`.
         num_classes: outputs of the classifier.
         reid: return unit feature rows instead of logits.
-        options: for the ResNets `last_stride` (1 or 2), `pooling` ("avg" or "gem"), `truncated` (no `layer4`).
+        options: for those in `HAVE_LAST_STRIDE` `last_stride` (1 or 2) and `pooling` ("avg" or "gem"), for the ResNets
+            `truncated` (no `layer4`).
 
     Raises:
         KeyError: no architecture of that name.
+        TypeError: an option that the architecture does not have.
     """
     return ARCHITECTURES[name](num_classes=num_classes, reid=reid, **options)
 

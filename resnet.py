@@ -50,6 +50,8 @@ class ReIDResNet(ResNet):
         truncated: no `layer4`, as in files of older DeepSORT scripts (256-d or 1024-d features).
     """
 
+    classifier_prefix = "fc."
+
     def __init__(
         self,
         name: str,
