@@ -34,7 +34,7 @@ from evaluate import rank_metrics
 from extract import fixed_batches, test_features
 from files import atomic_write
 from losses import Objective, classification
-from model import ARCHITECTURES, build_model, fuse_for_inference
+from model import ARCHITECTURES, HAVE_LAST_STRIDE, build_model, fuse_for_inference
 from utils import World, autocast, default_workers, seed_everything, single_process
 
 PATHS = {"data_dir", "output", "cache_dir"}
@@ -66,8 +66,8 @@ def get_args_parser() -> cli.ArgumentParser:
 
     add = parser.add_argument_group("network").add_argument
     add("--model", choices=sorted(ARCHITECTURES), default="net", help="architecture; net is DeepSORT's (default: net)")
-    add("--last-stride", type=int, choices=(1, 2), default=1, help="stride of the ResNets' last stage (default: 1)")
-    add("--pooling", choices=("avg", "gem"), default="avg", help="pooling of the ResNets (default: avg)")
+    add("--last-stride", type=int, choices=(1, 2), default=1, help="of ResNets and MobileNet, last stage (default: 1)")
+    add("--pooling", choices=("avg", "gem"), default="avg", help="pooling of ResNets and MobileNet (default: avg)")
     add("--weights", metavar="FILE|imagenet", help="start from these weights instead of random ones")
     add("--freeze-layers", action="store_true", help="train the classifier alone; all else stays as it is")
 
@@ -281,7 +281,7 @@ class Training:
                 "with two images or more for each"
             )
         options = {}
-        if args.model != "net":
+        if args.model in HAVE_LAST_STRIDE:
             options = {"last_stride": args.last_stride, "pooling": args.pooling}
         self.model_options = options
         self.net = build_model(args.model, len(self.pids), **options)
@@ -330,7 +330,7 @@ class Training:
         self.args.output.mkdir(parents=True, exist_ok=True)
         if args.freeze_layers:
             for name, parameter in self.net.named_parameters():
-                parameter.requires_grad = name.startswith(checkpoints.CLASSIFIER_PREFIXES)
+                parameter.requires_grad = name.startswith(self.net.classifier_prefix)
         self.objective = Objective(
             self.net,
             len(self.pids),
@@ -469,7 +469,7 @@ class Training:
         self.objective.train()
         if self.args.freeze_layers:
             for name, child in self.net.named_children():
-                if not f"{name}.".startswith(checkpoints.CLASSIFIER_PREFIXES):
+                if not f"{name}.".startswith(self.net.classifier_prefix):
                     child.eval()  # frozen means BatchNorm's statistics as well
 
     def train_step(self, epoch: int, step: int, batch_size: int, images: Tensor, labels: Tensor):
