@@ -1,28 +1,222 @@
-"""Measures a features file: rank-k, mAP and mINP, with a picture and a JSON file."""
+"""Measure features files: rank-k, mAP and mINP with a CMC picture and JSON; re-ranking; a tracker's threshold.
+
+Reads what test.py wrote (features.pth), or the same arrays as .npz, .mat or a folder of .npy files. Several files are
+compared in one table and one picture.
+"""
 
 import json
+import shlex
+import sys
 from pathlib import Path
 
+import torch
+
+import calibrate as calibration
 import features as features_file
-from cli import ArgumentParser, run
+import plots
+import protocols
+import report
+from cli import ArgumentParser, InputError, run
 from files import atomic_write
-from metrics import rank_metrics
+from metrics import breakdown, rank_distances, rank_metrics, rank_queries, summary
+from rerank import average_query_expansion, re_ranking
+
+__all__ = ["main", "rank_metrics", "re_ranking"]
+
+COLUMNS = {"rank-1": "rank1", "rank-5": "rank5", "rank-10": "rank10", "rank-20": "rank20", "mAP": "mAP", "mINP": "mINP"}
 
 
 def get_args_parser():
     parser = ArgumentParser(prog="evaluate.py", description=__doc__)
-    parser.add_argument("features", nargs="*", default=["features.pth"], help="features files written by test.py")
-    parser.add_argument("--json", default="", metavar="FILE", help="write the metrics to this JSON file")
+    add = parser.add_argument
+    add("features", nargs="*", default=["features.pth"], help="features files written by test.py, one per run")
+    add("--labels", nargs="+", metavar="NAME", help="names of the runs in table and pictures (default: the file names)")
+    add("--json", metavar="FILE", help="write every number to this file; its keys are listed in docs/evaluation.md")
+    add("--cmc", metavar="FILE", help="where to draw the CMC curves (default: cmc.png beside the first features file)")
+    add("--report", metavar="DIR", help="write report.html (numbers and pictures on one page) and its pictures there")
+    add("--device", default="auto", help="cpu, cuda or cuda:N; auto takes a GPU where there is one")
+    add("--memory", type=_positive(float), default=1.0, metavar="GB", help="memory to use beside the features")
+    add("--seed", type=int, default=0, help="seed of everything that is drawn by chance")
+
+    group = parser.add_argument_group("what is compared")
+    add = group.add_argument
+    names = (
+        "market1501: as it is. cuhk03: rank-k with one gallery image per person. mars: images averaged by tracklet. "
+    )
+    names += "no-camera: same-camera images count. multi-query: queries of one person and camera averaged"
+    add("--protocol", choices=protocols.PROTOCOLS, default="market1501", help=names)
+    add("--repeats", type=_positive(int), default=100, help="draws of the gallery images with --protocol cuhk03")
+    add("--aqe", type=_positive(int), metavar="K", help="average each query with its K nearest gallery images first")
+
+    group = parser.add_argument_group("re-ranking (k-reciprocal, Zhong et al. 2017)")
+    add = group.add_argument
+    add("--rerank", action="store_true", help="also report the metrics after re-ranking")
+    add("--k1", type=_positive(int), default=20, help="neighbours that are looked at")
+    add("--k2", type=_positive(int), default=6, help="neighbours whose encodings are averaged; 1 turns it off")
+    add(
+        "--lambda",
+        type=_fraction,
+        default=0.3,
+        dest="lambda_value",
+        metavar="L",
+        help="weight of the original distance",
+    )
+
+    group = parser.add_argument_group("threshold of a tracker")
+    add = group.add_argument
+    add("--calibrate", action="store_true", help="recommend DeepSORT's max_dist and draw distances.png beside the CMC")
+    add("--false-match-rate", type=_fraction, default=0.01, metavar="R", help="share of wrong pairs it may accept")
+    add("--window", type=_positive(int), default=100, metavar="FRAMES", help="frames within which a tracker compares")
     return parser
 
 
 def main(args):
-    for path in args.features:
-        data = features_file.load(path)
-        metrics = rank_metrics(*(data[key] for key in ("qf", "ql", "qc", "gf", "gl", "gc")))
-        print(Path(path), {key: value for key, value in metrics.items() if key != "cmc"})
-        if args.json:
-            atomic_write(args.json, lambda file, metrics=metrics: file.write(json.dumps(metrics).encode()))
+    if args.labels and len(args.labels) != len(args.features):
+        raise InputError(
+            f"--labels: {len(args.labels)} names for {len(args.features)} features files; give one for each"
+        )
+    labels = args.labels or _names(args.features)
+    if len(set(labels)) != len(labels):
+        raise InputError("--labels: two runs have the same name; give each its own")
+    device = _device(args.device)
+    runs, shown = {}, None
+    for label, path in zip(labels, args.features, strict=True):
+        runs[label], data, results = evaluate(path, args, device)
+        shown = shown or (data, results)  # of the first run, for the ranked lists of the report
+    print_table(report.curves(runs))
+    for label, metrics in runs.items():
+        if "calibration" in metrics:
+            print_threshold(label if len(runs) > 1 else "", metrics["calibration"])
+    write_outputs(args, runs, shown)
+
+
+def evaluate(path, args, device):
+    """One features file under the command line's protocol: its metrics, its features dict, its per-query results."""
+    memory = int(args.memory * 2**30)
+    data, lines = protocols.apply(args.protocol, features_file.load(path))
+    shots = args.repeats if args.protocol == "cuhk03" else 0
+    if args.protocol != "no-camera" and (bool((data["qc"] < 0).all()) or bool((data["gc"] < 0).all())):
+        lines.append("no camera numbers: same-camera images of a query's identity were not removed")
+    data = _placed(data, device, memory)
+    if args.aqe:
+        kept = data["gf"][data["gl"].to(data["gf"].device) != -1]
+        data["qf"] = average_query_expansion(data["qf"], kept, args.aqe, memory)
+    try:
+        results = rank_queries(data, memory, shots, args.seed, device)
+        metrics = summary(results) | {"protocol": args.protocol, "features": str(path)}
+        if args.rerank:
+            metrics["rerank"] = summary(_reranked(data, args, memory, shots))
+        if args.json or args.report:
+            metrics["breakdown"] = breakdown(data, results, memory)
+        if args.calibrate:
+            metrics["calibration"] = calibration.calibrate(data, args.false_match_rate, args.window, args.seed)
+    except InputError as error:
+        raise InputError(f"{path}: {error}") from None
+    left = metrics["queries"] - metrics["valid_queries"]
+    if left:
+        lines.append(f"{left} of {metrics['queries']} queries have no correct gallery image and are not counted")
+    for line in lines:
+        print(f"{path}: {line}")
+    return metrics, data, results
+
+
+def print_table(runs: dict):
+    """Rows of runs {label: metrics}, percentages."""
+    width = max(len(label) for label in runs)
+    print(" " * width + "".join(f"{name:>9}" for name in COLUMNS) + f"{'queries':>10}{'gallery':>9}")
+    for label, metrics in runs.items():
+        numbers = "".join(f"{100 * metrics[key]:9.2f}" for key in COLUMNS.values())
+        print(f"{label:<{width}}{numbers}{metrics['valid_queries']:10}{metrics['gallery']:9}")
+
+
+def print_threshold(label: str, found: dict):
+    """The value for the tracker, in a sentence, and what it rests on."""
+    print(f"\n{label + ': ' if label else ''}max_dist {found['max_dist']:.4f}  for DeepSORT: accepts ", end="")
+    based_on = found["groups"][found["based_on"]]
+    print(f"{based_on['false_matches']:.2%} of the pairs of different people, keeps {found['kept']:.1%} of the same")
+    for group in found["groups"].values():
+        pairs = f"{group['same_pairs']:,} same, {group['different_pairs']:,} different"
+        rate = f"equal error rate {group['equal_error_rate']:.1%}"
+        print(f"  {group['title']}: threshold {group['threshold']:.4f}, keeps {group['kept']:.1%}, {rate} ({pairs})")
+
+
+def write_outputs(args, runs: dict, shown):
+    """Pictures, JSON and report."""
+    beside = Path(args.features[0]).parent
+    cmc = Path(args.cmc) if args.cmc else beside / "cmc.png"
+    plots.save(plots.cmc(report.curves(runs)), cmc)
+    written = [cmc]
+    if args.calibrate:
+        for i, metrics in enumerate(runs.values()):
+            written.append(cmc.with_name(f"distances{i + 1 if len(runs) > 1 else ''}.png"))
+            plots.save(plots.distances(metrics["calibration"]), written[-1])
+    command = ["python", "evaluate.py", *sys.argv[1:]]
+    if args.json:
+        content = next(iter(runs.values())) if len(runs) == 1 else {"runs": runs}
+        content = content | {"command": shlex.join(command), "torch": torch.__version__}
+        text = json.dumps(content, indent=2) + "\n"
+        atomic_write(args.json, lambda file: file.write(text.encode()))
+        written.append(Path(args.json))
+    if args.report:
+        page, missing = report.write(args.report, runs, *shown, command)
+        written.append(page)
+        if missing:
+            print(f"{args.report}: {missing} images of the ranked lists could not be read and are left blank")
+    print("Wrote " + ", ".join(map(str, written)))
+
+
+def _reranked(data: dict, args, memory: int, shots: int) -> dict:
+    kept = data["gl"] != -1
+    gallery = data["gf"][kept.to(data["gf"].device)]
+    distances = re_ranking(data["qf"], gallery, args.k1, args.k2, args.lambda_value, memory)
+    labels = (data["ql"], data["qc"], data["gl"][kept], data["gc"][kept])
+    return rank_distances(distances, *labels, memory, shots, args.seed)
+
+
+def _placed(data: dict, device, memory: int) -> dict:
+    """Features on the GPU if they fit there; if not, `rank_queries` streams them."""
+    if device.type == "cuda" and 4 * (data["qf"].numel() + data["gf"].numel()) + 2 * memory < _free(device):
+        return data | {key: data[key].to(device) for key in ("qf", "gf")}
+    return data
+
+
+def _free(device) -> int:
+    return torch.cuda.mem_get_info(device)[0]
+
+
+def _device(name: str) -> torch.device:
+    if name == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        device = torch.device(name)
+        torch.empty(1, device=device)
+    except (RuntimeError, AssertionError) as error:
+        raise InputError(f"--device {name}: not usable here ({str(error).splitlines()[0]}); try cpu") from None
+    return device
+
+
+def _names(paths: list[str]) -> list[str]:
+    """Short names that tell the files apart: the stem, or the whole path where stems repeat."""
+    stems = [Path(path).stem for path in paths]
+    return [stem if stems.count(stem) == 1 else str(path) for stem, path in zip(stems, paths, strict=True)]
+
+
+def _positive(kind):
+    def number(text: str):
+        value = kind(text)
+        if not value > 0:
+            raise ValueError
+        return value
+
+    number.__name__ = f"positive {kind.__name__}"
+    return number
+
+
+def _fraction(text: str) -> float:
+    value = float(text)
+    if not 0 <= value <= 1:
+        raise ValueError
+    return value
 
 
 if __name__ == "__main__":

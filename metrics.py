@@ -49,20 +49,20 @@ def rank_metrics(qf, ql, qc, gf, gl, gc, memory: int = DEFAULT_MEMORY) -> dict:
     return summary(rank_queries(data, memory))
 
 
-def rank_queries(data: dict, memory: int = DEFAULT_MEMORY) -> dict:
-    """Per-query results (see `rank_scores`) of a checked features dict."""
+def rank_queries(data: dict, memory: int = DEFAULT_MEMORY, shots: int = 0, seed: int = 0, device=None) -> dict:
+    """Per-query results (see `rank_scores`) of a checked features dict, worked out on `device` (default: gf's)."""
     kept = (data["gl"] != -1).nonzero()[:, 0]
-    similarity = Similarity(data["qf"], data["gf"], kept, memory)
+    similarity = Similarity(data["qf"], data["gf"], kept, memory, device)
     columns = {key: data[key].to(similarity.device) for key in ("ql", "qc", "gl", "gc")}
     kept = kept.to(similarity.device)
     gl, gc = columns["gl"][kept], columns["gc"][kept]
-    return rank_scores(similarity, columns["ql"], columns["qc"], gl, gc, similarity.memory_left)
+    return rank_scores(similarity, columns["ql"], columns["qc"], gl, gc, similarity.memory_left, shots, seed)
 
 
-def rank_distances(distances, ql, qc, gl, gc, memory: int = DEFAULT_MEMORY) -> dict:
-    """Metrics from a ready (Nq, Ng) matrix of distances, e.g. re-ranked ones; see `rank_metrics`.
+def rank_distances(distances, ql, qc, gl, gc, memory: int = DEFAULT_MEMORY, shots: int = 0, seed: int = 0) -> dict:
+    """Per-query results (see `rank_scores`) from a ready (Nq, Ng) matrix of distances, e.g. re-ranked ones.
 
-    The -1 rule for junk holds here too: columns whose `gl` is -1 are left out.
+    Columns whose `gl` is -1 (junk) are left out.
     """
     distances, ql, qc, gl, gc = (torch.as_tensor(x) for x in (distances, ql, qc, gl, gc))
     ql, qc, gl, gc = (x.to(distances.device) for x in (ql, qc, gl, gc))
@@ -71,7 +71,7 @@ def rank_distances(distances, ql, qc, gl, gc, memory: int = DEFAULT_MEMORY) -> d
     def score(rows, out):
         torch.neg(distances[rows][:, kept], out=out)
 
-    return summary(rank_scores(score, ql, qc, gl[kept], gc[kept], memory // 2))
+    return rank_scores(score, ql, qc, gl[kept], gc[kept], memory // 2, shots, seed)
 
 
 def summary(results: dict) -> dict:
@@ -84,7 +84,7 @@ def summary(results: dict) -> dict:
     if not valid.any():
         raise InputError(_why_none_valid(results))
     mean = {key: results[key][valid].double().mean().item() for key in ("ap", "inp", "ap_trapezoid")}
-    first = results["first"][valid]
+    first = results.get("shots", results["first"])[valid].flatten()
     hits = torch.bincount(first.clamp(max=CMC_RANKS + 1), minlength=CMC_RANKS + 2)[1:-1]
     cmc = (hits.cumsum(0).double() / len(first)).tolist()
     return {
@@ -92,29 +92,79 @@ def summary(results: dict) -> dict:
         "mAP": mean["ap"],
         "mINP": mean["inp"],
         "mAP_trapezoid": mean["ap_trapezoid"],
-        "valid_queries": len(first),
+        "valid_queries": int(valid.sum()),
         "queries": len(valid),
         "gallery": results["gallery"],
         "cmc": cmc,
     }
 
 
+def breakdown(data: dict, results: dict, memory: int = DEFAULT_MEMORY) -> dict:
+    """Where a network is good and bad: per identity of the queries, and per pair of query and gallery camera.
+
+    Returns {"identities": [{identity, queries, rank1, mAP}], "camera_pairs": [{query_camera, gallery_camera, queries,
+    rank1, mAP}]}, of valid queries. A camera pair searches the gallery images of that one camera.
+    """
+    valid = results["correct"] > 0
+    ql, qc, gl = (data[key].cpu() for key in ("ql", "qc", "gl"))
+    identities = [{"identity": label} | row for label, row in _grouped(ql, results, valid)]
+    pairs = []
+    for camera in data["gc"].unique().tolist() if (data["gc"] >= 0).any() else []:
+        rows = ((data["gc"].cpu() == camera) & (gl != -1)).nonzero()[:, 0].to(data["gf"].device)
+        one = rank_queries(data | {key: data[key][rows.to(data[key].device)] for key in ("gf", "gl", "gc")}, memory)
+        for query_camera, row in _grouped(qc, one, one["correct"] > 0):
+            pairs.append({"query_camera": query_camera, "gallery_camera": camera} | row)
+    pairs.sort(key=lambda pair: (pair["query_camera"], pair["gallery_camera"]))
+    return {"identities": identities, "camera_pairs": pairs}
+
+
+def _grouped(keys, results, valid):
+    """(key, {queries, rank1, mAP}) of the valid queries, by ascending key."""
+    found, inverse = keys[valid].unique(return_inverse=True)
+    sums = torch.zeros(len(found), 3, dtype=torch.float64)
+    ap, hit = results["ap"][valid], (results["first"][valid] == 1).double()
+    sums.index_add_(0, inverse, torch.stack([torch.ones_like(ap), hit, ap], 1))
+    for key, (count, hits, total) in zip(found.tolist(), sums.tolist(), strict=True):
+        yield key, {"queries": int(count), "rank1": hits / count, "mAP": total / count}
+
+
+def ranked_list(data: dict, query: int, length: int = 10) -> list[dict]:
+    """The best `length` gallery images for one query as the metrics see them: no junk, no same-camera image of it.
+
+    Each is {"row": int, "distance": 1 - cosine, "correct": bool}.
+    """
+    with full_precision():
+        scores = data["gf"] @ data["qf"][query].to(data["gf"].device)
+    scores = scores.cpu()
+    label, camera, gl, gc = data["ql"][query].cpu(), data["qc"][query].cpu(), data["gl"].cpu(), data["gc"].cpu()
+    scores[(gl == -1) | ((gl == label) & (gc == camera) & (gc != -1))] = -torch.inf
+    best = scores.topk(min(length, len(scores)))
+    rows = zip(best.values.tolist(), best.indices.tolist(), strict=True)
+    return [
+        {"row": row, "distance": 1 - score, "correct": bool(gl[row] == label)}
+        for score, row in rows
+        if score != -torch.inf
+    ]
+
+
 class Similarity:
     """Rows of qf @ gf[columns].T on demand, with a gallery of any size behind it.
 
-    A gallery that fits in a quarter of the memory limit is brought to its place once. A larger one (a memory-mapped
-    file) is read tile by tile for every block of queries.
+    A gallery of which some columns are chosen, or that is not on the device yet, is copied once if that takes no more
+    than a quarter of the memory limit; otherwise tile by tile for every block of queries. No other copy is made, so
+    that a memory-mapped gallery is read from its file as it is needed.
     """
 
-    def __init__(self, qf, gf, columns, memory: int = DEFAULT_MEMORY):
-        self.device = gf.device
+    def __init__(self, qf, gf, columns, memory: int = DEFAULT_MEMORY, device=None):
+        self.device = torch.device(device or gf.device)
         self.qf = qf.to(self.device)
         self.gf, self.columns = gf, columns
         self.everything = len(columns) == len(gf)
+        in_place = self.everything and gf.device == self.device
         row_bytes = 4 * gf.shape[1]
-        fits = self.everything or len(columns) * row_bytes <= memory // 4
+        fits = in_place or len(columns) * row_bytes <= memory // 4
         self.tile_rows = len(columns) if fits else max(1, memory // 8 // row_bytes)
-        self.memory_left = memory if self.everything else memory - min(len(columns), self.tile_rows) * row_bytes
+        self.memory_left = memory if in_place else memory - min(len(columns), self.tile_rows) * row_bytes
         self.ready = [self._tile(0, len(columns))] if fits else None
 
     def __call__(self, rows, out):
@@ -126,21 +176,25 @@ class Similarity:
             torch.mm(queries, tile.T, out=out[:, start:stop])
 
     def _tile(self, start, stop):
-        return self.gf[start:stop] if self.everything else self.gf[self.columns[start:stop]]
+        tile = self.gf[start:stop] if self.everything else self.gf[self.columns[start:stop]]
+        return tile.to(self.device)
 
 
 @torch.no_grad()
-def rank_scores(score, ql, qc, gl, gc, memory: int) -> dict:
+def rank_scores(score, ql, qc, gl, gc, memory: int, shots: int = 0, seed: int = 0) -> dict:
     """Where the correct gallery images of each query rank.
 
     Args:
         score: score(rows, out) fills `out` (len(rows), Ng) float32 with the scores (higher is better) of query rows.
         ql, qc, gl, gc: int64 identities and cameras, all on one device; the gallery holds no junk.
         memory: bytes for scores and comparisons.
+        shots: repeats of the single-gallery-shot protocol (0: none), in each of which every identity keeps one gallery
+            image, drawn with `seed`; for the query's own identity it is one of the correct images.
 
     Returns tensors of Nq entries on the CPU, 0 where the query has no correct image: `correct` (number of correct
     images), `first` (rank of the best one), `ap`, `ap_trapezoid`, `inp`; and `gallery` (int), `same_camera_only`
-    (number of queries whose identity is in the gallery, yet only under the query's own camera).
+    (number of queries whose identity is in the gallery, yet only under the query's own camera). With shots also
+    `shots` (Nq, shots), the ranks of the correct image in each repeat.
     """
     total, images = len(ql), len(gl)
     same = _SameIdentity(ql, qc, gl, gc)
@@ -151,6 +205,9 @@ def rank_scores(score, ql, qc, gl, gc, memory: int) -> dict:
         "ap_trapezoid": torch.zeros(total, dtype=torch.float64),
         "inp": torch.zeros(total, dtype=torch.float64),
     }
+    if shots:
+        results["shots"] = torch.zeros(total, shots, dtype=torch.int64)
+        lone, draw = _draw_shots(gl, total, shots, seed)
     # queries with about as many correct images side by side: their thresholds then fill a rectangle
     order = same.counts.argsort(stable=True)
     height = max(1, min(BLOCK_ROWS, total, memory // 2 // (4 * max(images, 1))))
@@ -165,9 +222,11 @@ def rank_scores(score, ql, qc, gl, gc, memory: int) -> dict:
             best, number = _rectangle(block, row[correct], column[correct])
             block[row, column] = -torch.inf  # neither correct nor same-camera images count as wrong ones
             wrong = _count_at_least(block, best)
-            where = rows.cpu()
-            for key, value in _measures(wrong, number).items():
-                results[key][where] = value.cpu()
+            found = _measures(wrong, number)
+            if shots:
+                found["shots"] = _single_shot_ranks(block, best, number, lone, draw[rows])
+            for key, value in found.items():
+                results[key][rows.cpu()] = value.cpu()
     same_identity = same.counts.cpu() > 0
     results["gallery"] = images
     results["same_camera_only"] = int((same_identity & (results["correct"] == 0)).sum())
@@ -191,6 +250,23 @@ def _measures(wrong, number) -> dict:
         "ap_trapezoid": ((precision + before) / 2 * counts).sum(1) / divisor,
         "inp": number / last.double(),
     }
+
+
+def _draw_shots(gl, queries: int, shots: int, seed: int):
+    """One gallery column per identity and repeat (shots, identities), and numbers in [0, 1) that choose the correct
+    image of each query (Nq, shots). Drawn on the CPU, so that every device and memory limit gives the same."""
+    generator = torch.Generator().manual_seed(seed)
+    counts = gl.unique(return_counts=True)[1].cpu()
+    chosen = (torch.rand(shots, len(counts), generator=generator) * counts).long().minimum(counts - 1)
+    columns = gl.argsort(stable=True)[(chosen + counts.cumsum(0) - counts).to(gl.device)]
+    return columns, torch.rand(queries, shots, generator=generator).to(gl.device)
+
+
+def _single_shot_ranks(block, best, number, lone, draw):
+    """Ranks (B, shots) of one correct image each among one image of every other identity."""
+    own = best.gather(1, (draw * number[:, None]).long().minimum((number - 1).clamp(min=0)[:, None]))  # (B, shots)
+    ranks = [1 + (block[:, columns] >= own[:, i, None]).sum(1) for i, columns in enumerate(lone)]
+    return torch.stack(ranks, 1) * (number > 0)[:, None]
 
 
 class _SameIdentity:

@@ -1,11 +1,17 @@
 """Every picture of the collection. Nothing else imports matplotlib; pyplot and its global state are not used."""
 
 import io
+from pathlib import Path
 
 import numpy as np
+from matplotlib import colormaps
+from matplotlib.backend_bases import FigureCanvasBase
 from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+from matplotlib.text import Text
 from matplotlib.ticker import MaxNLocator
 
+from cli import InputError
 from files import atomic_write
 
 # Okabe and Ito's palette: told apart by colour-blind readers, too
@@ -14,6 +20,8 @@ BLUE, ORANGE, GREEN, RED, PURPLE, SKY, YELLOW, GREY = (
     "#777777",
 )
 RUN_COLOURS = (BLUE, RED, GREEN, PURPLE, ORANGE, SKY, GREY)
+MARKERS = "os^DvP*X<>"
+DARK_GROUND, DARK_TEXT = "#16181d", "#d8dbe2"
 DPI = 150
 
 
@@ -52,12 +60,186 @@ def training_curves(history: list[dict], path):
     save(figure, path)
 
 
-def save(figure: Figure, path):
-    """Write a figure, whole or not at all; the format follows from the path's suffix."""
-    suffix = str(path).rsplit(".", 1)[-1].lower()
+def cmc(runs: dict[str, dict]) -> Figure:
+    """Share of queries with a correct image among the first k, of one or several runs {label: metrics}."""
+    figure = Figure(figsize=(6.4, 4.2), layout="constrained")
+    axes = figure.subplots()
+    lowest = 1.0
+    for i, (label, metrics) in enumerate(runs.items()):
+        curve = np.array(metrics["cmc"][:20])
+        lowest = min(lowest, curve[0])
+        name = f"{label}   rank-1 {metrics['rank1']:.1%}, mAP {metrics['mAP']:.1%}"
+        style = ("-", "--", ":")[i // len(RUN_COLOURS) % 3]  # an eighth run has to differ from the first
+        colour = RUN_COLOURS[i % len(RUN_COLOURS)]
+        axes.plot(np.arange(1, len(curve) + 1), 100 * curve, style, color=colour, marker="o", markersize=3, label=name)
+    _tidy(axes, "cumulative match characteristic", "rank k", "queries with a correct image in the top k, %")
+    axes.set_xlim(0.5, 20.5)
+    axes.set_xticks([1, 5, 10, 15, 20])
+    axes.set_ylim(max(0, np.floor(lowest * 10 - 1) * 10), 101)
+    axes.legend(frameon=False, loc="lower right", fontsize=9)
+    return figure
+
+
+def distances(calibration: dict) -> Figure:
+    """Histograms of the cosine distances of same- and different-identity pairs with the threshold marked.
+
+    `calibration` is what `calibrate.calibrate` returns; there is a panel for each group of pairs.
+    """
+    groups = calibration["groups"]
+    figure = Figure(figsize=(7.2, 2.7 * len(groups)), layout="constrained")
+    edges = np.linspace(0, 2, 201)
+    shown = max(_reach(group) for group in groups.values())
+    for axes, (name, group) in zip(figure.subplots(len(groups), squeeze=False)[:, 0], groups.items(), strict=True):
+        for key, label, colour in (
+            ("same", "same person", GREEN),
+            ("different", "different people", RED),
+        ):
+            label = f"{label}, {group[key + '_pairs']:,} pairs"
+            axes.stairs(
+                100 * np.array(group[key + "_histogram"]), edges, fill=True, color=colour, alpha=0.5, label=label
+            )
+        threshold = group["threshold"]
+        axes.axvline(threshold, color=BLUE, linewidth=1.8)
+        axes.annotate(
+            f"{threshold:.4g}: keeps {group['kept']:.1%} of same,\naccepts {group['false_matches']:.2%} of different",
+            (threshold, 0.97),
+            xycoords=("data", "axes fraction"),
+            xytext=(6, 0),
+            textcoords="offset points",
+            va="top",
+            color=BLUE,
+            fontsize=9,
+        )
+        mark = "  (max_dist)" if name == calibration["based_on"] else ""
+        _tidy(axes, group["title"] + mark, "", "pairs, %")
+        axes.set_xlim(0, shown)
+        axes.margins(y=0.25)
+        axes.set_ylim(bottom=0)
+        axes.legend(frameon=False, loc="center right", fontsize=9)
+    axes.set_xlabel("cosine distance")
+    return figure
+
+
+def ranked_lists(lists: list[dict]) -> Figure:
+    """Queries with the gallery images nearest to them, framed green where right and red where wrong.
+
+    Args:
+        lists: one dict per query: `title` (str), `query` and `results` (list), each image of which is a dict with
+            `image` (PIL image, or None if it could not be read), `caption` (str) and, of results, `correct` (bool).
+    """
+    columns = 1 + max(len(one["results"]) for one in lists)
+    figure = Figure(figsize=(1.02 * columns, 2.5 * len(lists)), layout="constrained")
+    for row, one in zip(figure.subplots(len(lists), columns, squeeze=False), lists, strict=True):
+        for axes, item in zip(row, [one["query"], *one["results"]], strict=False):
+            _image(axes, item)
+        for axes in row[1 + len(one["results"]) :]:
+            axes.set_axis_off()
+        row[0].set_title(one["title"], fontsize=9, loc="left")
+    return figure
+
+
+def feature_map(points, identities: list, cameras: list) -> Figure:
+    """(N, 2) points coloured by identity; one marker shape per camera where cameras are known (not -1)."""
+    figure = Figure(figsize=(7.2, 5.2), layout="constrained")
+    axes = figure.subplots()
+    identities, cameras = np.asarray(identities), np.asarray(cameras)
+    colours = colormaps["tab20"](
+        np.arange(len(np.unique(identities))) * 2 % 20 + np.arange(len(np.unique(identities))) // 10 % 2
+    )
+    known = np.unique(cameras[cameras >= 0])
+    for colour, identity in zip(colours, np.unique(identities), strict=True):
+        for camera in np.unique(cameras):
+            of_both = (identities == identity) & (cameras == camera)
+            marker = MARKERS[int(np.searchsorted(known, camera)) % len(MARKERS)] if camera >= 0 else "o"
+            axes.scatter(*points[of_both].T, color=[colour], marker=marker, s=26, edgecolors="none", alpha=0.85)
+        axes.scatter([], [], color=[colour], s=26, label=str(identity))
+    first = axes.legend(title="identity", frameon=False, fontsize=8, loc="upper left", bbox_to_anchor=(1.0, 1.0))
+    if len(known):
+        for camera in known:
+            marker = MARKERS[int(np.searchsorted(known, camera)) % len(MARKERS)]
+            axes.scatter([], [], color=GREY, s=26, marker=marker, label=str(camera))
+        handles, labels = axes.get_legend_handles_labels()
+        axes.add_artist(first)
+        axes.legend(
+            handles[-len(known) :],
+            labels[-len(known) :],
+            title="camera",
+            frameon=False,
+            fontsize=8,
+            loc="lower left",
+            bbox_to_anchor=(1.0, 0.0),
+        )
+    axes.set_title("features on a plane (t-SNE): a person is one colour", fontsize=11, loc="left")
+    axes.set_xticks([])
+    axes.set_yticks([])
+    axes.spines[:].set_alpha(0.3)
+    return figure
+
+
+def render(figure: Figure, suffix: str = "png", dark: bool = False) -> bytes:
+    """The figure as the bytes of an image file, in dark colours if asked for."""
+    if dark:
+        _darken(figure)
     content = io.BytesIO()
-    figure.savefig(content, format=suffix, dpi=DPI, facecolor="white")
-    atomic_write(path, lambda file: file.write(content.getvalue()))
+    figure.savefig(content, format=suffix, dpi=DPI)
+    return content.getvalue()
+
+
+def save(figure: Figure, path):
+    """Write a figure, whole or not at all; the format follows from the path's suffix.
+
+    Raises InputError when the suffix is none that pictures have.
+    """
+    suffix = Path(path).suffix.lower().lstrip(".")
+    if suffix not in FigureCanvasBase.get_supported_filetypes():
+        raise InputError(f"{path}: a picture's name ends in .png, .jpg, .svg or .pdf")
+    content = render(figure, suffix)
+    atomic_write(path, lambda file: file.write(content))
+
+
+def _image(axes, item: dict):
+    """One picture with its caption below, framed by whether it is right."""
+    axes.set_xticks([])
+    axes.set_yticks([])
+    if item["image"] is None:
+        axes.text(0.5, 0.5, "not\nfound", ha="center", va="center", transform=axes.transAxes, fontsize=8)
+        axes.set_box_aspect(2)
+    else:
+        axes.imshow(np.asarray(item["image"]))
+        # a box of one shape for every crop, so that rows line up
+        axes.set_box_aspect(2)
+        axes.set_aspect("auto")
+    correct = item.get("correct")
+    colour = GREY if correct is None else GREEN if correct else RED
+    axes.spines[:].set(color=colour, linewidth=3 if correct is not None else 1.5)
+    axes.spines[:].set_gid("frame")
+    mark = "" if correct is None else "✓ " if correct else "✗ "  # not by colour alone
+    axes.set_xlabel(mark + item["caption"], fontsize=7.5, labelpad=3)
+
+
+def _reach(group: dict) -> float:
+    """The distance up to which a histogram panel has something to show."""
+    mass = np.array(group["same_histogram"]) + np.array(group["different_histogram"])
+    return min(2.0, 1.05 * (np.nonzero(mass > 1e-4)[0].max() + 1) / 100)
+
+
+def _darken(figure: Figure):
+    """Light text and lines on a dark ground. Frames around images keep their meaning."""
+    figure.set_facecolor(DARK_GROUND)
+    for axes in figure.axes:
+        axes.set_facecolor(DARK_GROUND)
+        axes.tick_params(colors=DARK_TEXT)
+        for spine in axes.spines.values():
+            if spine.get_gid() != "frame":
+                spine.set_edgecolor(DARK_TEXT)
+    for text in figure.findobj(Text):
+        if text.get_color() in ("black", "k"):
+            text.set_color(DARK_TEXT)
+        elif text.get_color() == BLUE:
+            text.set_color(SKY)
+    for line in figure.findobj(Line2D):
+        if line.get_color() == BLUE:
+            line.set_color(SKY)
 
 
 def _series(history: list[dict], key: str):

@@ -1,0 +1,64 @@
+"""Test protocols that change which images are compared: a features dict in, another one out."""
+
+import re
+
+import torch
+
+from cli import InputError
+
+PROTOCOLS = ("market1501", "cuhk03", "mars", "no-camera", "multi-query")
+MARS_NAME = re.compile(r"(?P<tracklet>(?:-1|00-1|\d{4})C\d+T\d{4})F\d{3,}")
+
+
+def apply(name: str, data: dict) -> tuple[dict, list[str]]:
+    """The features dict as protocol `name` sees it, and lines that tell what was done to it.
+
+    market1501   as it is
+    cuhk03       as it is; its single-gallery-shot ranks are drawn by `metrics.rank_scores`
+    mars         rows are tracklets: images whose MARS names share one are averaged
+    no-camera    cameras are forgotten, so that same-camera images count
+    multi-query  the queries of one identity and camera are averaged (Market-1501's multiple-query setting)
+    """
+    if name == "no-camera":
+        return data | {key: torch.full_like(data[key], -1) for key in ("qc", "gc")}, []
+    if name == "multi-query":
+        groups = torch.stack([data["ql"], data["qc"]], 1).unique(dim=0, return_inverse=True)[1]
+        before, data = len(data["ql"]), _averaged(data, "q", groups)
+        return data, [f"{before} queries averaged by identity and camera to {len(data['ql'])}"]
+    if name == "mars":
+        lines = []
+        for side, title in (("q", "query"), ("g", "gallery")):
+            groups = _tracklets(data[side + "_paths"])
+            if groups is not None and int(groups.max()) + 1 < len(groups):
+                data = _averaged(data, side, groups)
+                lines.append(f"{len(groups)} {title} images averaged to {len(data[side + 'l'])} tracklets")
+        return data, lines
+    if name not in PROTOCOLS:
+        raise InputError(f"--protocol {name}: unknown; choose one of {', '.join(PROTOCOLS)}")
+    return data, []
+
+
+def _tracklets(paths: list[str]):
+    """The tracklet number of each path (N,), or None if the rows are not known to be MARS images."""
+    found = [MARS_NAME.search(path.replace("\\", "/").rsplit("/", 1)[-1]) for path in paths]
+    if not found or not all(found):
+        return None
+    names = [match["tracklet"] for match in found]
+    number = {name: i for i, name in enumerate(dict.fromkeys(names))}
+    return torch.tensor([number[name] for name in names])
+
+
+def _averaged(data: dict, side: str, groups) -> dict:
+    """Rows of one side averaged by group (N,), to unit length again; the rest is that of each group's first row."""
+    features = data[side + "f"]
+    groups = groups.to(features.device)
+    number = int(groups.max()) + 1
+    sums = torch.zeros(number, features.shape[1], device=features.device).index_add_(0, groups, features)
+    first = torch.full((number,), len(groups), device=groups.device)
+    first.scatter_reduce_(0, groups, torch.arange(len(groups), device=groups.device), "amin")
+    out = {side + "f": torch.nn.functional.normalize(sums)}
+    for key in (side + "l", side + "c", side + "t"):
+        out[key] = data[key][first.to(data[key].device)]
+    paths = data[side + "_paths"]
+    out[side + "_paths"] = [paths[i] for i in first.tolist()] if paths else []
+    return data | out

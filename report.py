@@ -1,0 +1,307 @@
+"""One self-contained page about an evaluation: numbers, pictures and the command that made it."""
+
+import base64
+import html
+import platform
+import shlex
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import torch
+from PIL import Image
+
+import plots
+from cli import InputError
+from files import atomic_write
+from metrics import ranked_list
+from tsne import tsne
+
+LISTS = 3  # queries of each kind: best, worst, random
+MAP_IDENTITIES, MAP_IMAGES = 12, 600  # what fits on a map and can be told apart
+THUMBNAIL = (96, 192)
+FAMILIES = 12  # identities named in the table of the hardest
+
+STYLE = """
+:root { color-scheme: light dark; --ground: #fff; --text: #1d2026; --soft: #5b6270; --line: #dcdfe5; --card: #f5f6f8;
+  --accent: #0072b2; }
+@media (prefers-color-scheme: dark) { :root { --ground: #16181d; --text: #d8dbe2; --soft: #9aa1ae; --line: #333842;
+  --card: #1f2229; --accent: #56b4e9; } }
+* { box-sizing: border-box; }
+body { margin: 0 auto; padding: 1.2rem 1rem 3rem; max-width: 62rem; background: var(--ground); color: var(--text);
+  font: 16px/1.55 system-ui, sans-serif; }
+h1 { font-size: 1.5rem; line-height: 1.25; margin: .2rem 0 .4rem; }
+h2 { font-size: 1.15rem; margin: 2.2rem 0 .5rem; }
+p { margin: .4rem 0 .8rem; max-width: 46rem; }
+.soft { color: var(--soft); font-size: .92rem; }
+.wide { overflow-x: auto; border: 1px solid var(--line); border-radius: 8px; margin: .6rem 0; }
+.cards { display: grid; grid-template-columns: repeat(auto-fit, minmax(7.2rem, 1fr)); gap: .6rem; }
+.card { background: var(--card); border-radius: 8px; padding: .55rem .8rem; }
+.card b { display: block; font-size: 1.45rem; font-variant-numeric: tabular-nums; }
+table { border-collapse: collapse; width: 100%; font-variant-numeric: tabular-nums; }
+th, td { padding: .35rem .7rem; text-align: right; border-bottom: 1px solid var(--line); white-space: nowrap; }
+th:first-child, td:first-child { text-align: left; }
+tr:last-child td { border-bottom: 0; }
+th { font-weight: 600; color: var(--soft); }
+img { display: block; width: 100%; height: auto; border-radius: 8px; }
+.scroll img { min-width: 52rem; }
+pre { background: var(--card); border-radius: 8px; padding: .7rem .9rem; overflow-x: auto; }
+"""
+
+
+def write(folder, runs: dict, data: dict, results: dict, command: list[str]):
+    """Write report.html and its pictures as .png files into a folder.
+
+    Args:
+        folder: made if needed.
+        runs: {label: metrics}, as in the metrics file, with `breakdown` and `calibration` where there are any.
+        data, results: features dict and per-query results (`metrics.rank_scores`) of the first run, whose lists and map
+            are drawn.
+        command: the command line that is shown.
+    Returns the path of the page, and how many images of the ranked lists could not be read.
+    """
+    folder = Path(folder)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise InputError(f"--report {folder}: cannot be written ({error.strerror}); choose another folder") from None
+    label, first = next(iter(runs.items()))
+    pictures = {}
+
+    def picture(name, text, draw, scroll=False):
+        """A figure as a file and as HTML with a light and a dark form."""
+        figure = draw()
+        light = plots.render(figure)
+        atomic_write(folder / name, lambda file: file.write(light))
+        dark = plots.render(figure, dark=True)
+        pictures[name] = (
+            f'<div class="wide{" scroll" if scroll else ""}"><picture>'
+            f'<source media="(prefers-color-scheme: dark)" srcset="{_uri(dark)}">'
+            f'<img alt="{html.escape(text)}" src="{_uri(light)}"></picture></div>'
+        )
+        return pictures[name]
+
+    parts = [_summary(label, first, data), _table(runs)]
+    parts.append(picture("cmc.png", "Share of queries found within the first k", lambda: plots.cmc(curves(runs))))
+    if "calibration" in first:
+        parts.append(_calibration(first["calibration"]))
+        draw = plots.distances(first["calibration"])
+        parts.append(picture("distances.png", "Histograms of cosine distances", lambda: draw))
+    lists, missing = _lists(data, results)
+    parts.append("<h2>Ranked lists</h2>" + _lists_text(label, len(runs), data, missing))
+    for kind, rows in lists.items():
+        text = f"{kind} queries with their first ten gallery images"
+        parts.append(picture(f"{kind}.png", text, lambda rows=rows: plots.ranked_lists(rows), scroll=True))
+    drawn = _map(data)
+    if drawn is not None:
+        parts.append(
+            "<h2>Map of the features</h2><p>Each point is an image, each colour a person: one tight cloud per colour "
+            "is what a tracker needs. Clouds that split by marker are people whose vector depends on the camera.</p>"
+        )
+        parts.append(picture("map.png", "t-SNE map of the features, coloured by identity", lambda: drawn))
+    parts.append(_breakdown(first.get("breakdown", {})))
+    parts.append(_provenance(command, data))
+    page = (
+        '<!doctype html>\n<html lang="en"><head><meta charset="utf-8">'
+        '<meta name="viewport" content="width=device-width, initial-scale=1">'
+        f"<title>Evaluation of {html.escape(label)}</title><style>{STYLE}</style></head><body>\n"
+        + "\n".join(part for part in parts if part)
+        + "\n</body></html>\n"
+    )
+    atomic_write(folder / "report.html", lambda file: file.write(page.encode()))
+    return folder / "report.html", missing
+
+
+def curves(runs: dict) -> dict:
+    """{label: metrics} with re-ranked results as runs of their own, for tables and CMC pictures."""
+    out = {}
+    for label, metrics in runs.items():
+        out[label] = metrics
+        if "rerank" in metrics:
+            out[f"{label}, re-ranked"] = metrics["rerank"]
+    return out
+
+
+def _summary(label, metrics, data) -> str:
+    cards = "".join(
+        f'<div class="card">{name}<b>{100 * metrics[key]:.1f} %</b></div>'
+        for key, name in (
+            ("rank1", "rank-1"),
+            ("rank5", "rank-5"),
+            ("rank10", "rank-10"),
+            ("mAP", "mAP"),
+            ("mINP", "mINP"),
+        )
+    )
+    return (
+        f"<h1>Evaluation of {html.escape(label)}</h1>"
+        f'<p class="soft">{metrics["valid_queries"]:,} of {metrics["queries"]:,} queries have a correct image among '
+        f"{metrics['gallery']:,} gallery images. Protocol: {html.escape(metrics.get('protocol', 'market1501'))}.</p>"
+        f'<div class="cards">{cards}</div>'
+        "<p>Rank-k is the share of queries with a correct image among the first k; mAP says how early all of the "
+        "correct images come; mINP how early the last, hardest one comes.</p>"
+    )
+
+
+def _table(runs) -> str:
+    columns = (("rank1", "rank-1"), ("rank5", "rank-5"), ("rank10", "rank-10"), ("rank20", "rank-20"))
+    columns += (("mAP", "mAP"), ("mINP", "mINP"), ("mAP_trapezoid", "mAP, trapezoid"))
+    rows = [
+        [html.escape(label)] + [f"{100 * metrics[key]:.2f}" for key, _ in columns]
+        for label, metrics in curves(runs).items()
+    ]
+    return "<h2>Numbers, in percent</h2>" + _html_table(["run", *(name for _, name in columns)], rows)
+
+
+def _calibration(calibration) -> str:
+    rows = [
+        [
+            html.escape(group["title"]),
+            f"{group['same_pairs']:,}",
+            f"{group['different_pairs']:,}",
+            f"{group['threshold']:.4f}",
+            f"{group['kept']:.1%}",
+            f"{group['equal_error_rate']:.1%}",
+        ]
+        for group in calibration["groups"].values()
+    ]
+    head = ["pairs", "same", "different", "max_dist", "matches kept", "equal error rate"]
+    return (
+        "<h2>Threshold for the tracker</h2>"
+        f"<p>With <b>max_dist = {calibration['max_dist']:.4f}</b>, {calibration['false_match_rate']:.2%} of the pairs "
+        f"of different people are accepted and {calibration['kept']:.1%} of those of the same person are kept "
+        f"({html.escape(calibration['groups'][calibration['based_on']]['title'])}).</p>" + _html_table(head, rows)
+    )
+
+
+def _lists(data, results):
+    """{kind: rows for plots.ranked_lists} and the number of images that could not be read."""
+    valid = (results["correct"] > 0).nonzero()[:, 0]
+    ap = results["ap"][valid]
+    by_ap = valid[ap.argsort(stable=True)]
+    shuffled = valid[torch.randperm(len(valid), generator=torch.Generator().manual_seed(0))]
+    found, missing = {}, 0
+    for kind, order in (("best", by_ap.flip(0)), ("worst", by_ap), ("random", shuffled)):
+        rows = []
+        seen = set()
+        for query in order.tolist():
+            if int(data["ql"][query]) in seen or len(rows) == LISTS:  # different people say more than one thrice
+                continue
+            seen.add(int(data["ql"][query]))
+            row = _list_row(
+                data, query, f"{kind} · identity {data['ql'][query]} · AP {100 * results['ap'][query]:.0f} %"
+            )
+            missing += sum(item["image"] is None for item in [row["query"], *row["results"]])
+            rows.append(row)
+        found[kind] = rows
+    return found, missing
+
+
+def _list_row(data, query: int, title: str) -> dict:
+    results = [
+        {
+            "image": _open(data, "g", hit["row"]),
+            "caption": f"{_camera(data['gc'][hit['row']])}{hit['distance']:.3f}",
+            "correct": hit["correct"],
+        }
+        for hit in ranked_list(data, query)
+    ]
+    caption = f"query\n{_camera(data['qc'][query])}".strip().rstrip("·").strip()
+    return {"title": title, "query": {"image": _open(data, "q", query), "caption": caption}, "results": results}
+
+
+def _camera(camera) -> str:
+    return f"cam {camera}\n" if camera >= 0 else ""
+
+
+def _open(data, side: str, row: int):
+    paths = data[side + "_paths"]
+    if not paths:
+        return None
+    try:
+        with Image.open(Path(data["meta"].get("data_dir") or "", paths[row])) as image:
+            return image.convert("RGB").resize(THUMBNAIL)
+    except (OSError, ValueError):
+        return None
+
+
+def _lists_text(label, runs: int, data, missing: int) -> str:
+    text = "<p>The query on the left, then its nearest gallery images with camera and cosine distance: "
+    text += "green and ✓ the same person, red and ✗ another one."
+    if runs > 1:
+        text += f" Of the first run, {html.escape(label)}."
+    if not data["q_paths"]:
+        text += " The features file does not name its images, so they are not shown."
+    elif missing:
+        text += (
+            f" {missing} images could not be read: the paths in the features file are those of the machine it is from."
+        )
+    return text + "</p>"
+
+
+def _map(data):
+    """The map's figure of the identities with the most images, or None when there are too few."""
+    labels = torch.cat([data["ql"].cpu(), data["gl"].cpu()])
+    cameras = torch.cat([data["qc"].cpu(), data["gc"].cpu()])
+    people = data["ql"].cpu().unique()
+    known, counts = labels[torch.isin(labels, people) & (labels != -1)].unique(return_counts=True)
+    most = known[counts.argsort(descending=True, stable=True)[:MAP_IDENTITIES]]
+    rows = torch.isin(labels, most).nonzero()[:, 0]
+    rows = rows[torch.randperm(len(rows), generator=torch.Generator().manual_seed(0))[:MAP_IMAGES].sort().values]
+    if len(rows) < 3:
+        return None
+    queries = len(data["ql"])
+    in_query = rows < queries
+    chosen = torch.cat([data["qf"].cpu()[rows[in_query]], data["gf"][(rows[~in_query] - queries)].cpu()])
+    return plots.feature_map(tsne(chosen).numpy(), labels[rows].numpy(), cameras[rows].numpy())
+
+
+def _breakdown(breakdown) -> str:
+    out = ""
+    pairs = breakdown.get("camera_pairs", [])
+    if pairs:
+        query_cameras = sorted({pair["query_camera"] for pair in pairs})
+        cameras = sorted({pair["gallery_camera"] for pair in pairs})
+        cell = {(pair["query_camera"], pair["gallery_camera"]): f"{100 * pair['mAP']:.1f}" for pair in pairs}
+        rows = [[str(q), *(cell.get((q, g), "–") for g in cameras)] for q in query_cameras]
+        out += (
+            "<h2>From camera to camera</h2><p>mAP in percent when a query of one camera searches the images of another."
+        )
+        out += "</p>" + _html_table(["query \\ gallery", *map(str, cameras)], rows)
+    identities = sorted(breakdown.get("identities", []), key=lambda row: row["mAP"])
+    if identities:
+        rows = [
+            [str(row["identity"]), str(row["queries"]), f"{100 * row['rank1']:.0f}", f"{100 * row['mAP']:.1f}"]
+            for row in identities[:FAMILIES]
+        ]
+        middle = 100 * float(np.median([row["mAP"] for row in identities]))
+        out += "<h2>Hardest identities</h2>"
+        out += f"<p>The median of {len(identities):,} identities has a mAP of {middle:.1f} %.</p>"
+        out += _html_table(["identity", "queries", "rank-1, %", "mAP, %"], rows)
+    return out
+
+
+def _provenance(command, data) -> str:
+    notes = {key: value for key, value in data["meta"].items() if isinstance(value, (str, int, float))}
+    rows = [[html.escape(str(key)), html.escape(str(value))] for key, value in notes.items()]
+    rows += [
+        ["torch", torch.__version__],
+        ["Python", platform.python_version()],
+        ["made", time.strftime("%Y-%m-%d %H:%M")],
+    ]
+    return (
+        f"<h2>How it was made</h2><pre>{html.escape(shlex.join(command))}</pre>"
+        + _html_table(["", ""], rows)
+        + f'<p class="soft">{html.escape(sys.platform)}, {html.escape(platform.machine())}</p>'
+    )
+
+
+def _html_table(head, rows) -> str:
+    top = "".join(f"<th>{cell}</th>" for cell in head)
+    body = "".join("<tr>" + "".join(f"<td>{cell}</td>" for cell in row) + "</tr>" for row in rows)
+    return f'<div class="wide"><table><tr>{top}</tr>{body}</table></div>'
+
+
+def _uri(content: bytes) -> str:
+    return "data:image/png;base64," + base64.b64encode(content).decode()
