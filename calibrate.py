@@ -11,6 +11,7 @@ from cli import InputError
 from metrics import full_precision
 
 BINS = 20000  # over the cosine distances 0 to 2, so thresholds are exact to 0.0001
+BARS = 80  # of a histogram
 PAIRS = 100_000_000  # pairs compared; a larger set is sampled, as many pairs tell no more
 MIN_SAME = 100  # same-identity pairs that a recommendation rests on at least
 GROUPS = {
@@ -32,17 +33,20 @@ def calibrate(data: dict, false_match_rate: float = 0.01, window: int = 100, see
 
     Returns {"max_dist", "kept", "false_match_rate", "based_on", "groups": {name: {title, same_pairs, different_pairs,
     threshold, kept, false_matches, equal_error_rate, equal_error_threshold, roc: [[false match rate, true match rate,
-    threshold], ...], same_histogram, different_histogram}}}. `kept` is the share of same-identity pairs within the
-    threshold, `false_matches` of different ones; histograms are shares in 200 bins over 0 to 2. `max_dist` is that of
-    the first of the groups tracker, camera, all with enough pairs.
+    threshold], ...], same_histogram, different_histogram}}, "bar_width"}. `kept` is the share of same-identity pairs
+    within the threshold, `false_matches` of different ones; histograms are shares of pairs in bars of that width, from
+    distance 0 on. `max_dist` is that of the first of the groups tracker, camera, all with enough pairs.
     Raises InputError when no pair of one kind exists.
     """
     counts = _histograms(data, window, seed)
+    # bars from 0 to where almost all pairs lie, which a poor network squeezes into a tenth of the range
+    below = counts["all"].sum(0).cumsum(0)
+    bar = int(torch.searchsorted(below, int(0.999 * below[-1]))) // BARS + 1  # fine bins in a bar
     groups = {}
     for name, title in GROUPS.items():
         different, same = counts[name].unbind(0)
         if same.sum() and different.sum():
-            groups[name] = {"title": title.format(window=window)} | _group(same, different, false_match_rate)
+            groups[name] = {"title": title.format(window=window)} | _group(same, different, false_match_rate, bar)
     if "all" not in groups:
         raise InputError("--calibrate: the features hold no two images of one identity, or only one identity")
     enough = [
@@ -58,6 +62,7 @@ def calibrate(data: dict, false_match_rate: float = 0.01, window: int = 100, see
         "false_match_rate": false_match_rate,
         "based_on": chosen,
         "groups": groups,
+        "bar_width": bar * 2 / BINS,
     }
 
 
@@ -88,7 +93,7 @@ def _histograms(data: dict, window: int, seed: int) -> dict:
     return {name: value.view(2, BINS).cpu() for name, value in counts.items()}
 
 
-def _group(same, different, false_match_rate: float) -> dict:
+def _group(same, different, false_match_rate: float, bar: int) -> dict:
     """Threshold, ROC and histograms from counts (BINS,) of the distances of same- and different-identity pairs."""
     zero = torch.zeros(1, dtype=torch.float64)
     true_rate = torch.cat([zero, same.cumsum(0) / same.sum()])  # (BINS + 1,) share below each bin edge
@@ -108,6 +113,12 @@ def _group(same, different, false_match_rate: float) -> dict:
         "equal_error_rate": ((false_rate[equal] + 1 - true_rate[equal]) / 2).item(),
         "equal_error_threshold": round(edge[equal].item(), 4),
         "roc": [[false_rate[i].item(), true_rate[i].item(), round(edge[i].item(), 4)] for i in points.tolist()],
-        "same_histogram": (same.view(200, -1).sum(1) / same.sum()).tolist(),
-        "different_histogram": (different.view(200, -1).sum(1) / different.sum()).tolist(),
+        "same_histogram": _bars(same, bar),
+        "different_histogram": _bars(different, bar),
     }
+
+
+def _bars(counts, bar: int) -> list[float]:
+    """Shares of all pairs in the histogram's bars of `bar` fine bins each; the last few far pairs fall off the end."""
+    shown = torch.nn.functional.pad(counts, (0, BARS * bar))[: BARS * bar]
+    return (shown.view(BARS, bar).sum(1) / counts.sum()).tolist()

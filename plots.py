@@ -8,6 +8,7 @@ from matplotlib import colormaps
 from matplotlib.backend_bases import FigureCanvasBase
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
+from matplotlib.patches import Rectangle
 from matplotlib.text import Text
 from matplotlib.ticker import MaxNLocator
 
@@ -19,6 +20,7 @@ BLUE, ORANGE, GREEN, RED, PURPLE, SKY, YELLOW, GREY = (
     *("#0072B2", "#E69F00", "#009E73", "#D55E00", "#CC79A7", "#56B4E9", "#F0E442"),
     "#777777",
 )
+RIGHT, WRONG = "#1a9850", "#d7191c"
 RUN_COLOURS = (BLUE, RED, GREEN, PURPLE, ORANGE, SKY, GREY)
 MARKERS = "os^DvP*X<>"
 DARK_GROUND, DARK_TEXT = "#16181d", "#d8dbe2"
@@ -62,7 +64,7 @@ def training_curves(history: list[dict], path):
 
 def cmc(runs: dict[str, dict]) -> Figure:
     """Share of queries with a correct image among the first k, of one or several runs {label: metrics}."""
-    figure = Figure(figsize=(6.4, 4.2), layout="constrained")
+    figure = Figure(figsize=(5.6, 3.8), layout="constrained")
     axes = figure.subplots()
     lowest = 1.0
     for i, (label, metrics) in enumerate(runs.items()):
@@ -86,9 +88,9 @@ def distances(calibration: dict) -> Figure:
     `calibration` is what `calibrate.calibrate` returns; there is a panel for each group of pairs.
     """
     groups = calibration["groups"]
-    figure = Figure(figsize=(7.2, 2.7 * len(groups)), layout="constrained")
-    edges = np.linspace(0, 2, 201)
-    shown = max(_reach(group) for group in groups.values())
+    figure = Figure(figsize=(6, 2.5 * len(groups)), layout="constrained")
+    bars = len(calibration["groups"]["all"]["same_histogram"])
+    edges = np.arange(bars + 1) * calibration["bar_width"]
     for axes, (name, group) in zip(figure.subplots(len(groups), squeeze=False)[:, 0], groups.items(), strict=True):
         for key, label, colour in (
             ("same", "same person", GREEN),
@@ -99,23 +101,24 @@ def distances(calibration: dict) -> Figure:
                 100 * np.array(group[key + "_histogram"]), edges, fill=True, color=colour, alpha=0.5, label=label
             )
         threshold = group["threshold"]
+        left = threshold < 0.5 * edges[-1]  # text goes where there is room
         axes.axvline(threshold, color=BLUE, linewidth=1.8)
         axes.annotate(
             f"{threshold:.4g}: keeps {group['kept']:.1%} of same,\naccepts {group['false_matches']:.2%} of different",
-            (threshold, 0.97),
+            (threshold, 0.98),
             xycoords=("data", "axes fraction"),
-            xytext=(6, 0),
+            xytext=(6 if left else -6, 0),
             textcoords="offset points",
             va="top",
+            ha="left" if left else "right",
             color=BLUE,
             fontsize=9,
         )
         mark = "  (max_dist)" if name == calibration["based_on"] else ""
         _tidy(axes, group["title"] + mark, "", "pairs, %")
-        axes.set_xlim(0, shown)
-        axes.margins(y=0.25)
-        axes.set_ylim(bottom=0)
-        axes.legend(frameon=False, loc="center right", fontsize=9)
+        axes.set_xlim(0, edges[-1])
+        axes.set_ylim(0, 1.45 * axes.get_ylim()[1])  # room for the threshold's text above the bars
+        axes.legend(frameon=False, loc="upper right" if left else "upper left", fontsize=9)
     axes.set_xlabel("cosine distance")
     return figure
 
@@ -128,13 +131,17 @@ def ranked_lists(lists: list[dict]) -> Figure:
             `image` (PIL image, or None if it could not be read), `caption` (str) and, of results, `correct` (bool).
     """
     columns = 1 + max(len(one["results"]) for one in lists)
-    figure = Figure(figsize=(1.02 * columns, 2.5 * len(lists)), layout="constrained")
-    for row, one in zip(figure.subplots(len(lists), columns, squeeze=False), lists, strict=True):
-        for axes, item in zip(row, [one["query"], *one["results"]], strict=False):
-            _image(axes, item)
-        for axes in row[1 + len(one["results"]) :]:
-            axes.set_axis_off()
-        row[0].set_title(one["title"], fontsize=9, loc="left")
+    # one drawing area for all images: an area for each takes seconds to lay out
+    figure = Figure(figsize=(1.02 * columns, 2.75 * len(lists)))
+    axes = figure.add_axes((0.005, 0.005, 0.99, 0.99))
+    axes.set_xlim(-0.05, columns)
+    axes.set_ylim(2.7 * len(lists), 0)
+    axes.set_axis_off()
+    for i, one in enumerate(lists):
+        top = 2.7 * i
+        axes.text(0, top + 0.2, one["title"], fontsize=9.5, va="center")
+        for j, item in enumerate([one["query"], *one["results"]]):
+            _image(axes, item, (j, j + 0.9, top + 2.15, top + 0.35))
     return figure
 
 
@@ -197,41 +204,31 @@ def save(figure: Figure, path):
     atomic_write(path, lambda file: file.write(content))
 
 
-def _image(axes, item: dict):
-    """One picture with its caption below, framed by whether it is right."""
-    axes.set_xticks([])
-    axes.set_yticks([])
-    if item["image"] is None:
-        axes.text(0.5, 0.5, "not\nfound", ha="center", va="center", transform=axes.transAxes, fontsize=8)
-        axes.set_box_aspect(2)
-    else:
-        axes.imshow(np.asarray(item["image"]))
-        # a box of one shape for every crop, so that rows line up
-        axes.set_box_aspect(2)
-        axes.set_aspect("auto")
+def _image(axes, item: dict, extent: tuple):
+    """One picture with its caption below, framed by whether it is right; extent is (left, right, bottom, top)."""
+    left, right, bottom, top = extent
     correct = item.get("correct")
-    colour = GREY if correct is None else GREEN if correct else RED
-    axes.spines[:].set(color=colour, linewidth=3 if correct is not None else 1.5)
-    axes.spines[:].set_gid("frame")
+    colour = GREY if correct is None else RIGHT if correct else WRONG
+    middle = (left + right) / 2
+    if item["image"] is None:
+        axes.text(middle, (top + bottom) / 2, "not\nfound", ha="center", va="center", fontsize=8)
+    else:
+        axes.imshow(np.asarray(item["image"]), extent=extent, aspect="auto", interpolation="bilinear")
+    size = (right - left, bottom - top)
+    axes.add_patch(
+        Rectangle((left, top), *size, fill=False, edgecolor=colour, linewidth=3 if correct is not None else 1.5)
+    )
     mark = "" if correct is None else "✓ " if correct else "✗ "  # not by colour alone
-    axes.set_xlabel(mark + item["caption"], fontsize=7.5, labelpad=3)
-
-
-def _reach(group: dict) -> float:
-    """The distance up to which a histogram panel has something to show."""
-    mass = np.array(group["same_histogram"]) + np.array(group["different_histogram"])
-    return min(2.0, 1.05 * (np.nonzero(mass > 1e-4)[0].max() + 1) / 100)
+    axes.text(middle, bottom + 0.07, mark + item["caption"], ha="center", va="top", fontsize=8, linespacing=1.15)
 
 
 def _darken(figure: Figure):
-    """Light text and lines on a dark ground. Frames around images keep their meaning."""
+    """Light text and lines on a dark ground; colours that mean something stay."""
     figure.set_facecolor(DARK_GROUND)
     for axes in figure.axes:
         axes.set_facecolor(DARK_GROUND)
         axes.tick_params(colors=DARK_TEXT)
-        for spine in axes.spines.values():
-            if spine.get_gid() != "frame":
-                spine.set_edgecolor(DARK_TEXT)
+        axes.spines[:].set_edgecolor(DARK_TEXT)
     for text in figure.findobj(Text):
         if text.get_color() in ("black", "k"):
             text.set_color(DARK_TEXT)

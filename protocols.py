@@ -24,6 +24,8 @@ def apply(name: str, data: dict) -> tuple[dict, list[str]]:
     if name == "multi-query":
         groups = torch.stack([data["ql"], data["qc"]], 1).unique(dim=0, return_inverse=True)[1]
         before, data = len(data["ql"]), _averaged(data, "q", groups)
+        if len(data["ql"]) == before:
+            return data, ["multi-query: every query is the only one of its identity and camera, nothing was averaged"]
         return data, [f"{before} queries averaged by identity and camera to {len(data['ql'])}"]
     if name == "mars":
         lines = []

@@ -45,13 +45,14 @@ th:first-child, td:first-child { text-align: left; }
 tr:last-child td { border-bottom: 0; }
 th { font-weight: 600; color: var(--soft); }
 img { display: block; width: 100%; height: auto; border-radius: 8px; }
-.scroll img { min-width: 52rem; }
+picture { display: block; max-width: 42rem; min-width: 24rem; margin: 0 auto; }
+.scroll picture { max-width: none; min-width: 46rem; }
 pre { background: var(--card); border-radius: 8px; padding: .7rem .9rem; overflow-x: auto; }
 """
 
 
 def write(folder, runs: dict, data: dict, results: dict, command: list[str]):
-    """Write report.html and its pictures as .png files into a folder.
+    """Write report.html and its pictures, also as files of their own, into a folder.
 
     Args:
         folder: made if needed.
@@ -72,13 +73,14 @@ def write(folder, runs: dict, data: dict, results: dict, command: list[str]):
     def picture(name, text, draw, scroll=False):
         """A figure as a file and as HTML with a light and a dark form."""
         figure = draw()
-        light = plots.render(figure)
+        kind = Path(name).suffix[1:]
+        light = plots.render(figure, kind)
         atomic_write(folder / name, lambda file: file.write(light))
-        dark = plots.render(figure, dark=True)
+        dark = plots.render(figure, kind, dark=True)
         pictures[name] = (
             f'<div class="wide{" scroll" if scroll else ""}"><picture>'
-            f'<source media="(prefers-color-scheme: dark)" srcset="{_uri(dark)}">'
-            f'<img alt="{html.escape(text)}" src="{_uri(light)}"></picture></div>'
+            f'<source media="(prefers-color-scheme: dark)" srcset="{_uri(dark, kind)}">'
+            f'<img alt="{html.escape(text)}" src="{_uri(light, kind)}"></picture></div>'
         )
         return pictures[name]
 
@@ -92,7 +94,7 @@ def write(folder, runs: dict, data: dict, results: dict, command: list[str]):
     parts.append("<h2>Ranked lists</h2>" + _lists_text(label, len(runs), data, missing))
     for kind, rows in lists.items():
         text = f"{kind} queries with their first ten gallery images"
-        parts.append(picture(f"{kind}.png", text, lambda rows=rows: plots.ranked_lists(rows), scroll=True))
+        parts.append(picture(f"{kind}.jpg", text, lambda rows=rows: plots.ranked_lists(rows), scroll=True))
     drawn = _map(data)
     if drawn is not None:
         parts.append(
@@ -155,6 +157,7 @@ def _table(runs) -> str:
 
 
 def _calibration(calibration) -> str:
+    based_on = calibration["groups"][calibration["based_on"]]
     rows = [
         [
             html.escape(group["title"]),
@@ -169,9 +172,9 @@ def _calibration(calibration) -> str:
     head = ["pairs", "same", "different", "max_dist", "matches kept", "equal error rate"]
     return (
         "<h2>Threshold for the tracker</h2>"
-        f"<p>With <b>max_dist = {calibration['max_dist']:.4f}</b>, {calibration['false_match_rate']:.2%} of the pairs "
+        f"<p>With <b>max_dist = {calibration['max_dist']:.4f}</b>, {based_on['false_matches']:.2%} of the pairs "
         f"of different people are accepted and {calibration['kept']:.1%} of those of the same person are kept "
-        f"({html.escape(calibration['groups'][calibration['based_on']]['title'])}).</p>" + _html_table(head, rows)
+        f"({html.escape(based_on['title'])}).</p>" + _html_table(head, rows)
     )
 
 
@@ -254,7 +257,7 @@ def _map(data):
     queries = len(data["ql"])
     in_query = rows < queries
     chosen = torch.cat([data["qf"].cpu()[rows[in_query]], data["gf"][(rows[~in_query] - queries)].cpu()])
-    return plots.feature_map(tsne(chosen).numpy(), labels[rows].numpy(), cameras[rows].numpy())
+    return plots.feature_map(tsne(chosen.numpy()), labels[rows].numpy(), cameras[rows].numpy())
 
 
 def _breakdown(breakdown) -> str:
@@ -303,5 +306,5 @@ def _html_table(head, rows) -> str:
     return f'<div class="wide"><table><tr>{top}</tr>{body}</table></div>'
 
 
-def _uri(content: bytes) -> str:
-    return "data:image/png;base64," + base64.b64encode(content).decode()
+def _uri(content: bytes, suffix: str) -> str:
+    return f"data:image/{suffix.replace('jpg', 'jpeg')};base64," + base64.b64encode(content).decode()
