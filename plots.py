@@ -78,7 +78,7 @@ def cmc(runs: dict[str, dict]) -> Figure:
     axes.set_xlim(0.5, 20.5)
     axes.set_xticks([1, 5, 10, 15, 20])
     axes.set_ylim(max(0, np.floor(lowest * 10 - 1) * 10), 101)
-    axes.legend(frameon=False, loc="lower right", fontsize=9)
+    axes.legend(frameon=False, fontsize=9)
     return figure
 
 
@@ -101,24 +101,13 @@ def distances(calibration: dict) -> Figure:
                 100 * np.array(group[key + "_histogram"]), edges, fill=True, color=colour, alpha=0.5, label=label
             )
         threshold = group["threshold"]
-        left = threshold < 0.5 * edges[-1]  # text goes where there is room
-        axes.axvline(threshold, color=BLUE, linewidth=1.8)
-        axes.annotate(
-            f"{threshold:.4g}: keeps {group['kept']:.1%} of same,\naccepts {group['false_matches']:.2%} of different",
-            (threshold, 0.98),
-            xycoords=("data", "axes fraction"),
-            xytext=(6 if left else -6, 0),
-            textcoords="offset points",
-            va="top",
-            ha="left" if left else "right",
-            color=BLUE,
-            fontsize=9,
-        )
+        shares = f"keeps {group['kept']:.1%} of same, accepts {group['false_matches']:.2%} of different"
+        axes.axvline(threshold, ymax=0.57, color=BLUE, linewidth=1.8, label=f"{threshold:.4f}: {shares}")
         mark = "  (max_dist)" if name == calibration["based_on"] else ""
         _tidy(axes, group["title"] + mark, "", "pairs, %")
         axes.set_xlim(0, edges[-1])
-        axes.set_ylim(0, 1.45 * axes.get_ylim()[1])  # room for the threshold's text above the bars
-        axes.legend(frameon=False, loc="upper right" if left else "upper left", fontsize=9)
+        axes.set_ylim(0, 1.8 * axes.get_ylim()[1])  # the legend gets the upper part to itself
+        axes.legend(frameon=False, loc="upper right", fontsize=9)
     axes.set_xlabel("cosine distance")
     return figure
 
