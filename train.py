@@ -6,6 +6,7 @@ Leaves in the output folder: `best.pth` (for testing and trackers), `last.pth` (
 
 import argparse
 import csv
+import inspect
 import io
 import math
 import signal
@@ -359,7 +360,7 @@ class Training:
             self.forward = nn.parallel.DistributedDataParallel(
                 self.forward,
                 device_ids=[device] if device.type == "cuda" else None,
-                broadcast_buffers=False,  # BatchNorm statistics are averaged each epoch instead
+                **{keep_buffers_apart(): False},  # BatchNorm statistics are averaged each epoch instead
             )
 
     def _restore_state(self, extra: dict) -> None:
@@ -696,6 +697,12 @@ class Training:
         here = row["height"] * row["width"]
         seconds = sum(row["seconds"] * height * width / here for height, width in sizes)
         return f"{seconds / 60:.0f} min" if seconds >= 90 else f"{seconds:.0f} s"
+
+
+def keep_buffers_apart() -> str:
+    """DistributedDataParallel's name for broadcasting buffers at each step; torch 2.15 gave it a new one."""
+    names = inspect.signature(nn.parallel.DistributedDataParallel).parameters
+    return "forward_sync_buffers" if "forward_sync_buffers" in names else "broadcast_buffers"
 
 
 def _plain(value):
