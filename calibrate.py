@@ -69,23 +69,23 @@ def calibrate(data: dict, false_match_rate: float = 0.01, window: int = 100, see
 def _histograms(data: dict, window: int, seed: int) -> dict:
     """{group: (2, BINS) counts of pairs by distance; row 0 different identities, row 1 the same}."""
     device = data["gf"].device
-    kept = (data["gl"] != -1).nonzero()[:, 0]
-    labels, cameras, times = (
-        torch.cat([data["q" + key].to(device), data["g" + key].to(device)[kept.to(device)]]) for key in "lct"
+    kept = (data["gl"] != -1).nonzero()[:, 0].to(device)
+    total = len(data["ql"]) + len(kept)
+    # in random order, of which a large set's first rows are compared with all after them
+    order = torch.randperm(total, generator=torch.Generator().manual_seed(seed)).to(device)
+    labels, cameras, times, features = (
+        torch.cat([data["q" + key].to(device), data["g" + key].to(device)[kept]])[order] for key in "lctf"
     )
-    features = torch.cat([data["qf"].to(device), data["gf"][kept.to(device)]])
     # distractors (0 unless a query has it) are many people under one label: nothing is known of two of them
     strangers = (labels == 0) & ~(data["ql"] == 0).any().to(device)
-    total = len(labels)
-    left = torch.randperm(total, generator=torch.Generator().manual_seed(seed))[: max(1, PAIRS // total)].to(device)
+    place = torch.arange(total, device=device)
     counts = {name: torch.zeros(2 * BINS, dtype=torch.int64, device=device) for name in GROUPS}
     with full_precision():
-        for rows in left.split(max(1, (8 << 20) // total)):
+        for rows in place[: max(1, PAIRS // total)].split(max(1, (8 << 20) // total)):
             distance = 1 - features[rows] @ features.T  # (B, N)
             bins = (distance * (BINS / 2)).long().clamp_(0, BINS - 1)
             bins += (labels[rows, None] == labels) * BINS
-            usable = ~(strangers[rows, None] & strangers)
-            usable[torch.arange(len(rows), device=device), rows] = False
+            usable = (place > rows[:, None]) & ~(strangers[rows, None] & strangers)
             camera = usable & (cameras[rows, None] == cameras) & (cameras >= 0)
             near = camera & ((times[rows, None] - times).abs() <= window) & (times >= 0) & (times[rows, None] >= 0)
             for name, mask in (("all", usable), ("camera", camera), ("tracker", near)):

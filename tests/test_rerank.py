@@ -1,0 +1,114 @@
+"""Re-ranking: against the reference's distances, against a dense implementation, and its edge cases."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+import evaluate
+import metrics
+import rerank
+
+DATA = Path(__file__).parent / "data"
+EXPECTED = json.loads((DATA / "expected.json").read_text())
+
+
+def unit_rows(seed, rows, size=8, people=6, noise=0.7):
+    random = np.random.default_rng(seed)
+    rows = random.normal(size=(people, size))[random.integers(0, people, rows)] + noise * random.normal(
+        size=(rows, size)
+    )
+    return torch.nn.functional.normalize(torch.from_numpy(rows).float())
+
+
+def dense_re_ranking(qf, gf, k1, k2, lambda_value):
+    """The paper's equations on whole matrices and Python sets, in float64."""
+    features = torch.cat([qf, gf]).double().numpy()
+    total, queries = len(features), len(qf)
+    squared = np.square(features[:, None] - features[None]).sum(2)
+    scaled = squared / squared.max(1, keepdims=True)
+    order = np.argsort(squared, axis=1, kind="stable")
+
+    def reciprocal(i, k):
+        return {j for j in order[i, : k + 1] if i in order[j, : k + 1]}
+
+    encoding = np.zeros((total, total))
+    for i in range(total):
+        expanded = own = reciprocal(i, k1)
+        for j in own:
+            theirs = reciprocal(j, round(k1 / 2))
+            if len(theirs & own) > 2 / 3 * len(theirs):
+                expanded = expanded | theirs
+        columns = sorted(expanded)
+        weight = np.exp(-scaled[i, columns])
+        encoding[i, columns] = weight / weight.sum()
+    encoding = np.stack([encoding[order[i, :k2]].mean(0) for i in range(total)])
+    shared = np.minimum(encoding[:queries, None], encoding[None, queries:]).sum(2)
+    return (1 - lambda_value) * (1 - shared / (2 - shared)) + lambda_value * scaled[:queries, queries:]
+
+
+@pytest.mark.parametrize("name", ["market_small", "sparse"])
+def test_equal_to_the_reference(name):
+    with np.load(DATA / f"{name}.npz") as case:
+        kept = case["gl"] != -1
+        found = evaluate.re_ranking(case["qf"], case["gf"][kept])
+        assert tuple(found.shape) == case["reranked"].shape
+        assert np.abs(found.numpy() - case["reranked"]).max() < 1e-4
+        labels = (case["ql"], case["qc"], case["gl"][kept], case["gc"][kept])
+    found = metrics.summary(metrics.rank_distances(found, *labels))
+    assert {key: found[key] for key in EXPECTED[name]["rerank"]} == pytest.approx(EXPECTED[name]["rerank"], abs=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("k1", "k2", "lambda_value"), [(20, 6, 0.3), (5, 1, 0.0), (7, 3, 1.0), (4, 2, 0.5), (1, 1, 0.3)]
+)
+@pytest.mark.parametrize("seed", range(4))
+def test_equal_to_the_dense_form(seed, k1, k2, lambda_value):
+    qf, gf = unit_rows(seed, 15), unit_rows(seed + 100, 45)
+    expected = dense_re_ranking(qf, gf, k1, k2, lambda_value)
+    found = rerank.re_ranking(qf, gf, k1, k2, lambda_value)
+    assert found.dtype == torch.float32
+    assert np.abs(found.numpy() - expected).max() < 1e-5
+
+
+def test_steps_and_memory_limit_change_nothing(monkeypatch):
+    qf, gf = unit_rows(0, 40), unit_rows(1, 160)
+    whole = rerank.re_ranking(qf, gf)
+    monkeypatch.setattr(rerank, "PAIRS_AT_ONCE", 5000)
+    assert torch.allclose(rerank.re_ranking(qf, gf, memory=10000), whole, atol=1e-6)
+
+
+def test_fewer_images_than_neighbours():
+    qf, gf = unit_rows(0, 2), unit_rows(1, 3)
+    found = rerank.re_ranking(qf, gf)
+    assert found.shape == (2, 3)
+    assert torch.isfinite(found).all()
+    assert ((found >= 0) & (found <= 1)).all()
+
+
+def test_identical_vectors_are_finite():
+    row = unit_rows(0, 1)
+    assert torch.isfinite(rerank.re_ranking(row.expand(5, -1), row.expand(30, -1))).all()
+
+
+def test_lambda_one_is_the_original_order():
+    qf, gf = unit_rows(0, 10), unit_rows(1, 50)
+    assert torch.equal(rerank.re_ranking(qf, gf, lambda_value=1.0).argsort(1), (-(qf @ gf.T)).argsort(1))
+
+
+def test_average_query_expansion_by_hand():
+    qf = torch.tensor([[1.0, 0.0]])
+    gf = torch.nn.functional.normalize(torch.tensor([[1.0, 1.0], [0.0, 1.0], [-1.0, 0.0]]))
+    expected = torch.nn.functional.normalize(qf + gf[:1])
+    assert torch.allclose(rerank.average_query_expansion(qf, gf, 1), expected)
+    assert torch.allclose(
+        rerank.average_query_expansion(qf, gf, 99), torch.nn.functional.normalize(qf + gf.sum(0, keepdim=True))
+    )
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="the CPU runs the same code in the tests above")
+def test_gpu_equals_cpu():
+    qf, gf = unit_rows(0, 100, size=32), unit_rows(1, 900, size=32)
+    assert torch.allclose(rerank.re_ranking(qf.cuda(), gf.cuda()).cpu(), rerank.re_ranking(qf, gf), atol=1e-4)
