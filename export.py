@@ -1,0 +1,308 @@
+"""Write a trained network in the formats that trackers load, and prove that each file gives the same vectors.
+
+    python export.py                                             checkpoint/best.pth as ONNX
+    python export.py --format ckpt boxmot onnx onnx-int8         several at once
+    python export.py --format onnx-int8 --data-dir ROOT          calibrated on ROOT, rank-1 and mAP measured on it
+
+    ckpt         net_dict without classifier, for deep_sort_pytorch (`Net` at 128x64 only)
+    boxmot       state_dict and model_name, for BoxMOT (OSNets; ResNets with --last-stride 2 --pooling avg)
+    onnx         float32, any batch size; for BoxMOT, Ultralytics, OpenCV, onnxruntime, ...
+    onnx-int8    the same in 8-bit integers: two to five times as fast on CPUs
+    torchscript  float32, any batch size
+
+The last three take RGB crops at the network's size. With `--normalize outside` these come normalised by ImageNet's mean
+and standard deviation, as most re-ID code does; with `--normalize inside` they come as they are from 0 to 1, as
+Ultralytics does. Each file says which (see `exported.py`), and the output is always unit rows.
+
+A file appears under its name only after its vectors were compared with those of the checkpoint on real images.
+"""
+
+import functools
+import json
+import logging
+import os
+import tempfile
+import warnings
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+import checkpoints
+import cli
+import exported
+import layouts
+import sample
+from augment import normalize
+from cli import InputError, RunFailed
+from datasets import PersonImages
+from evaluate import rank_metrics
+from extract import fixed_batches, stream_pixels, test_features
+from model import fuse_for_inference, unit_rows
+from utils import default_workers, single_process
+
+OPSET = 17  # of ONNX; onnxruntime 1.12 and OpenCV 4.8 read it
+COMPARED_IMAGES = 64
+DEEP_SORT_SIZE = (128, 64)  # deep_sort_pytorch resizes every crop to this height and width
+BOXMOT_RESNET = {"last_stride": 2, "pooling": "avg"}  # BoxMOT builds its ResNets so
+
+
+@dataclass
+class Job:
+    """What is exported, and the images it is checked and calibrated with."""
+
+    checkpoint: checkpoints.Checkpoint
+    inside: bool  # mean and standard deviation inside the file
+    calibration: Tensor  # (C, 3, H, W) uint8
+
+    @functools.cached_property
+    def net(self) -> nn.Module:
+        """The network as it is run everywhere else: normalised images -> unit rows."""
+        return fuse_for_inference(self.checkpoint.build(reid=True))
+
+    def graph(self) -> tuple[nn.Module, Tensor]:
+        """The module to trace and an example batch for it."""
+        height, width = self.checkpoint.height, self.checkpoint.width
+        net = self.net.to(memory_format=torch.contiguous_format)
+        module = exported.WithNormalization(net) if self.inside else net
+        return module.eval(), torch.rand(2, 3, height, width)
+
+    def description(self) -> str:
+        """What an exported file says of itself, as JSON."""
+        return json.dumps(
+            {
+                "arch": self.checkpoint.arch,
+                "height": self.checkpoint.height,
+                "width": self.checkpoint.width,
+                "feature_dim": self.net.feature_dim,
+                "normalize": "inside" if self.inside else "outside",
+                "input": f"RGB float32 (N, 3, {self.checkpoint.height}, {self.checkpoint.width}), "
+                + ("0 to 1" if self.inside else "0 to 1, then ImageNet's mean and standard deviation"),
+            }
+        )
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Formats: each writes a job to a path
+
+
+def write_ckpt(job: Job, path: Path) -> None:
+    checkpoint = job.checkpoint
+    if checkpoint.arch != "net":
+        raise InputError(f"--format ckpt: deep_sort_pytorch builds Net, and {checkpoint.path} holds {checkpoint.arch}")
+    if (checkpoint.height, checkpoint.width) != DEEP_SORT_SIZE:
+        raise InputError(
+            f"--format ckpt: deep_sort_pytorch feeds 128x64 crops, and {checkpoint.path} was trained at "
+            f"{checkpoint.height}x{checkpoint.width}; train it with --height 128 --width 64"
+        )
+    extra = {"acc": checkpoint.extra.get("acc", 0.0), "epoch": checkpoint.extra.get("epoch", 0)}
+    checkpoints.save(path, {"net_dict": _trunk(job)} | extra)
+
+
+def write_boxmot(job: Job, path: Path) -> None:
+    checkpoint = job.checkpoint
+    if checkpoint.arch.startswith("res"):
+        options = {key: checkpoint.model_options.get(key) for key in BOXMOT_RESNET}
+        if options != BOXMOT_RESNET or checkpoint.model_options.get("truncated"):
+            raise InputError(
+                f"--format boxmot: BoxMOT's {checkpoint.arch} has last stride 2 and average pooling, and the one in "
+                f"{checkpoint.path} has {checkpoint.model_options}; use --format onnx, which BoxMOT loads as well"
+            )
+    elif not checkpoint.arch.startswith("osnet"):
+        raise InputError(f"--format boxmot: BoxMOT does not build {checkpoint.arch}; use --format onnx, which it loads")
+    content = {
+        "state_dict": _trunk(job),
+        "model_name": checkpoint.arch,
+        "num_classes": 1,
+        "img_size": [checkpoint.height, checkpoint.width],
+        "preprocess": "resize",
+        "height": checkpoint.height,
+        "width": checkpoint.width,
+    }
+    checkpoints.save(path, content)
+
+
+def _trunk(job: Job) -> dict[str, Tensor]:
+    """The weights without the classifier, whose size belongs to the training identities."""
+    prefix = job.net.classifier_prefix
+    return {key: value for key, value in job.checkpoint.net_dict.items() if not key.startswith(prefix)}
+
+
+def write_onnx(job: Job, path: Path) -> None:
+    onnx = exported.needed("onnx")
+    module, example = job.graph()
+    with warnings.catch_warnings():
+        # the exporter of torch.export needs a third package, and its files hold the same convolutions
+        warnings.simplefilter("ignore")
+        torch.onnx.export(
+            module,
+            (example,),
+            str(path),
+            input_names=["images"],
+            output_names=["features"],
+            dynamic_axes={"images": {0: "batch"}, "features": {0: "batch"}},
+            opset_version=OPSET,
+            dynamo=False,
+        )
+    model = onnx.load(str(path))
+    model.metadata_props.add(key=exported.KEY, value=job.description())
+    onnx.save(model, str(path))
+
+
+def write_onnx_int8(job: Job, path: Path) -> None:
+    """Weights of each output channel in int8, activations in uint8, ranges from the calibration images."""
+    exported.needed("onnxruntime")
+    from onnxruntime.quantization import CalibrationDataReader, QuantFormat, QuantType, quantize_static
+
+    images = normalize(job.calibration) if not job.inside else job.calibration.float() / 255
+
+    class Batches(CalibrationDataReader):
+        batches = iter(images.split(16))
+
+        def get_next(self):
+            batch = next(self.batches, None)
+            return None if batch is None else {"images": batch.contiguous().numpy()}
+
+    whole = path.with_suffix(".fp32.onnx")
+    write_onnx(job, whole)
+    logging.disable(logging.WARNING)  # advice to fold BatchNorm first, which is done
+    try:
+        quantize_static(
+            str(whole),
+            str(path),
+            Batches(),
+            quant_format=QuantFormat.QDQ,
+            activation_type=QuantType.QUInt8,
+            weight_type=QuantType.QInt8,
+            per_channel=True,
+        )
+    finally:
+        logging.disable(logging.NOTSET)
+
+
+def write_torchscript(job: Job, path: Path) -> None:
+    module, example = job.graph()
+    with warnings.catch_warnings(), torch.no_grad():
+        warnings.simplefilter("ignore")  # torch announces an end of TorchScript; trackers still load it
+        traced = torch.jit.trace(module, example)
+        torch.jit.save(traced, str(path), _extra_files={exported.KEY: job.description()})
+
+
+@dataclass(frozen=True)
+class Format:
+    write: Callable[[Job, Path], None]
+    name: str  # of the file, from {arch} and {size}
+    tolerance: float  # largest cosine difference to the checkpoint's vectors
+
+
+FORMATS = {
+    "ckpt": Format(write_ckpt, "ckpt.t7", 1e-5),
+    "boxmot": Format(write_boxmot, "{arch}_reid.pt", 1e-5),
+    "onnx": Format(write_onnx, "{arch}_{size}.onnx", 1e-5),
+    "onnx-int8": Format(write_onnx_int8, "{arch}_{size}_int8.onnx", 0.05),
+    "torchscript": Format(write_torchscript, "{arch}_{size}.torchscript", 1e-5),
+}
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Proof
+
+
+def load_back(path: Path, job: Job) -> nn.Module:
+    """The network as a reader of the file gets it."""
+    if path.suffix in exported.SUFFIXES:
+        return exported.load(path)
+    checkpoint = checkpoints.load(path)
+    return checkpoint.build(reid=True)
+
+
+@torch.inference_mode()
+def differences(net: nn.Module, reference: nn.Module, pixels: Tensor) -> Tensor:
+    """Cosine difference of two networks' vectors of each image of (N, 3, H, W) uint8: (N,)."""
+    images = normalize(pixels)
+    wanted, found = unit_rows(reference.embed(images)), unit_rows(net.embed(images))
+    return (wanted - found).square().sum(1) / 2  # 1 - cosine, of unit rows, without losing small differences
+
+
+def retrieval(net: nn.Module, data: layouts.ReIDData, checkpoint: checkpoints.Checkpoint) -> tuple[float, float]:
+    """Rank-1 and mAP of a network on a dataset's query and gallery."""
+    found = test_features(net, data, checkpoint.height, checkpoint.width, single_process("cpu"))
+    metrics = rank_metrics(*(found[key] for key in ("qf", "ql", "qc", "gf", "gl", "gc")))
+    return metrics["rank1"], metrics["mAP"]
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Command line
+
+
+def get_args_parser() -> cli.ArgumentParser:
+    parser = cli.ArgumentParser(description="Write a trained network in the formats that trackers load.")
+    add = parser.add_argument
+    add("--weights", type=Path, default=Path("checkpoint/best.pth"), help="checkpoint of any known kind")
+    add("--format", nargs="+", choices=sorted(FORMATS), default=["onnx"], help="what to write")
+    add("--output", type=Path, default=Path("export"), help="folder for the files")
+    add("--normalize", choices=("outside", "inside"), default="outside", help="who applies mean and standard deviation")
+    add(
+        "--data-dir",
+        type=Path,
+        help="dataset to calibrate and measure with; the sample, unmeasured, if left out",
+    )
+    add("--calibration-images", type=int, default=256, help="training images that set the ranges of int8")
+    return parser
+
+
+def main(args) -> None:
+    if args.calibration_images < 1:
+        raise InputError(f"--calibration-images {args.calibration_images}: must be 1 or more")
+    checkpoint = checkpoints.load(args.weights)
+    data = layouts.find(args.data_dir or sample.ensure())
+    count = args.calibration_images if "onnx-int8" in args.format else 1
+    job = Job(checkpoint, args.normalize == "inside", some_pixels(data.train or data.gallery, count, checkpoint))
+    compared = some_pixels(data.query or data.train, COMPARED_IMAGES, checkpoint)
+    size = f"{checkpoint.height}x{checkpoint.width}"
+    print(f"{args.weights}: {checkpoint.arch}, {size}, {job.net.feature_dim} numbers a crop")
+    measured = bool(args.data_dir) and data.can_evaluate
+    if measured:
+        print(f"  {'checkpoint':<12} " + "rank-1 {:.2%}  mAP {:.2%}".format(*retrieval(job.net, data, checkpoint)))
+    for name in dict.fromkeys(args.format):
+        path = args.output / FORMATS[name].name.format(arch=checkpoint.arch, size=size)
+        print(f"  {name:<12} " + export(name, job, path, compared, data if measured else None), flush=True)
+
+
+def export(name: str, job: Job, path: Path, compared: Tensor, data: layouts.ReIDData | None) -> str:
+    """Write one format, compare it, measure it on `data`, and put it in its place; returns the line that says so.
+
+    Raises:
+        RunFailed: its vectors are not those of the checkpoint.
+    """
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        folder = tempfile.TemporaryDirectory(dir=path.parent, prefix=f".{path.name}.")
+    except OSError as error:
+        raise InputError(f"--output {path.parent}: cannot be written ({error.strerror})") from None
+    with folder:
+        temporary = Path(folder.name) / path.name
+        FORMATS[name].write(job, temporary)
+        net = load_back(temporary, job)
+        apart = differences(net, job.net, compared)
+        line = f"cosine difference at most {apart.max():.1e}, {apart.mean():.1e} on average"
+        if not apart.max() <= FORMATS[name].tolerance:
+            raise RunFailed(f"--format {name}: {line}; allowed are {FORMATS[name].tolerance:.0e}. Nothing was written")
+        if data is not None:
+            line += "  rank-1 {:.2%}  mAP {:.2%}".format(*retrieval(net, data, job.checkpoint))
+        os.replace(temporary, path)
+    return f"{line}  {path.stat().st_size / 2**20:.1f} MB -> {path}"
+
+
+def some_pixels(samples: list[layouts.Sample], count: int, checkpoint: checkpoints.Checkpoint) -> Tensor:
+    """`count` images spread evenly over `samples`, fewer if there are not so many: (N, 3, H, W) uint8."""
+    count = min(count, len(samples))
+    chosen = [samples[number * len(samples) // count] for number in range(count)]
+    images = PersonImages(chosen, checkpoint.height, checkpoint.width, pids=())
+    return torch.cat(list(stream_pixels(images, fixed_batches(count, 64), default_workers())))
+
+
+if __name__ == "__main__":
+    cli.run(main, get_args_parser())

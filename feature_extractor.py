@@ -1,0 +1,198 @@
+"""Image crops in, unit vectors out: the trained network as a tracker calls it.
+
+    from feature_extractor import Extractor
+    extractor = Extractor("checkpoint/best.pth")
+    extractor(crops)                  # deep_sort_pytorch: RGB crops of any sizes -> (N, D)
+    extractor.predict(crops)          # deep_sort_realtime: BGR crops -> list of vectors
+    extractor.encode(frame, boxes)    # deep_sort: BGR frame and boxes -> (N, D)
+
+    python feature_extractor.py MOT16/train/*    detections with features for the original deep_sort, as .npy
+
+Crops are resized as `test.py` resizes images, so a crop has the vector that was tested. Only modules whose names
+trackers do not use as well (`utils`) are imported here, so that this folder can stand first on a tracker's path.
+"""
+
+import io
+import warnings
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+from torchvision.datasets.folder import IMG_EXTENSIONS
+from tqdm import tqdm
+
+import checkpoints
+import cli
+import exported
+from augment import normalize
+from cli import InputError
+from datasets import load_rgb, resize
+from files import atomic_write
+from model import fuse_for_inference
+
+MEAN_BGR = (104, 116, 124)  # ImageNet's mean colour
+
+
+class Extractor:
+    """A network for inference, with its own input size.
+
+    Always in eval mode: a crop's vector does not depend on the others in its batch (up to rounding, below 1e-6).
+
+    Args:
+        model_path: checkpoint of any kind that `checkpoints.load` knows (ours, `ckpt.t7`, state dicts), or a `.onnx` or
+            `.torchscript` file of `export.py`, which runs on the CPU.
+        use_cuda: use the current GPU if there is one.
+        batch_size: most crops in one forward pass, which bounds the memory.
+
+    Raises:
+        InputError: the checkpoint is missing, broken or of no known network.
+    """
+
+    def __init__(self, model_path, use_cuda: bool = True, batch_size: int = 128):
+        if Path(model_path).suffix in exported.SUFFIXES:
+            self.device = torch.device("cpu")
+            source = self.net = exported.load(Path(model_path))
+        else:
+            self.device = torch.device("cuda" if use_cuda and torch.cuda.is_available() else "cpu")
+            source = checkpoints.load(model_path)
+            self.net = fuse_for_inference(source.build(reid=True)).to(self.device)
+        self.height, self.width = source.height, source.width
+        self.feature_dim = self.net.feature_dim
+        self.batch_size = batch_size
+
+    def __call__(self, im_crops: Sequence[np.ndarray]) -> np.ndarray:
+        """RGB crops, each (h, w, 3) uint8 of any size -> (N, D) float32 unit rows; (0, D) for none.
+
+        Raises:
+            ValueError: a crop has no pixels or is no such array; names its index.
+        """
+        return self._embed(im_crops)
+
+    def predict(self, np_images: Sequence[np.ndarray]) -> list[np.ndarray]:
+        """BGR crops -> a list of (D,) float32 unit vectors, as deep_sort_realtime wants its embedder to answer."""
+        return list(self._embed(np_images, bgr=True))
+
+    def encode(self, image: np.ndarray, boxes: np.ndarray) -> np.ndarray:
+        """Boxes of one frame -> (N, D) float32 unit rows, as deep_sort wants its encoder to answer.
+
+        Each box is widened or narrowed about its centre to the network's aspect ratio and clipped at the frame's
+        border, in whole pixels, as deep_sort's own encoder does. A box with nothing inside the frame is described as
+        a crop of the mean colour, with a warning (deep_sort: as random noise).
+
+        Args:
+            image: (H, W, 3) uint8 BGR frame.
+            boxes: (N, 4) left, top, width, height in pixels.
+        """
+        crops = []
+        for index, box in enumerate(np.asarray(boxes, dtype=np.float64).reshape(-1, 4)):
+            left, top, right, bottom = patch(box, image.shape, self.height, self.width)
+            if left >= right or top >= bottom:
+                warnings.warn(f"box {index} {box.tolist()} lies outside the frame", stacklevel=2)
+                crops.append(np.full((self.height, self.width, 3), MEAN_BGR, dtype=np.uint8))
+            else:
+                crops.append(image[top:bottom, left:right])
+        return self._embed(crops, bgr=True)
+
+    @torch.inference_mode()
+    def _embed(self, crops: Sequence[np.ndarray], bgr: bool = False) -> np.ndarray:
+        rows = [
+            self.net(normalize(self._pixels(crops, start, bgr).to(self.device))).cpu()
+            for start in range(0, len(crops), self.batch_size)
+        ]
+        return torch.cat(rows).numpy() if rows else np.empty((0, self.feature_dim), np.float32)
+
+    def _pixels(self, crops: Sequence[np.ndarray], start: int, bgr: bool) -> Tensor:
+        """The batch from crop `start` on: (B, 3, height, width) uint8 RGB.
+
+        The resize runs on the CPU, one call for each crop: 0.04 to 0.17 ms for crops of 128x64 to 800x350 pixels on one
+        core, and then 24 KB a crop travel to a GPU instead of all the crop's pixels.
+        """
+        batch = []
+        for index, crop in enumerate(crops[start : start + self.batch_size], start):
+            if not isinstance(crop, np.ndarray) or crop.dtype != np.uint8 or crop.ndim != 3 or crop.shape[2] != 3:
+                found = f"{crop.dtype} {crop.shape}" if isinstance(crop, np.ndarray) else type(crop).__name__
+                raise ValueError(f"crop {index} is not a (height, width, 3) uint8 array: {found}")
+            if crop.size == 0:
+                raise ValueError(f"crop {index} has no pixels: its shape is {crop.shape}")
+            pixels = torch.from_numpy(np.array(crop, order="C")).permute(2, 0, 1)  # (3, h, w)
+            batch.append(resize(pixels, self.height, self.width))
+        pixels = torch.stack(batch)  # (B, 3, height, width)
+        return pixels.flip(1) if bgr else pixels
+
+
+def patch(box: np.ndarray, shape: Sequence[int], height: int, width: int) -> tuple[int, int, int, int]:
+    """The part of a frame that deep_sort's encoder cuts out for a box: left, top, right, bottom in whole pixels.
+
+    Args:
+        box: left, top, width, height.
+        shape: the frame's height and width, or more.
+        height, width: of the network's input; the box takes their aspect ratio, keeping its height and its centre.
+    """
+    left, top, box_width, box_height = (int(value) for value in box)
+    wanted = width / height * box_height
+    left, box_width = int(left - (wanted - box_width) / 2), int(wanted)
+    # the last row and column are never reached: so it is in deep_sort, and in the features it was tuned with
+    right, bottom = min(left + box_width, shape[1] - 1), min(top + box_height, shape[0] - 1)
+    return max(left, 0), max(top, 0), right, bottom
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# python feature_extractor.py SEQUENCE ...
+
+
+def sequence_detections(extractor: Extractor, sequence: Path) -> np.ndarray:
+    """A sequence's detections with their features: (N, 10 + D), the ten columns of MOTChallenge's `det.txt`, by frame.
+
+    Args:
+        sequence: folder with `det/det.txt` and the frames in `img1/`, named by their numbers.
+
+    Raises:
+        InputError: the folder is not of this kind, or a frame is missing.
+    """
+    path = sequence / "det" / "det.txt"
+    try:
+        rows = np.loadtxt(path, delimiter=",", ndmin=2)
+    except (OSError, ValueError) as error:
+        raise InputError(f"{path}: cannot be read as detections (frame, -1, left, top, width, ...): {error}") from None
+    if rows.shape[1] != 10:
+        raise InputError(f"{path}: has {rows.shape[1]} columns; MOTChallenge detections have 10")
+    frames = {int(file.stem): file for file in sorted((sequence / "img1").glob("*")) if _is_frame(file)}
+    blocks = [np.empty((0, 10 + extractor.feature_dim))]
+    for number in tqdm(np.unique(rows[:, 0].astype(int)), desc=sequence.name, unit="frame", leave=False, disable=None):
+        if number not in frames:
+            raise InputError(f"{sequence / 'img1'}: frame {number} of {path} is missing")
+        frame = np.asarray(load_rgb(frames[number]))[:, :, ::-1]
+        here = rows[rows[:, 0].astype(int) == number]
+        blocks.append(np.hstack([here, extractor.encode(frame, here[:, 2:6])]))
+    return np.vstack(blocks)
+
+
+def _is_frame(file: Path) -> bool:
+    return file.suffix.lower() in IMG_EXTENSIONS and file.stem.isdigit()
+
+
+def get_args_parser() -> cli.ArgumentParser:
+    parser = cli.ArgumentParser(description="Write MOTChallenge detections with features for the original deep_sort.")
+    add = parser.add_argument
+    add("sequences", nargs="+", type=Path, metavar="SEQUENCE", help="folder with det/det.txt and img1/")
+    add("--weights", type=Path, default=Path("checkpoint/best.pth"), help="checkpoint or exported file")
+    add("--output", type=Path, default=Path("detections"), help="folder for one SEQUENCE.npy each")
+    add("--cpu", action="store_true", help="do not use a GPU")
+    return parser
+
+
+def main(args) -> None:
+    extractor = Extractor(args.weights, use_cuda=not args.cpu)
+    for sequence in args.sequences:
+        rows = sequence_detections(extractor, sequence)
+        content = io.BytesIO()
+        np.save(content, rows, allow_pickle=False)
+        path = args.output / f"{sequence.name}.npy"
+        atomic_write(path, lambda file, content=content: file.write(content.getvalue()))
+        print(f"{sequence}: {len(rows):,} detections, {extractor.feature_dim} numbers each -> {path}")
+
+
+if __name__ == "__main__":
+    cli.run(main, get_args_parser())

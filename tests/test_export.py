@@ -1,0 +1,222 @@
+"""Exports: every file gives the checkpoint's vectors, and a file that does not is not written."""
+
+import dataclasses
+import sys
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+import torchvision
+from conftest import make_market, run_script
+from networks import random_crops, write_checkpoint
+from torch import Tensor
+
+import checkpoints
+import export
+import exported
+from cli import InputError, RunFailed
+from feature_extractor import Extractor
+from model import Net
+
+MEAN, STD = torch.tensor([0.485, 0.456, 0.406]), torch.tensor([0.229, 0.224, 0.225])
+
+
+def published_network(weights: dict[str, Tensor], images: Tensor) -> Tensor:
+    """The published network on nothing but the names in its file: (N, 3, 128, 64) normalised -> (N, 512) unit rows."""
+
+    def norm(x, name):
+        w = weights
+        mean, var = w[f"{name}.running_mean"], w[f"{name}.running_var"]
+        return F.batch_norm(x, mean, var, w[f"{name}.weight"], w[f"{name}.bias"], training=False)
+
+    x = F.conv2d(images, weights["conv.0.weight"], weights["conv.0.bias"], padding=1)
+    x = F.max_pool2d(F.relu(norm(x, "conv.1")), 3, 2, padding=1)
+    for layer in ("layer1", "layer2", "layer3", "layer4"):
+        for block in (f"{layer}.0", f"{layer}.1"):
+            halves = f"{block}.downsample.0.weight" in weights
+            y = F.conv2d(x, weights[f"{block}.conv1.weight"], stride=2 if halves else 1, padding=1)
+            y = F.conv2d(F.relu(norm(y, f"{block}.bn1")), weights[f"{block}.conv2.weight"], padding=1)
+            if halves:
+                x = norm(F.conv2d(x, weights[f"{block}.downsample.0.weight"], stride=2), f"{block}.downsample.1")
+            x = F.relu(x + norm(y, f"{block}.bn2"))
+    return F.normalize(x.mean((2, 3)), dim=1)
+
+
+def normalised(crops: list[np.ndarray]) -> Tensor:
+    """Crops of the network's size, as deep_sort_pytorch prepares them."""
+    images = torch.from_numpy(np.stack(crops)).float() / 255  # (N, H, W, 3)
+    return ((images - MEAN) / STD).permute(0, 3, 1, 2)
+
+
+def sized_crops(height: int, width: int, count: int = 5) -> list[np.ndarray]:
+    from torchvision.transforms.v2.functional import resize
+
+    crops = [torch.from_numpy(crop).permute(2, 0, 1) for crop in random_crops(count)]
+    return [resize(crop, [height, width]).permute(1, 2, 0).contiguous().numpy() for crop in crops]
+
+
+def run_export(*args) -> None:
+    export.main(export.get_args_parser().parse_args(list(map(str, args))))
+
+
+pytestmark = pytest.mark.filterwarnings("ignore:.torch.jit:FutureWarning")  # the tests call it themselves
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory):
+    return make_market(tmp_path_factory.mktemp("data") / "market", train_ids=6)
+
+
+def test_ckpt_in_the_published_network(tmp_path, data):
+    weights = write_checkpoint(tmp_path / "best.pth", height=128, width=64)
+    run_export("--weights", weights, "--format", "ckpt", "--output", tmp_path, "--data-dir", data)
+    content = torch.load(tmp_path / "ckpt.t7", weights_only=True)
+    assert set(content) == {"net_dict", "acc", "epoch"}
+    lacking = Net(751).load_state_dict(content["net_dict"], strict=False)
+    assert lacking.unexpected_keys == []
+    assert all(key.startswith("classifier.") for key in lacking.missing_keys)
+
+    crops = sized_crops(128, 64)
+    wanted = Extractor(weights, use_cuda=False)(crops)
+    found = published_network(content["net_dict"], normalised(crops)).numpy()
+    np.testing.assert_allclose(found, wanted, atol=1e-4)
+    np.testing.assert_allclose(Extractor(tmp_path / "ckpt.t7", use_cuda=False)(crops), wanted, atol=1e-6)
+
+
+def test_ckpt_refuses_what_deep_sort_pytorch_cannot_use(tmp_path, data):
+    small = write_checkpoint(tmp_path / "small.pth", height=64, width=32)
+    other = write_checkpoint(tmp_path / "other.pth", "osnet_x0_25")
+    for weights, words in ((small, "128x64"), (other, "osnet_x0_25")):
+        with pytest.raises(InputError, match=words):
+            run_export("--weights", weights, "--format", "ckpt", "--output", tmp_path / "out", "--data-dir", data)
+    assert list((tmp_path / "out").iterdir()) == []
+
+
+@pytest.mark.parametrize("place", ["outside", "inside"])
+@pytest.mark.parametrize("arch", ["net", "osnet_x0_25", "mobilenet_v2"])
+def test_graphs_give_the_same_vectors(tmp_path, data, arch, place, capsys):
+    onnxruntime = pytest.importorskip("onnxruntime")
+    pytest.importorskip("onnx")
+    weights = write_checkpoint(tmp_path / "best.pth", arch)
+    run_export(
+        *("--weights", weights, "--format", "onnx", "torchscript", "--normalize", place),
+        *("--output", tmp_path, "--data-dir", data),
+    )
+    crops = sized_crops(64, 32)
+    wanted = Extractor(weights, use_cuda=False)(crops)
+    images = normalised(crops)
+    if place == "inside":
+        images = torch.from_numpy(np.stack(crops)).permute(0, 3, 1, 2) / 255
+
+    session = onnxruntime.InferenceSession(str(tmp_path / f"{arch}_64x32.onnx"), providers=["CPUExecutionProvider"])
+    (given,) = session.get_inputs()
+    assert (given.name, given.shape[1:], given.type) == ("images", [3, 64, 32], "tensor(float)")
+    net = torch.jit.load(str(tmp_path / f"{arch}_64x32.torchscript"))
+    for batch in (images, images[:1]):
+        (rows,) = session.run(None, {"images": batch.contiguous().numpy()})
+        np.testing.assert_allclose(rows, wanted[: len(batch)], atol=1e-4)
+        np.testing.assert_allclose(net(batch).detach().numpy(), wanted[: len(batch)], atol=1e-4)
+
+    described = exported.load(tmp_path / f"{arch}_64x32.onnx")
+    assert (described.arch, described.height, described.width) == (arch, 64, 32)
+    assert described.inside == (place == "inside")
+    lines = [line for line in capsys.readouterr().out.splitlines() if "rank-1" in line]
+    assert len(lines) == 3  # the checkpoint's and each file's, on the data root
+    assert len({line[line.index("rank-1") :].split("  ")[0] for line in lines}) == 1
+
+
+def test_int8(tmp_path, data):
+    pytest.importorskip("onnxruntime")
+    pytest.importorskip("onnx")
+    weights = write_checkpoint(tmp_path / "best.pth")
+    run_export("--weights", weights, "--format", "onnx", "onnx-int8", "--output", tmp_path, "--data-dir", data)
+    whole, small = tmp_path / "net_64x32.onnx", tmp_path / "net_64x32_int8.onnx"
+    assert small.stat().st_size < 0.3 * whole.stat().st_size
+    crops = random_crops()
+    apart = 1 - (Extractor(weights, use_cuda=False)(crops) * Extractor(small)(crops)).sum(1)
+    assert 1e-6 < apart.max() < 0.05
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["best.pth", whole.name, small.name]
+
+
+def test_boxmot_resnet_is_torchvisions(tmp_path, data):
+    weights = write_checkpoint(tmp_path / "best.pth", "resnet18", last_stride=2, pooling="avg")
+    run_export("--weights", weights, "--format", "boxmot", "--output", tmp_path, "--data-dir", data)
+    content = torch.load(tmp_path / "resnet18_reid.pt", weights_only=True)
+    assert (content["model_name"], content["img_size"]) == ("resnet18", [64, 32])
+    net = torchvision.models.resnet18()
+    assert net.load_state_dict(content["state_dict"], strict=False) == (["fc.weight", "fc.bias"], [])
+    net.fc = torch.nn.Identity()
+    crops = sized_crops(64, 32)
+    with torch.no_grad():
+        found = F.normalize(net.eval()(normalised(crops)), dim=1).numpy()
+    np.testing.assert_allclose(found, Extractor(weights, use_cuda=False)(crops), atol=1e-4)
+
+
+def test_boxmot_osnet(tmp_path, data):
+    weights = write_checkpoint(tmp_path / "best.pth", "osnet_x0_25")
+    run_export("--weights", weights, "--format", "boxmot", "--output", tmp_path, "--data-dir", data)
+    content = torch.load(tmp_path / "osnet_x0_25_reid.pt", weights_only=True)
+    assert content["model_name"] == "osnet_x0_25"
+    assert "fc.0.weight" in content["state_dict"]  # of the features, not of the identities
+    assert not any(key.startswith("classifier") for key in content["state_dict"])
+
+
+@pytest.mark.parametrize(
+    ("arch", "options", "words"),
+    [("net", {}, "does not build net"), ("resnet18", {"last_stride": 1, "pooling": "avg"}, "last stride 2")],
+)
+def test_boxmot_refuses_what_it_would_build_otherwise(tmp_path, data, arch, options, words):
+    weights = write_checkpoint(tmp_path / "best.pth", arch, **options)
+    with pytest.raises(InputError, match=words):
+        run_export("--weights", weights, "--format", "boxmot", "--output", tmp_path / "out", "--data-dir", data)
+
+
+def test_a_wrong_file_is_not_written(tmp_path, data, monkeypatch):
+    weights = write_checkpoint(tmp_path / "best.pth", height=128, width=64)
+    (tmp_path / "ckpt.t7").write_text("what was there before")
+
+    def spoil(job, path):
+        export.write_ckpt(job, path)
+        content = checkpoints.read(path)
+        content["net_dict"]["layer4.1.bn2.bias"] += torch.linspace(-1, 1, 512)
+        checkpoints.save(path, content)
+
+    monkeypatch.setitem(export.FORMATS, "ckpt", dataclasses.replace(export.FORMATS["ckpt"], write=spoil))
+    with pytest.raises(RunFailed, match="cosine difference"):
+        run_export("--weights", weights, "--format", "ckpt", "--output", tmp_path, "--data-dir", data)
+    assert (tmp_path / "ckpt.t7").read_text() == "what was there before"
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["best.pth", "ckpt.t7"]
+
+
+def test_missing_packages_are_named_with_their_install_line(tmp_path, data, monkeypatch):
+    weights = write_checkpoint(tmp_path / "best.pth", "osnet_x0_25")
+    monkeypatch.setitem(sys.modules, "onnx", None)  # as if it were not installed
+    with pytest.raises(InputError, match="pip install onnx"):
+        run_export("--weights", weights, "--format", "onnx", "--output", tmp_path, "--data-dir", data)
+
+
+def test_foreign_and_broken_files(tmp_path):
+    pytest.importorskip("onnxruntime")
+    for name in ("broken.onnx", "broken.torchscript"):
+        (tmp_path / name).write_bytes(b"nothing of the kind")
+        with pytest.raises(InputError, match="not a readable"):
+            Extractor(tmp_path / name)
+    with pytest.raises(InputError, match="no such file"):
+        Extractor(tmp_path / "missing.onnx")
+    foreign = torch.jit.trace(torch.nn.Identity(), torch.zeros(1, 3, 8, 8))
+    torch.jit.save(foreign, str(tmp_path / "foreign.torchscript"))
+    with pytest.raises(InputError, match="does not describe itself"):
+        Extractor(tmp_path / "foreign.torchscript")
+
+
+def test_command_line(tmp_path, data):
+    weights = write_checkpoint(tmp_path / "best.pth", "osnet_x0_25")
+    options = ("--weights", weights, "--data-dir", data)
+    done = run_script("export.py", *options, "--format", "torchscript", cwd=tmp_path)
+    assert done.code == 0, done.stderr
+    assert done.stderr == ""
+    assert "cosine difference" in done.stdout
+    assert (tmp_path / "export" / "osnet_x0_25_64x32.torchscript").is_file()
+    with pytest.raises(InputError, match="--calibration-images 0"):
+        run_export(*options, "--calibration-images", 0)

@@ -1,0 +1,211 @@
+"""The Extractor: the vectors of `test.py`, whatever the batch, in the calls of three trackers."""
+
+import sys
+from subprocess import run
+
+import numpy as np
+import pytest
+import torch
+from conftest import ROOT, run_script
+from networks import lively_network, random_crops, write_checkpoint
+from PIL import Image
+
+import checkpoints
+import exported
+from cli import InputError
+from datasets import PersonImages
+from extract import features_of
+from feature_extractor import Extractor, patch, sequence_detections
+from layouts import Sample
+from utils import single_process
+
+HEIGHT, WIDTH = 64, 32
+
+
+@pytest.fixture(scope="module")
+def extractor(tmp_path_factory):
+    return Extractor(write_checkpoint(tmp_path_factory.mktemp("net") / "best.pth"), use_cuda=False)
+
+
+def test_vectors_are_those_of_test_py(extractor, tmp_path):
+    samples = []
+    for number, crop in enumerate(random_crops()):
+        Image.fromarray(crop).save(tmp_path / f"{number}.png")
+        samples.append(Sample(str(tmp_path / f"{number}.png"), 1))
+    images = PersonImages(samples, HEIGHT, WIDTH, pids=())
+    wanted = features_of(extractor.net, images, single_process("cpu")).numpy()
+
+    found = extractor(random_crops())
+    assert found.dtype == np.float32
+    assert found.shape == (6, 512)
+    np.testing.assert_allclose(found, wanted, atol=1e-6)
+    np.testing.assert_allclose(np.linalg.norm(found, axis=1), 1, atol=1e-6)
+    assert (found @ found.T)[~np.eye(6, dtype=bool)].max() < 0.999  # or the comparisons here would prove nothing
+
+
+def test_a_vector_does_not_depend_on_its_batch(extractor):
+    crops = random_crops()
+    together = extractor(crops)
+    alone = np.concatenate([extractor([crop]) for crop in crops])
+    np.testing.assert_allclose(together, alone, atol=1e-6)
+    np.testing.assert_allclose(extractor(crops[::-1])[::-1], together, atol=1e-6)
+    assert not extractor.net.training
+
+
+def test_large_lists_are_cut_into_batches(tmp_path):
+    path = write_checkpoint(tmp_path / "best.pth", "osnet_x0_25")
+    crops = random_crops(5)
+    whole, cut = Extractor(path, use_cuda=False), Extractor(path, use_cuda=False, batch_size=2)
+    np.testing.assert_allclose(cut(crops), whole(crops), atol=1e-6)
+
+
+def test_no_crops(extractor):
+    assert extractor([]).shape == (0, 512)
+    assert extractor([]).dtype == np.float32
+    assert extractor.predict([]) == []
+    assert extractor.encode(np.zeros((50, 50, 3), np.uint8), np.empty((0, 4))).shape == (0, 512)
+
+
+@pytest.mark.parametrize(
+    ("crop", "words"),
+    [
+        (np.zeros((0, 20, 3), np.uint8), "crop 2 has no pixels"),
+        (np.zeros((20, 0, 3), np.uint8), "crop 2 has no pixels"),
+        (np.zeros((20, 20), np.uint8), r"crop 2 is not .* uint8 \(20, 20\)"),
+        (np.zeros((20, 20, 3), np.float32), "crop 2 is not .* float32"),
+        (None, "crop 2 is not .* NoneType"),
+    ],
+)
+def test_bad_crops_are_named_by_index(extractor, crop, words):
+    with pytest.raises(ValueError, match=words):
+        extractor([*random_crops(2), crop])
+
+
+def test_predict_takes_bgr(extractor):
+    crops = random_crops()
+    vectors = extractor.predict([crop[:, :, ::-1] for crop in crops])
+    assert isinstance(vectors, list)
+    assert vectors[0].shape == (512,)
+    np.testing.assert_allclose(np.stack(vectors), extractor(crops), atol=1e-6)
+
+
+def test_read_only_crops(extractor):
+    crop = random_crops(1)[0]
+    crop.flags.writeable = False
+    assert extractor([crop]).shape == (1, 512)
+
+
+@pytest.mark.parametrize(
+    ("box", "wanted"),  # by hand; the network wants boxes half as wide as high, the frame is 300 wide and 200 high
+    [
+        ((10, 20, 40, 80), (10, 20, 50, 100)),  # fits already
+        ((10, 20, 30, 80), (5, 20, 45, 100)),  # 10 too narrow: 5 more on each side
+        ((100, 20, 60, 80), (110, 20, 150, 100)),  # 20 too wide
+        ((10.9, 20.9, 30.9, 80.9), (5, 20, 45, 100)),  # fractions are cut off
+        ((2, 20, 30, 80), (0, 20, 37, 100)),  # -3 clipped at the left
+        ((280, 150, 30, 80), (275, 150, 299, 199)),  # clipped at the right and below, one pixel early as in deep_sort
+    ],
+)
+def test_patch(box, wanted):
+    assert patch(np.array(box), (200, 300, 3), 128, 64) == wanted
+
+
+def test_encode_is_the_patch_of_a_bgr_frame(extractor):
+    frame = np.random.default_rng(1).integers(0, 256, (200, 300, 3), dtype=np.uint8)
+    boxes = np.array([[10, 20, 30, 80], [280, 150, 30, 80]])
+    cut = [frame[20:100, 5:45, ::-1], frame[150:199, 275:299, ::-1]]
+    np.testing.assert_allclose(extractor.encode(frame, boxes), extractor(cut), atol=1e-6)
+    assert boxes.tolist() == [[10, 20, 30, 80], [280, 150, 30, 80]]
+
+
+def test_a_box_outside_the_frame_warns_and_keeps_its_row(extractor):
+    frame = np.zeros((200, 300, 3), np.uint8)
+    with pytest.warns(UserWarning, match="box 1 .* outside the frame"):
+        rows = extractor.encode(frame, np.array([[10, 20, 30, 80], [400, 20, 30, 80]]))
+    assert rows.shape == (2, 512)
+    np.testing.assert_allclose(np.linalg.norm(rows, axis=1), 1, atol=1e-6)
+
+
+def test_every_kind_of_checkpoint(tmp_path):
+    """One network in six files: the same vectors from each."""
+    net = lively_network("net", 751)
+    files = {
+        "bare.pth": net.state_dict(),
+        "ckpt.t7": {"net_dict": net.state_dict(), "acc": 1.0, "epoch": 2},
+        "state.pt": {"state_dict": net.state_dict()},
+        "parallel.pth": {f"module.{key}": value for key, value in net.state_dict().items()},
+        "headless.pth": {key: value for key, value in net.state_dict().items() if "classifier" not in key},
+    }
+    crops = random_crops(3)
+    vectors = []
+    for name, content in files.items():
+        torch.save(content, tmp_path / name)
+        extractor = Extractor(tmp_path / name, use_cuda=False)
+        assert (extractor.height, extractor.width) == (128, 64)
+        vectors.append(extractor(crops))
+    for other in vectors[1:]:
+        np.testing.assert_array_equal(other, vectors[0])
+
+
+def test_exported_files_run_in_the_extractor(tmp_path):
+    pytest.importorskip("onnx")
+    pytest.importorskip("onnxruntime")
+    from export import Job, write_onnx, write_torchscript
+
+    checkpoint = checkpoints.load(write_checkpoint(tmp_path / "best.pth", "osnet_x0_25"))
+    job = Job(checkpoint, inside=True, calibration=torch.empty(0))
+    write_onnx(job, tmp_path / "net.onnx")
+    write_torchscript(job, tmp_path / "net.torchscript")
+    crops = random_crops()
+    wanted = Extractor(tmp_path / "best.pth", use_cuda=False)(crops)
+    for suffix in exported.SUFFIXES:
+        extractor = Extractor(tmp_path / f"net{suffix}")
+        assert (extractor.height, extractor.width, extractor.feature_dim) == (64, 32, 512)
+        np.testing.assert_allclose(extractor(crops), wanted, atol=1e-4)
+
+
+def test_it_can_live_in_a_tracker_that_has_a_utils_of_its_own(tmp_path):
+    (tmp_path / "utils").mkdir()
+    (tmp_path / "utils" / "__init__.py").touch()
+    code = f"import sys; sys.path.append({str(ROOT)!r}); import feature_extractor, utils; print(utils.__file__)"
+    done = run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, check=True)
+    assert str(tmp_path) in done.stdout
+
+
+def make_sequence(root):
+    """Two frames with three detections, in MOTChallenge's layout."""
+    (root / "det").mkdir(parents=True)
+    (root / "img1").mkdir()
+    rng = np.random.default_rng(0)
+    for number in (1, 2):
+        Image.fromarray(rng.integers(0, 256, (120, 160, 3), dtype=np.uint8)).save(root / "img1" / f"{number:06d}.png")
+    rows = [[2, -1, 5, 5, 30, 60, 0.9], [1, -1, 50, 10, 30, 80, 0.8], [2, -1, 80, 20, 40, 80, 0.7]]
+    text = "\n".join(",".join(map(str, [*row, -1, -1, -1])) for row in rows)
+    (root / "det" / "det.txt").write_text(text + "\n")
+    return root
+
+
+def test_detections_file(tmp_path):
+    weights = write_checkpoint(tmp_path / "best.pth", "osnet_x0_25")
+    sequence = make_sequence(tmp_path / "SEQ-01")
+    done = run_script("feature_extractor.py", sequence, "--weights", weights, "--output", "out", cwd=tmp_path)
+    assert done.code == 0, done.stderr
+    rows = np.load(tmp_path / "out" / "SEQ-01.npy", allow_pickle=False)
+    assert rows.shape == (3, 10 + 512)
+    assert rows[:, 0].tolist() == [1, 2, 2]
+    assert rows[:, 6].tolist() == [0.8, 0.9, 0.7]
+    frame = np.asarray(Image.open(sequence / "img1" / "000001.png"))[:, :, ::-1]
+    wanted = Extractor(weights, use_cuda=False).encode(frame, np.array([[50, 10, 30, 80]]))
+    np.testing.assert_allclose(rows[:1, 10:], wanted, atol=1e-6)
+
+
+def test_detections_of_a_missing_frame(extractor, tmp_path):
+    sequence = make_sequence(tmp_path / "SEQ-01")
+    (sequence / "img1" / "000002.png").unlink()
+    with pytest.raises(InputError, match=r"frame 2 .* is missing"):
+        sequence_detections(extractor, sequence)
+    with pytest.raises(InputError, match=r"det\.txt: cannot be read"):
+        sequence_detections(extractor, tmp_path)
+    (sequence / "det" / "det.txt").write_text("1,2,3\n")
+    with pytest.raises(InputError, match="has 3 columns"):
+        sequence_detections(extractor, sequence)
