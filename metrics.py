@@ -29,7 +29,7 @@ from cli import InputError
 CMC_RANKS = 50  # length of the `cmc` list
 DEFAULT_MEMORY = 1 << 30  # bytes that an evaluation may use on top of its features
 BLOCK_ROWS = 1024  # queries per matrix product; more gains no speed
-COUNTED_AT_ONCE = 1 << 20  # comparisons per step, few enough to stay in the processor's cache
+COUNTED_AT_ONCE = 2 << 20  # comparisons per step, few enough to stay in the processor's cache
 SORT_ABOVE = 512  # correct images per query from which one sort is cheaper than a comparison for each of them
 
 

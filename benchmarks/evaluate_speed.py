@@ -1,0 +1,175 @@
+"""How long does an evaluation take, as a multiple of the bare similarity product, and how much memory?
+
+Synthetic unit features of Market-1501's size and shape (3,368 queries, 750 people in 6 cameras, 15,913 gallery images
+with 2,798 distractors, 512 numbers each). The product alone, into memory that is already there, and the whole
+evaluation (`evaluate.rank_metrics`: checks, product, metrics) are timed in turn in the same run. `ratio` is that of wall
+times, for an idle machine; `cpu_ratio` that of processor times, which other programs disturb less.
+
+--sizes times other sizes and fits a line; --large evaluates 20,000 x 200,000 from a memory-mapped folder with
+`python evaluate.py` and takes that process's peak memory.
+"""
+
+import json
+import os
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+import numpy as np
+import torch
+
+ROOT = Path(__file__).resolve().parents[1]
+sys.path.insert(0, str(ROOT))
+
+import features as features_file  # noqa: E402
+from cli import ArgumentParser, run  # noqa: E402
+from evaluate import rank_metrics  # noqa: E402
+
+QUERIES, IMAGES, SIZE, PEOPLE, CAMERAS = 3368, 15913, 512, 750, 6
+DISTRACTORS = 2798 / 15913  # share of the gallery
+NOISE = {"good": 2.13, "poor": 3.5}  # against unit normal centres: mAP about 0.8, and under 0.1
+
+
+def get_args_parser():
+    parser = ArgumentParser(prog="evaluate_speed.py", description=__doc__)
+    add = parser.add_argument
+    add("--repeats", type=int, default=7, help="timings of each, of which the median counts")
+    add("--device", default="cpu", help="cpu or cuda")
+    add("--sizes", action="store_true", help="also time a quarter to four times the size")
+    add("--large", action="store_true", help="also 20,000 queries x 200,000 images from disk, with peak memory")
+    add("--json", metavar="FILE", help="write the figures there, too")
+    return parser
+
+
+def main(args):
+    torch.set_num_threads(len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count())
+    found = {"machine": machine(args.device), "runs": []}
+    for quality in NOISE:
+        found["runs"].append(timed(QUERIES, IMAGES, quality, args))
+    if args.sizes:
+        table = [timed(int(QUERIES * f), IMAGES, "poor", args) for f in (0.25, 0.5, 1, 2, 4)]
+        found["sizes"] = table
+        found["line"] = line([row["queries"] * row["gallery"] for row in table], [row["seconds"] for row in table])
+    if args.large:
+        found["large"] = large(20_000, 200_000)
+    text = json.dumps(found, indent=2)
+    print(text)
+    if args.json:
+        Path(args.json).write_text(text + "\n")
+
+
+def market_like(queries: int, images: int, quality: str, people: int = PEOPLE, seed: int = 0) -> dict:
+    """A features dict whose people are clouds around random centres, as wide as `quality` says."""
+    generator = torch.Generator().manual_seed(seed)
+    centres = torch.randn(people + 1, SIZE, generator=generator)
+
+    def side(labels):
+        strangers = (labels == 0)[:, None] * torch.randn(len(labels), SIZE, generator=generator)
+        rows = torch.where(labels[:, None] > 0, centres[labels], strangers)
+        rows += NOISE[quality] * torch.randn(len(labels), SIZE, generator=generator)
+        return torch.nn.functional.normalize(rows)
+
+    ql = torch.randint(1, people + 1, (queries,), generator=generator)
+    gl = torch.randint(1, people + 1, (images,), generator=generator)
+    gl[torch.rand(images, generator=generator) < DISTRACTORS] = 0
+    return {
+        "qf": side(ql),
+        "ql": ql,
+        "qc": torch.randint(CAMERAS, (queries,), generator=generator),
+        "gf": side(gl),
+        "gl": gl,
+        "gc": torch.randint(CAMERAS, (images,), generator=generator),
+    }
+
+
+def timed(queries: int, images: int, quality: str, args) -> dict:
+    """Median seconds of the product and of the evaluation, measured in turn."""
+    data = {key: value.to(args.device) for key, value in market_like(queries, images, quality).items()}
+    qf, gf = data["qf"], data["gf"]
+    out = torch.empty(queries, images, device=args.device)
+    rounds = []
+    for i in range(args.repeats + 1):
+        product = clock(lambda: torch.mm(qf, gf.T, out=out), args.device)
+        evaluation = clock(lambda: rank_metrics(**data), args.device)
+        if i:  # the first round warms up
+            rounds.append((*product[:2], *evaluation[:2]))
+    product, product_cpu, whole, whole_cpu = np.array(rounds).T
+    return {
+        "features": quality,
+        "queries": queries,
+        "gallery": images,
+        "mAP": round(evaluation[2]["mAP"], 4),
+        "product_seconds": round(float(np.median(product)), 4),
+        "seconds": round(float(np.median(whole)), 4),
+        "ratio": round(float(np.median(whole / product)), 2),
+        "cpu_ratio": round(float(np.median(whole_cpu / product_cpu)), 2),
+    }
+
+
+def clock(work, device: str):
+    """Wall seconds and processor seconds that work() takes, and its result."""
+    synchronize = torch.cuda.synchronize if device.startswith("cuda") else lambda: None
+    synchronize()
+    start, cpu_start = time.perf_counter(), time.process_time()
+    result = work()
+    synchronize()
+    return time.perf_counter() - start, time.process_time() - cpu_start, result
+
+
+def line(x, y) -> dict:
+    """Straight line through the points, and the share of the variance that it explains."""
+    slope, offset = np.polyfit(x, y, 1)
+    residual = np.array(y) - (slope * np.array(x) + offset)
+    return {
+        "nanoseconds_per_pair": round(slope * 1e9, 3),
+        "seconds_at_zero": round(offset, 3),
+        "r_squared": round(1 - float((residual**2).sum() / ((np.array(y) - np.mean(y)) ** 2).sum()), 5),
+    }
+
+
+def large(queries: int, images: int) -> dict:
+    """`python evaluate.py` on a memory-mapped folder: wall time and peak memory of the whole process."""
+    with tempfile.TemporaryDirectory() as folder:
+        data = market_like(queries, images, "poor", people=int(images * (1 - DISTRACTORS) / 17.5))
+        features_file.save(folder + "/features", data)
+        size = sum(data[key].numel() * 4 for key in ("qf", "gf"))
+        del data
+        start = time.perf_counter()
+        with subprocess.Popen(
+            [sys.executable, ROOT / "evaluate.py", folder + "/features"], stdout=subprocess.PIPE, text=True
+        ) as process:
+            output = process.stdout.read()
+            _, status, usage = os.wait4(process.pid, 0)
+            process.returncode = os.waitstatus_to_exitcode(status)
+        seconds = time.perf_counter() - start
+    if process.returncode:
+        raise RuntimeError(f"evaluate.py left with {process.returncode}: {output}")
+    peak = usage.ru_maxrss * (1 if sys.platform == "darwin" else 1024)
+    return {
+        "queries": queries,
+        "gallery": images,
+        "seconds": round(seconds, 1),
+        "features_GB": round(size / 2**30, 3),
+        "peak_GB": round(peak / 2**30, 3),
+        "beyond_features_GB": round((peak - size) / 2**30, 3),
+    }
+
+
+def machine(device: str) -> dict:
+    """What the figures were measured on."""
+    name = "unknown processor"
+    if Path("/proc/cpuinfo").exists():
+        rows = Path("/proc/cpuinfo").read_text().splitlines()
+        names = [row.split(":")[1].strip() for row in rows if row.startswith("model name")]
+        name = names[0] if names else name
+    found = {"processor": name, "threads": torch.get_num_threads()}
+    if device.startswith("cuda"):
+        found["gpu"] = torch.cuda.get_device_name()
+    load = [round(value, 2) for value in os.getloadavg()] if hasattr(os, "getloadavg") else None
+    return found | {"torch": torch.__version__, "date": time.strftime("%Y-%m-%d"), "load_average_before": load}
+
+
+if __name__ == "__main__":
+    run(main, get_args_parser())
