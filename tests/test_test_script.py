@@ -1,0 +1,123 @@
+"""`test.py`: the features file of a checkpoint, from any kind of file and on any number of processes."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+import checkpoints
+import features
+import layouts
+import sample
+from datasets import PersonImages
+from model import Net, build_model
+
+ROOT = Path(__file__).parent.parent
+TORCHRUN = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2"]
+SMALL = ["--height", "32", "--width", "16", "--workers", "1"]
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory) -> Path:
+    return sample.ensure(tmp_path_factory.mktemp("data") / "sample", identities=9, workers=1)
+
+
+def script(*arguments, cwd, launcher=(sys.executable,)) -> subprocess.CompletedProcess:
+    return subprocess.run(
+        [*launcher, ROOT / "test.py", *map(str, arguments)],
+        cwd=cwd,
+        env=os.environ | {"OMP_NUM_THREADS": "1"},
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
+
+
+def in_process(monkeypatch, *arguments):
+    """`test.py` loaded from its file: `import test` would find Python's own package."""
+    import importlib.util
+
+    spec = importlib.util.spec_from_file_location("test_script", ROOT / "test.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    module.main(module.get_args_parser().parse_args([str(a) for a in arguments]))
+
+
+@pytest.mark.parametrize("classes", [751, 1261])
+def test_published_style_checkpoints_work(data, tmp_path, monkeypatch, classes):
+    monkeypatch.chdir(tmp_path)
+    torch.manual_seed(0)
+    net = Net(classes)
+    torch.save({"net_dict": net.state_dict(), "acc": 91.2, "epoch": 39}, "ckpt.t7")
+    in_process(monkeypatch, "--data-dir", data, "--weights", "ckpt.t7", *SMALL)
+    found = features.load("features.pth")
+    listed = layouts.find(data)
+    assert found["qf"].shape == (len(listed.query), 512)
+    assert found["gf"].shape == (len(listed.gallery), 512)
+    assert found["qf"].dtype == torch.float32
+    assert torch.allclose(found["gf"].norm(dim=1), torch.ones(len(listed.gallery)), atol=1e-5)
+    assert found["ql"].tolist() == [s.pid for s in listed.query]
+    assert found["gc"].tolist() == [s.camera for s in listed.gallery]
+    assert {-1, 0} <= set(found["gl"].tolist())  # junk and distractors keep their labels
+    assert found["q_paths"] == [s.path for s in listed.query]
+    assert found["meta"]["height"] == 32
+
+    # by hand: scale to 0..1, ImageNet's mean and deviation, the network without any fusing
+    images = PersonImages(listed.query[:3], 32, 16, pids=())
+    pixels = torch.stack([images[i][0] for i in range(3)]).float() / 255
+    mean, std = torch.tensor([0.485, 0.456, 0.406]), torch.tensor([0.229, 0.224, 0.225])
+    net.reid = True
+    with torch.inference_mode():
+        by_hand = net.eval()((pixels - mean.view(3, 1, 1)) / std.view(3, 1, 1))
+    assert torch.allclose(found["qf"][:3], by_hand, atol=1e-5)
+
+
+def test_one_and_two_processes_write_the_same_file(data, tmp_path):
+    net = build_model("osnet_x0_25", 8)
+    checkpoints.save(tmp_path / "w.pth", {"net_dict": net.state_dict(), "arch": "osnet_x0_25"})
+    flags = ["--data-dir", data, "--weights", "w.pth", "--batch_size", 16, *SMALL]
+    one = script(*flags, "--output", "one.pth", cwd=tmp_path)
+    two = script(*flags, "--output", "two.pth", cwd=tmp_path, launcher=TORCHRUN)
+    assert one.returncode == two.returncode == 0, one.stderr + two.stderr
+    assert (tmp_path / "one.pth").read_bytes() == (tmp_path / "two.pth").read_bytes()
+
+
+def test_another_architecture_than_asked_for_is_an_error(data, tmp_path):
+    torch.save({"net_dict": build_model("resnet18", 5).state_dict(), "acc": 1.0, "epoch": 1}, tmp_path / "r.t7")
+    result = script("--data-dir", data, "--weights", "r.t7", "--model", "net", *SMALL, cwd=tmp_path)
+    assert result.returncode == 2
+    assert result.stderr == "test.py: error: --weights r.t7: holds a resnet18, but --model is net\n"
+    assert not (tmp_path / "features.pth").exists()
+
+
+def test_missing_pieces_are_named(data, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    from cli import InputError
+
+    with pytest.raises(InputError, match=r"checkpoint/best\.pth: no such checkpoint; train one with `python train.py`"):
+        in_process(monkeypatch, "--data-dir", data)
+    torch.save({"net_dict": Net(5).state_dict()}, "w.pth")
+    plain = tmp_path / "plain"
+    for number, path in enumerate(sorted((data / "bounding_box_train").iterdir())[:4]):
+        (plain / str(number)).mkdir(parents=True)
+        (plain / str(number) / path.name).symlink_to(path)
+    with pytest.raises(InputError, match=r"datasets\.py split"):
+        in_process(monkeypatch, "--data-dir", plain, "--weights", "w.pth")
+    with pytest.raises(InputError, match="--height 0"):
+        in_process(monkeypatch, "--data-dir", data, "--weights", "w.pth", "--height", 0)
+
+
+def test_mars_tracklets_are_averaged(data, tmp_path, monkeypatch):
+    """Two tracklets of one person, one of another: three rows, each the unit mean of its images' rows."""
+    from extract import average_tracklets
+    from layouts import Sample
+
+    samples = [Sample(f"{i}.jpg", pid, 1, track) for i, (pid, track) in enumerate([(1, 0), (1, 0), (1, 1), (2, 2)])]
+    rows = torch.tensor([[1.0, 0.0], [0.0, 1.0], [0.0, 1.0], [1.0, 0.0]])
+    kept, averaged = average_tracklets(samples, rows)
+    assert [(s.pid, s.tracklet) for s in kept] == [(1, 0), (1, 1), (2, 2)]
+    expected = torch.tensor([[0.5**0.5, 0.5**0.5], [0.0, 1.0], [1.0, 0.0]])
+    assert torch.allclose(averaged, expected)

@@ -1,0 +1,445 @@
+"""Training as a user runs it: one process, two processes, resume, pretrained weights, user errors."""
+
+import csv
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+import urllib.error
+from pathlib import Path
+
+import pytest
+import torch
+
+import checkpoints
+import cli
+import datasets
+import evaluate
+import layouts
+import recipe
+import sample
+import train
+import train_multiGPU
+from cli import InputError, RunFailed
+from model import Net
+
+ROOT = Path(__file__).parent.parent
+TINY = ["--height", "32", "--width", "16", "--workers", "1"]
+SMALL = [*TINY, "--model", "osnet_x0_25"]  # the lightest network: the loop is what is tested
+TORCHRUN = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2"]
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory) -> Path:
+    """A sample of 12 identities: 8 to train on, 4 to test with."""
+    return sample.ensure(tmp_path_factory.mktemp("data") / "sample", identities=12, workers=1)
+
+
+@pytest.fixture
+def here(tmp_path, monkeypatch) -> Path:
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def run(*arguments, parser=None):
+    """train.py in this process."""
+    train.main((parser or train.get_args_parser()).parse_args([str(a) for a in arguments]))
+
+
+def command(*arguments, cwd) -> subprocess.CompletedProcess:
+    environment = os.environ | {"OMP_NUM_THREADS": "1"}
+    environment.pop("RANK", None)
+    return subprocess.run(
+        [str(a) for a in arguments], cwd=cwd, env=environment, capture_output=True, text=True, timeout=300
+    )
+
+
+def one_line_error(result: subprocess.CompletedProcess) -> str:
+    assert result.returncode == 2, result.stdout + result.stderr
+    assert "Traceback" not in result.stderr
+    assert len(result.stderr.strip().splitlines()) == 1, result.stderr
+    return result.stderr
+
+
+def same(a: dict, b: dict) -> bool:
+    return a.keys() == b.keys() and all(torch.equal(a[key], b[key]) for key in a)
+
+
+# -- the whole way -----------------------------------------------------------------------------------------------------
+
+
+def test_train_test_evaluate_as_a_user_runs_them(data, here):
+    trained = command(sys.executable, ROOT / "train.py", "--data-dir", data, "--epochs", 2, *TINY, cwd=here)
+    assert trained.returncode == 0, trained.stderr
+    assert "python test.py" in trained.stdout
+    assert sorted(p.name for p in (here / "checkpoint").iterdir()) == [
+        *("best.pth", "curves.png", "history.csv", "last.pth")
+    ]
+    rows = list(csv.DictReader((here / "checkpoint/history.csv").open()))
+    assert [row["epoch"] for row in rows] == ["1", "2"]
+    assert [(row["height"], row["width"]) for row in rows] == [("24", "16"), ("32", "16")]
+    assert all(0 <= float(row["val_acc"]) <= 1 and float(row["train_loss"]) > 0 for row in rows)
+    assert (here / "checkpoint/curves.png").read_bytes()[:8] == b"\x89PNG\r\n\x1a\n"
+
+    best = torch.load(here / "checkpoint/best.pth", weights_only=True)
+    assert {"net_dict", "acc", "epoch", "arch", "num_classes", "height", "width", "class_names", "args"} <= set(best)
+    assert (best["arch"], best["num_classes"], best["height"], best["width"]) == ("net", 8, 32, 16)
+    assert best["net_dict"].keys() == Net(8).state_dict().keys()
+    assert best["acc"] == pytest.approx(100 * float(rows[1]["val_acc"]))
+
+    tested = command(sys.executable, ROOT / "test.py", "--data-dir", data, cwd=here)
+    assert tested.returncode == 0, tested.stderr
+    evaluated = command(sys.executable, ROOT / "evaluate.py", "--json", "metrics.json", cwd=here)
+    assert evaluated.returncode == 0, evaluated.stderr
+    metrics = json.loads((here / "metrics.json").read_text())
+    # the last epoch's test during training is the same measurement
+    assert metrics["mAP"] == pytest.approx(float(rows[1]["mAP"]), abs=1e-6)
+    assert metrics["rank1"] == pytest.approx(float(rows[1]["rank1"]), abs=1e-6)
+
+
+def test_a_network_learns_its_training_images(data, here):
+    flags = ["--val-ratio", 0, "--batch_size", 16, "--eval-interval", 12, "--no-progressive", "--erase", 0]
+    run("--data-dir", data, "--epochs", 12, *flags, *TINY)
+    history = torch.load(here / "checkpoint/last.pth", weights_only=True)["history"]
+    assert max(row["train_acc"] for row in history[-3:]) > 0.65 > 0.35 > history[0]["train_acc"]
+    assert history[-1]["train_loss"] < 0.6 * history[0]["train_loss"]
+
+
+def test_deepsort_recipe_and_other_networks_train(data, here):
+    run("--data-dir", data, "--epochs", 1, "--recipe", "deepsort", "--model", "resnet18", "--cache", "none", *TINY)
+    best = checkpoints.load(here / "checkpoint/best.pth")
+    assert best.arch == "resnet18"
+    assert best.model_options == {"last_stride": 1, "pooling": "avg"}
+    assert best.extra["args"]["optimizer"] == "sgd"
+
+
+@pytest.mark.parametrize("loss", ["arcface", "triplet", "circle", "center"])
+def test_every_metric_loss_trains(data, here, loss):
+    run(
+        *("--data-dir", data, "--epochs", 1, "--metric-loss", loss, "--sampler", "balanced", "--ema", 0.9),
+        *("--accumulate", 2, "--batch_size", 16, "--margin", 0.2, "--eval-interval", 9, *SMALL),
+    )
+    history = torch.load(here / "checkpoint/last.pth", weights_only=True)["history"]
+    assert 0 < history[0]["train_loss"] < 60
+
+
+# -- several processes -------------------------------------------------------------------------------------------------
+
+
+def reports(data, here, processes: int, *flags) -> list[dict]:
+    launcher = TORCHRUN if processes == 2 else [sys.executable]
+    script = [ROOT / "tests/two_processes.py", here / f"report{processes}", "--data-dir", data, *SMALL]
+    output = ["--output", here / f"run{processes}", "--eval-interval", 1, *flags]
+    result = command(*launcher, *script, *output, cwd=here)
+    assert result.returncode == 0, result.stdout + result.stderr
+    return [torch.load(here / f"report{processes}.rank{r}", weights_only=True) for r in range(processes)]
+
+
+def test_two_processes_share_the_work_and_end_alike(data, here):
+    first, second = reports(data, here, 2, "--epochs", 2, "--batch_size", 16)
+    assert same(first["weights"], second["weights"])  # bit-identical, BatchNorm statistics included
+    train_samples, val_samples = datasets.split_validation(layouts.find(data).train, 0.2, 0)
+    for a, b in zip(first["trained"], second["trained"], strict=True):
+        assert len(a) == len(b) > 0
+        together = torch.cat([a, b])
+        assert len(together.unique()) == len(together)  # no image twice in an epoch
+        assert len(together) > len(train_samples) - 16
+    scored = torch.cat(first["scored"] + second["scored"])
+    assert sorted(scored.tolist()) == sorted(list(range(len(val_samples))) * 2)  # once in each of the two epochs
+
+
+def test_two_processes_train_like_one(data, here):
+    """The same global batches, augmentation and mining; with BatchNorm and dropout fixed the weights agree."""
+    flags = ["--plain", "--epochs", 1, "--batch_size", 16, "--metric-loss", "triplet", "--sampler", "balanced"]
+    flags += ["--optimizer", "sgd", "--lr", "0.01", "--no-progressive"]
+    (one,) = reports(data, here, 1, *flags)
+    two, _ = reports(data, here, 2, *flags)
+    for key, value in one["weights"].items():
+        if value.is_floating_point():
+            assert torch.allclose(value, two["weights"][key], atol=1e-5), key
+
+
+def test_multi_gpu_script_needs_torchrun_and_says_how(here):
+    result = command(sys.executable, ROOT / "train_multiGPU.py", "--epochs", 3, cwd=here)
+    assert "torchrun --nproc_per_node=2 train_multiGPU.py --epochs 3" in one_line_error(result)
+
+
+def test_sync_batch_norm_is_refused_on_a_cpu(monkeypatch, here):
+    monkeypatch.setenv("RANK", "0")
+    monkeypatch.setenv("WORLD_SIZE", "1")
+    monkeypatch.setenv("MASTER_ADDR", "127.0.0.1")
+    monkeypatch.setenv("MASTER_PORT", "29671")
+    args = train_multiGPU.get_args_parser().parse_args(["--syncBN", "--device", "cpu"])
+    with pytest.raises(InputError, match="--syncBN"):
+        train_multiGPU.main(args)
+    torch.distributed.destroy_process_group()
+    with pytest.raises(InputError, match="--world_size 4"):
+        train_multiGPU.main(train_multiGPU.get_args_parser().parse_args(["--world_size", "4"]))
+
+
+# -- resume ------------------------------------------------------------------------------------------------------------
+
+TIMES = ("seconds", "images_per_second")
+
+
+def without_times(history: list[dict]) -> list[dict]:
+    return [{key: value for key, value in row.items() if key not in TIMES} for row in history]
+
+
+class Killed(Exception):
+    pass
+
+
+def test_resumed_run_is_bit_identical(data, here, monkeypatch):
+    flags = ["--data-dir", data, "--epochs", 3, "--batch_size", 16, "--ema", 0.9, "--eval-interval", 1, *SMALL]
+    run(*flags, "--output", "whole")
+    count = 0
+    step = train.Training.train_step
+
+    def dying_step(self, *args):
+        nonlocal count
+        count += 1
+        if count in (8, 9):  # in the middle of the second epoch, and right after resuming
+            raise Killed
+        return step(self, *args)
+
+    monkeypatch.setattr(train.Training, "train_step", dying_step)
+    with pytest.raises(Killed):
+        run(*flags, "--output", "parts", "--save-interval", 2)
+    with pytest.raises(Killed):
+        run("--output", "parts", "--resume")
+    run("--output", "parts", "--resume")  # every other flag comes from the run itself
+    whole, parts = (torch.load(here / name / "last.pth", weights_only=True) for name in ("whole", "parts"))
+    assert same(whole["objective"], parts["objective"])
+    assert same(whole["net_dict"], parts["net_dict"])
+    assert without_times(whole["history"]) == without_times(parts["history"])
+
+
+def test_resume_says_what_is_wrong(data, here):
+    with pytest.raises(InputError, match=r"--resume: checkpoint/last\.pth does not exist"):
+        run("--resume", "--data-dir", data)
+    run("--data-dir", data, "--epochs", 1, "--lr", 1e-3, *SMALL)
+    with pytest.raises(InputError, match=r"has finished its 1 epochs; train longer with --epochs"):
+        run("--resume")
+    with pytest.raises(InputError, match=r"--lr 0\.5: the run in checkpoint/last\.pth has 0\.001"):
+        run("--resume", "--epochs", 2, "--lr", 0.5)
+    with pytest.raises(InputError, match=r"best\.pth: holds weights only"):
+        run("--resume", "checkpoint/best.pth", "--epochs", 2)
+    other = sample.ensure(here / "other", identities=9, workers=1)
+    with pytest.raises(InputError, match="other data"):
+        run("--resume", "--epochs", 2, "--data-dir", other)
+    run("--resume", "--epochs", 2)
+    assert torch.load("checkpoint/last.pth", weights_only=True)["epoch"] == 2
+
+
+def test_ctrl_c_saves_and_says_how_to_go_on(data, here):
+    flags = ["--data-dir", data, "--epochs", "200", "--batch_size", "16", "--eval-interval", "200", *SMALL]
+    process = subprocess.Popen(
+        [sys.executable, ROOT / "train.py", *map(str, flags)],
+        cwd=here,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        env=os.environ | {"OMP_NUM_THREADS": "1"},
+    )
+    deadline = time.monotonic() + 120
+    while not (here / "checkpoint/last.pth").exists() and time.monotonic() < deadline:
+        time.sleep(0.1)
+    process.send_signal(signal.SIGINT)
+    _, errors = process.communicate(timeout=120)
+    assert process.returncode == 130
+    assert "Traceback" not in errors
+    assert "--resume checkpoint/last.pth" in errors
+    last = torch.load(here / "checkpoint/last.pth", weights_only=True)
+    assert 1 <= last["epoch"] < 200
+    run("--resume", "--epochs", last["epoch"] + 1)
+
+
+# -- pretrained weights ------------------------------------------------------------------------------------------------
+
+
+def test_weights_report_what_was_loaded(data, here, capsys):
+    checkpoints.save("ckpt.t7", {"net_dict": Net(751).state_dict(), "acc": 90.0, "epoch": 39})
+    run("--data-dir", data, "--epochs", 1, "--weights", "ckpt.t7", *TINY)
+    out = capsys.readouterr().out
+    assert "Loaded 128 of 130 tensors from ckpt.t7" in out
+    assert "classifier.4" in out
+
+
+def test_weights_of_another_network_are_refused(data, here):
+    torch.save(torch.nn.Linear(2, 2).state_dict(), "linear.pth")
+    with pytest.raises(InputError, match=r"linear\.pth: not a network of this collection"):
+        run("--data-dir", data, "--weights", "linear.pth", *TINY)
+    checkpoints.save("net.pth", {"net_dict": Net(9).state_dict()})
+    with pytest.raises(InputError, match=r"holds a net, but --model is resnet18"):
+        run("--data-dir", data, "--weights", "net.pth", "--model", "resnet18", *TINY)
+
+
+def test_imagenet_without_network_names_the_file(data, here, monkeypatch):
+    def offline(*args, **kwargs):
+        raise urllib.error.URLError("no route")
+
+    monkeypatch.setattr(torch.hub, "load_state_dict_from_url", offline)
+    monkeypatch.setenv("TORCH_HOME", str(here / "cache"))
+    with pytest.raises(InputError, match=r"resnet18-[0-9a-f]+\.pth.*cache/hub/checkpoints"):
+        run("--data-dir", data, "--weights", "imagenet", "--model", "resnet18", *TINY)
+    with pytest.raises(InputError, match="no ImageNet weights for --model net"):
+        run("--data-dir", data, "--weights", "imagenet", *TINY)
+
+
+def test_imagenet_file_is_loaded_from_the_cache(data, here, monkeypatch, capsys):
+    import torchvision
+
+    monkeypatch.setenv("TORCH_HOME", str(here / "cache"))
+    folder = here / "cache/hub/checkpoints"
+    folder.mkdir(parents=True)
+    name = torchvision.models.ResNet18_Weights.DEFAULT.url.rsplit("/", 1)[-1]
+    torch.save(torchvision.models.resnet18().state_dict(), folder / name)
+    run("--data-dir", data, "--epochs", 1, "--weights", "imagenet", "--model", "resnet18", *TINY)
+    assert "Loaded 120 of 122 tensors" in capsys.readouterr().out
+
+
+def test_frozen_layers_do_not_move(data, here):
+    checkpoints.save("start.pth", {"net_dict": Net(8).state_dict()})
+    run("--data-dir", data, "--epochs", 1, "--weights", "start.pth", "--freeze-layers", *TINY)
+    before, after = checkpoints.load("start.pth").net_dict, checkpoints.load("checkpoint/best.pth").net_dict
+    for key, value in before.items():
+        assert torch.equal(value, after[key]) == (not key.startswith("classifier.")), key
+
+
+# -- user errors -------------------------------------------------------------------------------------------------------
+
+
+def class_folders(root: Path, data: Path, identities: int) -> Path:
+    for path in sorted((data / "bounding_box_train").iterdir()):
+        folder = root / path.name[:4]
+        if folder.is_dir() or len(list(root.glob("*"))) < identities:
+            folder.mkdir(parents=True, exist_ok=True)
+            (folder / path.name).symlink_to(path)
+    return root
+
+
+def test_wrong_folders_get_one_line(data, here):
+    result = command(sys.executable, ROOT / "train.py", "--data-dir", "nowhere", cwd=here)
+    assert "nowhere: no such folder" in one_line_error(result)
+    with pytest.raises(InputError, match="images lie directly in it"):
+        run("--data-dir", data / "query", *SMALL)
+    (here / "empty").mkdir()
+    with pytest.raises(InputError, match="no images found"):
+        run("--data-dir", "empty", *SMALL)
+    with pytest.raises(InputError, match="only one identity"):
+        run("--data-dir", class_folders(here / "one", data, 1), *SMALL)
+
+
+def test_broken_image_is_named(data, here):
+    root = class_folders(here / "own", data, 3)
+    broken = sorted(root.glob("*/*"))[0]
+    broken.unlink()
+    broken.write_bytes(b"not an image")
+    with pytest.raises(InputError, match=broken.name):
+        run("--data-dir", root, *SMALL)
+
+
+def test_plain_class_folders_train_without_query_and_gallery(data, here, capsys):
+    run("--data-dir", class_folders(here / "own", data, 3), "--epochs", 1, *SMALL)
+    out = capsys.readouterr().out
+    assert "datasets.py split" in out
+    assert "mAP" not in out.split("epoch   1/1")[1]
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        (["--epochs", "0"], "0 is not a whole number above 0"),
+        (["--epoch", "3"], "unrecognized arguments: --epoch"),
+        (["--lr", "nan"], "nan is not a number"),
+        (["--model", "resnet19"], "invalid choice: 'resnet19'"),
+    ],
+)
+def test_typos_get_one_line(flags, message, capsys):
+    with pytest.raises(SystemExit) as exit_info:
+        train.get_args_parser().parse_args(flags)
+    errors = capsys.readouterr().err
+    assert exit_info.value.code == 2
+    assert message in errors
+    assert len(errors.strip().splitlines()) == 1
+
+
+def test_batch_size_must_suit_the_processes(data, here):
+    with pytest.raises(InputError, match="--batch_size 1"):
+        run("--data-dir", data, "--batch_size", 1, *SMALL)
+
+
+def test_diverged_training_is_a_failed_run_and_keeps_the_checkpoint(data, here, monkeypatch):
+    run("--data-dir", data, "--epochs", 1, *SMALL)
+    good = (here / "checkpoint/last.pth").read_bytes()
+    monkeypatch.setattr(train, "normalize", train.normalize)
+    real = train.Training.train_step
+
+    def exploding(self, epoch, step, *rest):
+        loss, correct = real(self, epoch, step, *rest)
+        return loss * float("inf"), correct
+
+    monkeypatch.setattr(train.Training, "train_step", exploding)
+    with pytest.raises(RunFailed, match=r"step 1 of epoch 2 \(learning rate"):
+        run("--resume", "--epochs", 2)
+    assert (here / "checkpoint/last.pth").read_bytes() == good
+
+
+# -- flags and schedules -----------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("module", [train, train_multiGPU, datasets, sample, evaluate])
+def test_every_flag_has_a_sentence(module):
+    parsers = [module.get_args_parser()]
+    for parser in parsers:
+        for action in parser._actions:
+            if isinstance(getattr(action, "choices", None), dict):
+                parsers += action.choices.values()
+            else:
+                assert action.help, action.option_strings or action.dest
+                assert len(action.help.split()) >= 3, action.option_strings or action.dest
+
+
+def test_old_flag_names_stand_and_dashes_work():
+    flags = "--data-dir x --epochs 3 --batch-size 8 --lr 0.1 --lrf 0.2 --weights w --freeze-layers --gpu-id 1"
+    args = train_multiGPU.get_args_parser().parse_args([*flags.split(), "--no-syncBN", "--world-size=2"])
+    assert (args.batch_size, args.gpu_id, args.lrf, args.syncBN, args.world_size) == (8, 1, 0.2, False, 2)
+    recipe.fill_in(args)
+    assert args.lr == 0.1  # given flags win over the recipe
+
+
+def test_recipes_set_the_same_flags():
+    assert recipe.RECIPES["default"].keys() == recipe.RECIPES["deepsort"].keys()
+
+
+def test_learning_rate_by_hand():
+    factors = [recipe.lr_factor(step, 10, warmup=0.2, lrf=0.1) for step in range(11)]
+    assert factors[:3] == [0.5, 1.0, 1.0]
+    assert factors[6] == pytest.approx(0.55)  # half way down the cosine from 1 to 0.1
+    assert factors[10] == pytest.approx(0.1)
+
+
+def test_resolutions_by_hand():
+    sizes = [recipe.resolution(epoch, 16, 128, 64, True) for epoch in range(16)]
+    assert sizes == [(64, 32)] * 12 + [(96, 48)] * 2 + [(128, 64)] * 2
+    assert recipe.resolution(0, 1, 128, 64, True) == (128, 64)
+    assert recipe.resolution(0, 16, 128, 64, False) == (128, 64)
+
+
+def test_cli_reports_a_failed_run_with_exit_code_1(capsys):
+    parser = cli.ArgumentParser(prog="x")
+
+    def fail(args):
+        raise RunFailed("diverged")
+
+    sys_argv, sys.argv = sys.argv, ["x"]
+    try:
+        with pytest.raises(SystemExit) as exit_info:
+            cli.run(fail, parser)
+    finally:
+        sys.argv = sys_argv
+    assert exit_info.value.code == 1
+    assert capsys.readouterr().err == "x: failed: diverged\n"
