@@ -17,6 +17,15 @@ class RunFailed(Exception):
     """The input was fine, yet the run could not be finished (e.g. a loss that is not finite)."""
 
 
+class HelpFormatter(argparse.ArgumentDefaultsHelpFormatter, argparse.RawDescriptionHelpFormatter):
+    """Shows each flag's default, unless there is none to speak of or the sentence names it already."""
+
+    def _get_help_string(self, action):
+        if action.default in (None, False) or "(default" in (action.help or ""):
+            return action.help
+        return super()._get_help_string(action)
+
+
 class ArgumentParser(argparse.ArgumentParser):
     """argparse with this collection's habits.
 
@@ -28,7 +37,7 @@ class ArgumentParser(argparse.ArgumentParser):
 
     def __init__(self, **kwargs):
         kwargs.setdefault("allow_abbrev", False)
-        kwargs.setdefault("formatter_class", argparse.ArgumentDefaultsHelpFormatter)
+        kwargs.setdefault("formatter_class", HelpFormatter)
         super().__init__(**kwargs)
 
     def parse_known_args(self, args=None, namespace=None):
@@ -56,6 +65,8 @@ class ArgumentParser(argparse.ArgumentParser):
 
 def run(main, parser: argparse.ArgumentParser):
     """Parse the command line, call `main(args)` and leave with the right exit code; never returns."""
+    for stream in (sys.stdout, sys.stderr):
+        stream.reconfigure(errors="backslashreplace")  # file names may hold what the terminal cannot show
     args = parser.parse_args()
     try:
         main(args)
@@ -63,10 +74,10 @@ def run(main, parser: argparse.ArgumentParser):
         code = 0
     except InputError as error:
         code = EXIT_BAD_INPUT
-        _complain(f"{parser.prog}: error: {_one_line(error)}")
+        _complain(f"{parser.prog}: error: {one_line(error)}")
     except RunFailed as error:
         code = EXIT_FAILED
-        _complain(f"{parser.prog}: failed: {_one_line(error)}")
+        _complain(f"{parser.prog}: failed: {one_line(error)}")
     except KeyboardInterrupt:
         code = 130
         print(f"\n{parser.prog}: interrupted", file=sys.stderr)
@@ -89,5 +100,6 @@ def _complain(line: str) -> None:
     print(line, file=sys.stderr, flush=True)
 
 
-def _one_line(error: Exception) -> str:
-    return " ".join(str(error).split())
+def one_line(text) -> str:
+    """The text with line breaks and other control characters escaped: file names may hold them."""
+    return "".join(c if c.isprintable() else repr(c)[1:-1] for c in str(text))

@@ -53,39 +53,38 @@ FREE_ON_RESUME = {
 def get_args_parser() -> cli.ArgumentParser:
     parser = cli.ArgumentParser(
         description="Train a re-ID network for DeepSORT and its kin; without arguments, on the sample dataset.",
-        formatter_class=argparse.RawDescriptionHelpFormatter,
         epilog=_recipe_table(),
     )
     add = parser.add_argument_group("data").add_argument
     add("--data-dir", type=Path, help="dataset: class folders, Market-1501 or MARS layout (default: the sample)")
-    add("--height", type=_positive, default=128, help="height of the network's input in pixels (default: 128)")
-    add("--width", type=_positive, default=64, help="width of the network's input in pixels (default: 64)")
-    add("--val-ratio", type=_share, default=0.2, help="share of each identity's images held out (default: 0.2)")
+    add("--height", type=_positive, default=128, help="height of the network's input in pixels")
+    add("--width", type=_positive, default=64, help="width of the network's input in pixels")
+    add("--val-ratio", type=_share, default=0.2, help="share of each identity's images held out")
     add("--cache", choices=("auto", "ram", "disk", "none"), default="auto", help="where decoded images are kept")
-    add("--cache-dir", type=Path, default=Path("data/cache"), help="folder of --cache disk (default: data/cache)")
+    add("--cache-dir", type=Path, default=Path("data/cache"), help="folder of --cache disk")
     add("--workers", type=_count, default=default_workers(), help="threads or processes that decode images")
 
     add = parser.add_argument_group("network").add_argument
-    add("--model", choices=sorted(ARCHITECTURES), default="net", help="architecture; net is DeepSORT's (default: net)")
-    add("--last-stride", type=int, choices=(1, 2), default=1, help="of ResNets and MobileNet, last stage (default: 1)")
-    add("--pooling", choices=("avg", "gem"), default="avg", help="pooling of ResNets and MobileNet (default: avg)")
+    add("--model", choices=sorted(ARCHITECTURES), default="net", help="architecture; net is DeepSORT's")
+    add("--last-stride", type=int, choices=(1, 2), default=1, help="of ResNets and MobileNet, last stage")
+    add("--pooling", choices=("avg", "gem"), default="avg", help="pooling of ResNets and MobileNet")
     add("--weights", metavar="FILE|imagenet", help="start from these weights instead of random ones")
     add("--freeze-layers", action="store_true", help="train the classifier alone; all else stays as it is")
 
     add = parser.add_argument_group("run").add_argument
     add("--output", type=Path, default=Path("checkpoint"), help="folder for checkpoints, history and curves")
     add("--resume", nargs="?", const=True, metavar="FILE", help="go on from last.pth in --output, or from FILE")
-    add("--epochs", type=_positive, default=40, help="passes over the training images (default: 40)")
-    add("--seed", type=_count, default=0, help="seed of split, weights, order and augmentation (default: 0)")
+    add("--epochs", type=_positive, default=40, help="passes over the training images")
+    add("--seed", type=_count, default=0, help="seed of split, weights, order and augmentation")
     add("--device", default="auto", help="auto, cpu, cuda, cuda:1, ... (default: a GPU if there is one)")
-    add("--gpu_id", type=_count, default=0, help="which GPU, when there are several (default: 0)")
+    add("--gpu_id", type=_count, default=0, help="which GPU, when there are several")
     add("--eval-interval", type=_count, default=0, help="epochs between rank-1/mAP tests; 0: about five a run")
     add("--save-interval", type=_count, default=0, help="also save last.pth every so many steps; 0: each epoch only")
     add(
         "--log-interval",
         type=_positive,
         default=10,
-        help="steps between readings of a GPU's loss and accuracy (default: 10)",
+        help="steps between readings of a GPU's loss and accuracy",
     )
     add("--amp", choices=("auto", "fp32", "bf16", "fp16"), default="auto", help="arithmetic; auto: bf16 on GPUs")
     add("--compile", action="store_true", help="compile the network with torch.compile: slow start, faster steps")
@@ -102,7 +101,7 @@ def get_args_parser() -> cli.ArgumentParser:
     add("--clip", type=_share_or_more, help="largest gradient norm; 0: not clipped")
     add("--ema", type=_share, help="decay of the weights' moving average, which is then saved; 0: none")
     add("--sampler", choices=("shuffle", "balanced"), help="balanced: P identities x K images a batch")
-    add("--images-per-identity", type=_positive, default=4, help="the K of --sampler balanced (default: 4)")
+    add("--images-per-identity", type=_positive, default=4, help="the K of --sampler balanced")
     add("--label-smoothing", type=_share, help="probability taken from the right class")
     add("--classifier-weight", type=_share_or_more, help="weight of the classifier's cross-entropy")
     add("--metric-loss", choices=("none", "cosine", "arcface", "triplet", "circle", "center"), help="loss on features")
