@@ -138,10 +138,11 @@ def _grey(images: Tensor) -> Tensor:
 
 
 def _erase(images: Tensor, boxes: Tensor) -> Tensor:
-    """Set each image's rectangle to 0, the mean colour after normalisation."""
+    """Set each image's rectangle to 0, the mean colour after normalisation, in place."""
     top, left, box_height, box_width = boxes.unbind(1)
     row = torch.arange(images.shape[2], device=images.device)
     column = torch.arange(images.shape[3], device=images.device)
     in_rows = (row >= top[:, None]) & (row < (top + box_height)[:, None])  # (N, H)
     in_columns = (column >= left[:, None]) & (column < (left + box_width)[:, None])  # (N, W)
-    return images.masked_fill((in_rows[:, :, None] & in_columns[:, None, :])[:, None], 0.0)
+    # in place, because masked_fill gives back another memory format
+    return images.masked_fill_((in_rows[:, :, None] & in_columns[:, None, :])[:, None], 0.0)
