@@ -109,17 +109,22 @@ def find(root: str | os.PathLike) -> ReIDData:
         InputError: no such folder, or nothing in it looks like a dataset.
     """
     root = Path(root)
-    if not root.is_dir():
-        raise InputError(f"{root}: no such folder")
+    try:
+        if not root.is_dir():
+            raise InputError(f"{root}: no such folder")
+        data = _read(root)
+        if not (data.train or data.query or data.gallery):
+            raise InputError(f"{root}: {_why_empty(root)}")
+    except OSError as error:
+        raise InputError(f"{error.filename or root}: cannot be read ({error.strerror})") from None
+    return data
+
+
+def _read(root: Path) -> ReIDData:
     for name, marks, read in LAYOUTS:
         if any((root / mark).is_dir() for mark in marks):
-            data = read(root, name)
-            break
-    else:
-        data = _read_class_folders(root)
-    if not (data.train or data.query or data.gallery):
-        raise InputError(f"{root}: {_why_empty(root)}")
-    return data
+            return read(root, name)
+    return _read_class_folders(root)
 
 
 def _read_market(root: Path, layout: str) -> ReIDData:
@@ -176,7 +181,8 @@ def _read_mars_test(root: Path) -> tuple[list[Sample], list[Sample]]:
     if not names_file.is_file():
         raise InputError(f"{names_file}: missing; MARS needs its official info/ folder")
     names = names_file.read_text().split()
-    if tracks.ndim != 2 or tracks.shape[1] != 4 or tracks[:, 0].min() < 1 or tracks[:, 1].max() > len(names):
+    fits = tracks.ndim == 2 and tracks.shape[1] == 4 and len(tracks) > 0
+    if not fits or tracks[:, 0].min() < 1 or tracks[:, 1].max() > len(names):
         raise InputError(f"{info / 'tracks_test_info.mat'}: rows do not fit test_name.txt; is it the official file?")
     query, gallery = [], []
     for row, (first, last, pid, camera) in enumerate(tracks.tolist()):
@@ -237,7 +243,8 @@ def _number_identities(listing: dict[str, dict[str, list[Path]]]) -> dict[str, i
         elsewhere = {name for split, identities in listing.items() if split != "gallery" for name in identities}
         special = {n: p for n, p in (("-1", JUNK), ("0000", DISTRACTOR)) if n not in elsewhere}
     people = sorted({name for identities in listing.values() for name in identities} - set(special))
-    if all(name.isdecimal() and int(name) > 0 for name in people) and len({int(n) for n in people}) == len(people):
+    numbers = {int(name) for name in people if name.isdecimal() and len(name) <= 18}  # 18 digits fit in an int64
+    if len(numbers) == len(people) and 0 not in numbers:
         return special | {name: int(name) for name in people}
     return special | {name: number for number, name in enumerate(people, start=1)}
 
@@ -253,11 +260,21 @@ def _identity_folders(folder: Path) -> dict[str, list[Path]]:
 
 def _images(folder: Path) -> list[Path]:
     """Every image file below `folder`, sorted; links are followed, hidden files left out."""
-    found = []
-    for parent, folders, files in os.walk(folder, followlinks=True):
+    found, seen = [], set()
+    for parent, folders, files in os.walk(folder, followlinks=True, onerror=_unless_missing):
+        status = os.stat(parent)
+        if (status.st_dev, status.st_ino) in seen:  # a link that leads back to where we were
+            folders.clear()
+            continue
+        seen.add((status.st_dev, status.st_ino))
         folders[:] = sorted(name for name in folders if not name.startswith("."))
         found += [Path(parent, f) for f in files if f.lower().endswith(IMG_EXTENSIONS) and not f.startswith(".")]
     return sorted(found)
+
+
+def _unless_missing(error: OSError) -> None:
+    if not isinstance(error, FileNotFoundError):
+        raise error
 
 
 def _why_empty(root: Path) -> str:
