@@ -9,7 +9,6 @@
 import os
 import random
 import shutil
-import tempfile
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -28,6 +27,7 @@ from cli import InputError
 from layouts import DISTRACTOR, JUNK, UNKNOWN, ReIDData, Sample, find
 
 SMALLEST_SIDE = 16  # pixels; below it a crop holds nothing to recognise
+LARGEST_AREA = 50_000_000  # pixels; a small file can claim any size, and would fill the memory
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -37,21 +37,33 @@ SMALLEST_SIDE = 16  # pixels; below it a crop holds nothing to recognise
 def load_rgb(path: str | os.PathLike) -> Image.Image:
     """An image file in any mode (grey, palette, RGBA, CMYK, 16-bit, EXIF-rotated) as an upright RGB image.
 
+    Of an animated file, the first picture.
+
     Raises:
         InputError: the file cannot be read as an image; names it.
     """
     try:
+        if not os.path.isfile(path):  # opening a pipe would wait for ever
+            raise FileNotFoundError
         with Image.open(path) as image:
+            if image.width * image.height > LARGEST_AREA:
+                raise ValueError(f"{image.width}x{image.height} pixels are too many for the crop of a person")
             image.load()
             image = ImageOps.exif_transpose(image)
             if image.mode.startswith("I;16"):  # convert() would clip 16-bit grey to white
                 image = Image.fromarray((np.asarray(image) >> 8).astype(np.uint8))
             return image.convert("RGB")
-    except (OSError, ValueError, SyntaxError, EOFError, Image.DecompressionBombError) as error:
-        reason = "missing or a broken link" if isinstance(error, FileNotFoundError) else error
-        raise InputError(
-            f"{path}: cannot be read as an image ({reason}); `python datasets.py check` lists all"
-        ) from None
+    except FileNotFoundError:
+        raise InputError(f"{path}: missing, a broken link or no file") from None
+    except Exception as error:  # Pillow's decoders raise nearly anything on a broken file
+        reason = getattr(error, "strerror", None) or str(error).replace(repr(str(path)), "it") or type(error).__name__
+        raise InputError(f"{path}: cannot be read as an image ({reason})") from None
+
+
+def unreadable(errors: Sequence[str], of: int) -> str:
+    """One line for all images of a set that cannot be read."""
+    listed = "; ".join(errors[:5]) + (f"; and {len(errors) - 5} more" if len(errors) > 5 else "")
+    return f"{len(errors)} of {of:,} images cannot be read; mend them or add --skip-bad-images: {listed}"
 
 
 def resize(pixels: Tensor, height: int, width: int) -> Tensor:
@@ -242,7 +254,7 @@ def check(args) -> None:
     print(summary(data))
     problems = find_problems(data) + image_problems(data.train + data.query + data.gallery)
     for problem in problems:
-        print(f"  {'ERROR  ' if problem.fatal else 'warning'}  {problem.text}")
+        print(f"  {'ERROR  ' if problem.fatal else 'warning'}  {cli.one_line(problem.text)}")
     fatal = sum(problem.fatal for problem in problems)
     if fatal:
         raise InputError(f"{args.root}: {fatal} of {len(problems)} problems must be mended before it can be used")
@@ -257,17 +269,18 @@ def split(args) -> None:
     data = find(args.root)
     if data.layout != "class folders" or data.can_evaluate:
         raise InputError(f"{args.root}: already has its splits ({data.layout}); `split` takes plain class folders")
-    if args.out.exists() and any(args.out.iterdir()):
-        raise InputError(f"{args.out}: not empty; choose a new folder for the split")
+    if not 0 < args.test_ratio < 1:
+        raise InputError(f"--test-ratio {args.test_ratio}: give a number between 0 and 1")
+    if args.out.exists() and not (args.out.is_dir() and not any(args.out.iterdir())):
+        raise InputError(f"{args.out}: exists and is not an empty folder; choose a new one for the split")
     plan = plan_split(data.train, args.test_ratio, args.seed)
     source = args.root / "train" if (args.root / "train").is_dir() else args.root
-    args.out.parent.mkdir(parents=True, exist_ok=True)
-    temporary = Path(tempfile.mkdtemp(dir=args.out.parent, prefix=f".{args.out.name}."))
+    temporary = args.out.with_name(f".{args.out.name}.{os.getpid()}")
     try:
+        temporary.mkdir(parents=True)
         for name, samples in plan.items():
             for sample in samples:
                 _place(Path(sample.path), temporary / name / Path(sample.path).relative_to(source), args.copy)
-        temporary.chmod(0o755)
         temporary.replace(args.out)
     except OSError as error:
         hint = "" if args.copy else "; if links are not possible here, add --copy"

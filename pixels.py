@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
+import datasets
 from cli import InputError
 from datasets import PersonImages
 
@@ -41,9 +42,20 @@ def load(images: PersonImages, cache: str, folder: str | os.PathLike, workers: i
         return torch.from_numpy(pixels)
 
     path = Path(folder) / f"pixels-{_key(images)}.npy"
-    if not path.is_file():
+    pixels = _mapped(path, shape)
+    if pixels is None:
         _write(images, path, shape, workers)
-    return torch.from_numpy(np.load(path, mmap_mode="c"))  # copy-on-write: torch wants writable memory, nobody writes
+        pixels = _mapped(path, shape)
+    return torch.from_numpy(pixels)
+
+
+def _mapped(path: Path, shape: tuple[int, ...]) -> np.ndarray | None:
+    """The cache file as an array that stays on disk, or None where there is no whole one."""
+    try:
+        pixels = np.load(path, mmap_mode="c")  # copy-on-write: torch wants writable memory, nobody writes
+    except (OSError, ValueError, EOFError):
+        return None
+    return pixels if pixels.shape == shape and pixels.dtype == np.uint8 else None
 
 
 def _write(images: PersonImages, path: Path, shape: tuple[int, ...], workers: int) -> None:
@@ -52,8 +64,10 @@ def _write(images: PersonImages, path: Path, shape: tuple[int, ...], workers: in
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".tmp")
-        os.close(handle)
         pixels = np.lib.format.open_memmap(temporary, mode="w+", dtype=np.uint8, shape=shape)
+        with os.fdopen(handle) as file:
+            if hasattr(os, "posix_fallocate"):  # a disk that fills up under a memory map would kill the process
+                os.posix_fallocate(file.fileno(), 0, os.path.getsize(temporary))
         _decode(images, pixels, workers)
         pixels.flush()
         os.replace(temporary, path)
@@ -65,18 +79,32 @@ def _write(images: PersonImages, path: Path, shape: tuple[int, ...], workers: in
 
 
 def _decode(images: PersonImages, pixels: np.ndarray, workers: int) -> None:
-    """Fill `pixels` with every image. Threads suffice: decoding releases the interpreter lock."""
+    """Fill `pixels` with every image. Threads suffice: decoding releases the interpreter lock.
 
-    def one(index: int) -> None:
-        pixels[index] = images[index][0].numpy()
+    Raises:
+        InputError: some cannot be read; names them after a look at all.
+    """
+
+    def one(index: int) -> InputError | None:
+        try:
+            pixels[index] = images[index][0].numpy()
+        except InputError as error:
+            return error
+        return None
+
+    broken = []
 
     with ThreadPoolExecutor(max(1, workers)) as pool:
         progress = tqdm(
             total=len(images), desc=f"decoding {images.width}x{images.height}", unit="img", leave=False, disable=None
         )
         with progress:
-            for _ in pool.map(one, range(len(images))):
+            for error in pool.map(one, range(len(images))):
                 progress.update()
+                if error:
+                    broken.append(str(error))
+    if broken:
+        raise InputError(datasets.unreadable(broken, len(images)))
 
 
 def _key(images: PersonImages) -> str:

@@ -1,0 +1,55 @@
+"""Atomic writes: the whole new file, or the old one."""
+
+import os
+import stat
+
+import pytest
+
+from cli import InputError
+from files import atomic_write
+
+
+def test_writes_and_makes_folders(tmp_path):
+    path = tmp_path / "a" / "b" / "file.bin"
+    atomic_write(path, lambda file: file.write(b"content"))
+    assert path.read_bytes() == b"content"
+    assert os.listdir(path.parent) == ["file.bin"]
+
+
+def test_files_are_as_readable_as_ordinary_ones(tmp_path):
+    ordinary = tmp_path / "ordinary"
+    ordinary.write_bytes(b"")
+    atomic_write(tmp_path / "file", lambda file: file.write(b"x"))
+    assert stat.S_IMODE((tmp_path / "file").stat().st_mode) == stat.S_IMODE(ordinary.stat().st_mode)
+
+
+@pytest.mark.parametrize(
+    ("raised", "seen"),
+    [
+        (OSError(28, "No space left on device"), InputError),
+        (RuntimeError("[enforce fail] PytorchStreamWriter failed writing file"), InputError),
+        (RuntimeError("something else"), RuntimeError),
+        (KeyboardInterrupt(), KeyboardInterrupt),
+    ],
+)
+def test_a_failed_write_leaves_the_old_file_and_no_litter(tmp_path, raised, seen):
+    path = tmp_path / "file"
+    path.write_bytes(b"old")
+
+    def write(file):
+        file.write(b"half of the new")
+        raise raised
+
+    with pytest.raises(seen) as caught:
+        atomic_write(path, write)
+    assert path.read_bytes() == b"old"
+    assert os.listdir(tmp_path) == ["file"]
+    if seen is InputError:
+        assert str(path) in str(caught.value)
+        assert "unchanged" in str(caught.value)
+
+
+def test_a_folder_that_cannot_be_made_is_a_sentence(tmp_path):
+    (tmp_path / "taken").write_bytes(b"")
+    with pytest.raises(InputError, match="cannot be written"):
+        atomic_write(tmp_path / "taken" / "file", lambda file: file.write(b"x"))
