@@ -11,6 +11,9 @@ Four kinds of file load:
 
 import os
 import pickle
+import warnings
+import zipfile
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -22,6 +25,10 @@ import osnet
 from cli import InputError
 from files import atomic_write
 from model import ARCHITECTURES, build_model
+
+OPTIONS = {"last_stride": (1, 2), "pooling": ("avg", "gem"), "truncated": (True, False)}
+NUMBERS = (torch.float32, torch.float64, torch.float16, torch.bfloat16, torch.int64)
+LARGEST_SIDE = 4096  # pixels of an input
 
 
 @dataclass
@@ -39,12 +46,20 @@ class Checkpoint:
 
     def build(self, reid: bool = True) -> nn.Module:
         """The network with these weights, every tensor in its place, in eval mode."""
-        net = build_model(self.arch, self.num_classes or 1, reid=reid, **self.model_options)
         weights = self.net_dict
-        if self.num_classes is None:  # features only: the untrained classifier is never used
-            weights = net.state_dict() | weights
         try:
+            with torch.device("meta"):  # a file may claim any size: compare before taking memory for it
+                expected = build_model(self.arch, self.num_classes or 1, **self.model_options).state_dict()
+            for name, tensor in expected.items():
+                if name in weights and weights[name].shape != tensor.shape:
+                    found, wanted = (tuple(t.shape) for t in (weights[name], tensor))
+                    raise ValueError(f"{name} has shape {found}, not {wanted}")
+            net = build_model(self.arch, self.num_classes or 1, reid=reid, **self.model_options)
+            if self.num_classes is None:  # features only: the untrained classifier is never used
+                weights = net.state_dict() | weights
             net.load_state_dict(weights)
+        except (ValueError, TypeError) as error:
+            raise InputError(f"{self.path}: not a whole {self.arch}: {error}") from None
         except RuntimeError as error:
             problem = str(error).split("\n\t")[1:2] or [str(error)]
             raise InputError(f"{self.path}: not a whole {self.arch}: {problem[0]}") from None
@@ -65,13 +80,19 @@ def read(path: str | os.PathLike) -> dict:
     path = Path(path)
     if not path.is_file():
         raise InputError(f"{path}: no such checkpoint; train one with `python train.py` or name it with --weights")
+    if zipfile.is_zipfile(path):  # torch stores uncompressed; a small file that unpacks to a huge one is an attack
+        with suppress(zipfile.BadZipFile), zipfile.ZipFile(path) as file:
+            if any(entry.file_size > entry.compress_size for entry in file.infolist()):
+                raise InputError(f"{path}: refused: its contents are compressed, as torch never writes them")
     try:
-        content = torch.load(path, map_location="cpu", weights_only=True)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # about old formats
+            content = torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError:
         raise InputError(
             f"{path}: refused: it holds Python objects other than tensors and plain values, or is no checkpoint"
         ) from None
-    except (RuntimeError, EOFError, OSError, ValueError, KeyError, IndexError, AttributeError, TypeError) as error:
+    except Exception as error:  # the unpickler raises nearly anything on a broken file
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise InputError(f"{path}: not a readable checkpoint ({reason[:120]})") from None
     if not isinstance(content, dict):
@@ -94,19 +115,36 @@ def load(path: str | os.PathLike) -> Checkpoint:
     net_dict = {str(key).removeprefix("module."): value for key, value in weights.items() if isinstance(value, Tensor)}
     if "features.18.1.weight" in net_dict and "features.1.conv.0.weight" in net_dict:
         net_dict = mobilenet.torchvision_keys(net_dict)
-    arch, options, num_classes = recognise(net_dict, path)
-    if extra.get("arch") in ARCHITECTURES:  # ours: the file knows what keys cannot tell (strides, pooling)
-        arch, options = extra["arch"], dict(extra.get("model_options", options))
-    return Checkpoint(
-        path,
-        net_dict,
-        arch,
-        num_classes,
-        options,
-        height=int(extra.get("height", 128)),
-        width=int(extra.get("width", 64)),
-        extra=extra,
-    )
+    _check_tensors(net_dict, path)
+    try:
+        arch, options, num_classes = recognise(net_dict, path)
+    except (KeyError, IndexError):
+        raise InputError(f"{path}: not a whole network; is it a checkpoint?") from None
+    if isinstance(extra.get("arch"), str) and extra["arch"] in ARCHITECTURES:
+        arch, options = extra["arch"], extra.get("model_options", options)  # strides and pooling: keys cannot tell them
+    if not isinstance(options, dict) or not all(map(_is_known, options.items())):
+        raise InputError(f"{path}: model_options {options!r:.80} are none of this collection")
+    height, width = extra.get("height", 128), extra.get("width", 64)
+    if not all(isinstance(side, int) and 1 <= side <= LARGEST_SIDE for side in (height, width)):
+        raise InputError(f"{path}: an input size of {height!r:.20} x {width!r:.20} is none; is the file damaged?")
+    if not isinstance(extra.get("epoch", 0), int):  # written by others, and nothing depends on it
+        del extra["epoch"]
+    return Checkpoint(path, net_dict, arch, num_classes, options, height, width, extra)
+
+
+def _is_known(option: tuple) -> bool:
+    name, value = option
+    return isinstance(value, int | str) and value in OPTIONS.get(name, ())
+
+
+def _check_tensors(net_dict: dict[str, Tensor], path: Path) -> None:
+    """Refuse tensors that are more than the numbers in the file, such as a shape of billions over one number."""
+    for name, tensor in net_dict.items():
+        plain = tensor.layout == torch.strided and tensor.device.type == "cpu" and tensor.dtype in NUMBERS
+        if not plain or not 0 < tensor.numel() * tensor.element_size() <= tensor.untyped_storage().nbytes():
+            raise InputError(f"{path}: {name} is no plain tensor of numbers of shape {tuple(tensor.shape)}")
+        if not tensor.isfinite().all():
+            raise InputError(f"{path}: {name} holds NaN or infinite values; the file is damaged or its run diverged")
 
 
 def recognise(net_dict: dict[str, Tensor], path: str | os.PathLike = "weights") -> tuple[str, dict, int | None]:
@@ -121,7 +159,8 @@ def recognise(net_dict: dict[str, Tensor], path: str | os.PathLike = "weights") 
 
     if "conv.0.weight" in net_dict and "layer4.1.conv2.weight" in net_dict:
         return "net", {}, rows("classifier.4.weight")
-    if "conv1.weight" in net_dict and "layer3.1.conv1.weight" in net_dict:
+    # a seventh block in layer3: resnet101 and deeper, which would otherwise pass for half of themselves
+    if {"conv1.weight", "layer3.1.conv1.weight"} <= set(net_dict) and "layer3.6.conv1.weight" not in net_dict:
         if "layer1.0.conv3.weight" not in net_dict:
             arch = "resnet34" if "layer3.5.conv1.weight" in net_dict else "resnet18"
         else:
