@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader
 
+from cli import InputError
 from datasets import PersonImages
 from utils import World
 
@@ -86,6 +87,7 @@ class Feed:
                 pin_memory=world.device.type == "cuda",
                 persistent_workers=workers > 0,
                 prefetch_factor=4 if workers else None,
+                generator=torch.Generator(),  # else each epoch would draw a seed from the network's random numbers
             )
 
     def _placed(self, pixels: Tensor) -> Tensor:
@@ -107,8 +109,11 @@ class Feed:
         order, device = self.mine(order), self.world.device
         if self._loader is not None:
             self._order[:] = order.tolist()
-            for pixels, labels in self._loader:
-                yield pixels.to(device, non_blocking=True), labels.to(device, non_blocking=True)
+            try:
+                for pixels, labels in self._loader:
+                    yield pixels.to(device, non_blocking=True), labels.to(device, non_blocking=True)
+            except InputError as error:  # a worker's comes wrapped in its traceback
+                raise InputError(str(error).rsplit("InputError: ", 1)[-1].strip()) from None
             return
         labels = self.labels.to(device)
         order_there = order.to(self.pixels.device)

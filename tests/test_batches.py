@@ -1,0 +1,112 @@
+"""Orders are seeded and whole; processes share a batch without overlap."""
+
+from collections import Counter
+
+import pytest
+import torch
+
+import layouts
+import pixels
+from batches import Feed, balanced_order, generator_for, shuffled_order
+from cli import InputError
+from datasets import PersonImages
+from utils import World
+
+CPU = torch.device("cpu")
+
+
+def test_generators_differ_by_each_number_and_repeat():
+    drawn = {
+        key: torch.rand(1, generator=generator_for(*key)).item()
+        for key in [(0, 0, 0), (1, 0, 0), (0, 1, 0), (0, 0, 1), (0, 1, 1)]
+    }
+    assert len(set(drawn.values())) == 5
+    assert torch.rand(1, generator=generator_for(0, 1, 1)).item() == drawn[0, 1, 1]
+
+
+def test_shuffled_order_takes_each_image_at_most_once():
+    order = shuffled_order(103, 10, seed=1, epoch=4)
+    assert order.shape == (10, 10)
+    assert len(set(order.flatten().tolist())) == 100
+    assert torch.equal(order, shuffled_order(103, 10, seed=1, epoch=4))
+    assert not torch.equal(order, shuffled_order(103, 10, seed=1, epoch=5))
+    assert not torch.equal(order, shuffled_order(103, 10, seed=2, epoch=4))
+
+
+def test_a_batch_larger_than_the_set_is_the_set():
+    assert sorted(shuffled_order(5, 64, 0, 0).flatten().tolist()) == [0, 1, 2, 3, 4]
+
+
+def test_balanced_batches_hold_k_images_of_p_identities():
+    labels = torch.arange(10).repeat_interleave(torch.tensor([3, 4, 5, 8, 12, 4, 4, 4, 4, 1]))
+    order = balanced_order(labels, 16, 4, seed=0, epoch=0)
+    for row in order:
+        counts = Counter(labels[row].tolist())
+        assert len(counts) == 4
+        assert set(counts.values()) == {4}
+    seen = Counter(order.flatten().tolist())
+    large = [index for index in seen if labels[index] == 4]
+    assert all(seen[index] == 1 for index in large)  # 12 images are three whole groups: nothing is repeated
+    assert torch.equal(order, balanced_order(labels, 16, 4, seed=0, epoch=0))
+    assert not torch.equal(order, balanced_order(labels, 16, 4, seed=0, epoch=1))
+
+
+def feed_of(root, rank, size, cached):
+    data = layouts.find(root)
+    images = PersonImages(data.train, 32, 16, data.train_pids())
+    stored = pixels.load(images, "ram", "", 1) if cached else None
+    return Feed(images, pixels.labels_of(images), stored, World(CPU, rank, size))
+
+
+@pytest.mark.parametrize("cached", [True, False])
+def test_processes_take_their_parts_of_a_batch(class_folders, cached):
+    order = shuffled_order(16, 5, seed=0, epoch=0)
+    alone = list(feed_of(class_folders, 0, 1, cached)(order))
+    parts = [list(feed_of(class_folders, rank, 2, cached)(order)) for rank in (0, 1)]
+    assert len(alone) == 3
+    for step, (images, labels) in enumerate(alone):
+        shared = torch.cat([parts[0][step][0], parts[1][step][0]])
+        assert images.dtype == torch.uint8
+        assert torch.equal(shared, images[:4])  # of five images two go to each; the fifth waits
+        assert torch.equal(torch.cat([parts[0][step][1], parts[1][step][1]]), labels[:4])
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_cached_and_fresh_pixels_are_the_same_epoch_after_epoch(class_folders, workers):
+    data = layouts.find(class_folders)
+    images = PersonImages(data.train, 32, 16, data.train_pids())
+    fresh = Feed(images, pixels.labels_of(images), None, World(CPU), workers)
+    cached = feed_of(class_folders, 0, 1, True)
+    for epoch in range(2):
+        order = shuffled_order(16, 8, seed=0, epoch=epoch)
+        for (a, la), (b, lb) in zip(fresh(order), cached(order), strict=True):
+            assert torch.equal(a, b)
+            assert torch.equal(la, lb)
+    assert list(fresh(order[:0])) == []
+
+
+def test_reading_does_not_disturb_the_random_numbers_of_the_network(class_folders):
+    torch.manual_seed(7)
+    expected = torch.rand(1)
+    torch.manual_seed(7)
+    list(feed_of(class_folders, 0, 1, cached=False)(shuffled_order(16, 8, 0, 0)))
+    assert torch.equal(torch.rand(1), expected)
+
+
+@pytest.mark.parametrize("cached", [True, False])
+def test_rows_are_anybodys(class_folders, cached):
+    pixels_of_rows, labels = feed_of(class_folders, 1, 2, cached).rows(range(3, 6))
+    assert pixels_of_rows.shape == (3, 3, 32, 16)
+    assert labels.tolist() == [0, 1, 1]
+
+
+def test_a_file_that_breaks_under_a_worker_is_named_without_a_traceback(class_folders):
+    data = layouts.find(class_folders)
+    images = PersonImages(data.train, 32, 16, data.train_pids())
+    broken = class_folders / "person2" / "c1_000.jpg"
+    broken.write_bytes(b"")
+    feed = Feed(images, pixels.labels_of(images), None, World(CPU), workers=1)
+    with pytest.raises(InputError) as caught:
+        list(feed(shuffled_order(16, 8, 0, 0)))
+    assert str(caught.value).startswith(f"{broken}: cannot be read")
+    assert "Traceback" not in str(caught.value)
