@@ -148,7 +148,7 @@ def _jaccard(row, column, weight, queries: int, total: int):
     for i, c, w in zip(row.split(step), column.split(step), weight.split(step), strict=True):
         entry, which = _expand(start[c], counts[c])
         shared.index_add_(0, i[which] * gallery + owner[entry], torch.minimum(w[which], owned[entry]))
-    return (1 - shared / (2 - shared)).view(queries, gallery)
+    return shared.div_(2 - shared).neg_().add_(1).view(queries, gallery)
 
 
 def _expand(start, counts):

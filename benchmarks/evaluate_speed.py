@@ -2,8 +2,8 @@
 
 Synthetic unit features of Market-1501's size and shape (3,368 queries, 750 people in 6 cameras, 15,913 gallery images
 with 2,798 distractors, 512 numbers each). The product alone, into memory that is already there, and the whole
-evaluation (`evaluate.rank_metrics`: checks, product, metrics) are timed in turn in the same run. `ratio` is that of wall
-times, for an idle machine; `cpu_ratio` that of processor times, which other programs disturb less.
+evaluation (`evaluate.rank_metrics`: checks, product, metrics) are timed in turn in the same run. `ratio` is that of
+wall times, for an idle machine; `cpu_ratio` that of processor times, which other programs disturb less.
 
 --sizes times other sizes and fits a line; --large evaluates 20,000 x 200,000 from a memory-mapped folder with
 `python evaluate.py` and takes that process's peak memory.
