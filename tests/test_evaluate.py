@@ -1,13 +1,12 @@
 """Ranking metrics: by hand, against the references' numbers, and against a slow evaluator on random cases."""
 
 import json
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from conftest import assert_one_line_error, run_script
 
 import evaluate
 import features as features_file
@@ -15,8 +14,7 @@ import metrics
 import protocols
 from cli import InputError
 
-ROOT = Path(__file__).parent.parent
-DATA = ROOT / "tests" / "data"
+DATA = Path(__file__).parent / "data"
 EXPECTED = json.loads((DATA / "expected.json").read_text())
 KEYS = ("qf", "ql", "qc", "gf", "gl", "gc")
 
@@ -305,9 +303,8 @@ def test_ranked_list_shows_what_the_metrics_count():
 
 def test_command_line_as_a_user_runs_it(tmp_path):
     features_file.save(tmp_path / "features.pth", random_features())
-    command = [sys.executable, str(ROOT / "evaluate.py"), "--json", "metrics.json", "--rerank"]
-    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr
+    done = run_script("evaluate.py", "--json", "metrics.json", "--rerank", cwd=tmp_path)
+    assert done.code == 0, done.stderr
     assert done.stderr == ""
     written = json.loads((tmp_path / "metrics.json").read_text())
     data = random_features()
@@ -319,11 +316,8 @@ def test_command_line_as_a_user_runs_it(tmp_path):
 
 
 def test_missing_features_file_says_what_to_run(tmp_path):
-    command = [sys.executable, str(ROOT / "evaluate.py")]
-    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True)
-    assert done.returncode == 2
-    assert done.stderr.count("\n") == 1
-    assert "features.pth: no such features file; run `python test.py` first" in done.stderr
+    done = run_script("evaluate.py", cwd=tmp_path)
+    assert_one_line_error(done, "features.pth: no such features file; run `python test.py` first")
 
 
 def test_several_runs_share_one_table_and_one_json(tmp_path, capsys):
