@@ -4,11 +4,9 @@ Leaves in the output folder: `best.pth` (for testing and trackers), `last.pth` (
 `curves.png`.
 """
 
-import argparse
 import csv
 import inspect
 import io
-import math
 import signal
 import sys
 import time
@@ -34,9 +32,10 @@ from cli import InputError, RunFailed
 from evaluate import rank_metrics
 from extract import fixed_batches, test_features
 from files import atomic_write
+from flags import get_args_parser
 from losses import Objective, classification
 from model import ARCHITECTURES, HAVE_LAST_STRIDE, build_model, fuse_for_inference
-from utils import World, autocast, default_workers, seed_everything, single_process
+from utils import World, autocast, seed_everything, single_process
 
 PATHS = {"data_dir", "output", "cache_dir"}
 # flags that may change when a run is resumed: they do not touch the course of the training
@@ -44,115 +43,6 @@ FREE_ON_RESUME = {
     *("resume", "epochs", "output", "device", "gpu_id", "workers", "cache", "cache_dir", "eval_interval"),
     *("save_interval", "log_interval", "given", "dist_url", "world_size", "data_dir"),
 }
-
-
-# ---------------------------------------------------------------------------------------------------------------------
-# Command line
-
-
-def get_args_parser() -> cli.ArgumentParser:
-    parser = cli.ArgumentParser(
-        description="Train a re-ID network for DeepSORT and its kin; without arguments, on the sample dataset.",
-        epilog=_recipe_table(),
-    )
-    add = parser.add_argument_group("data").add_argument
-    add("--data-dir", type=Path, help="dataset: class folders, Market-1501 or MARS layout (default: the sample)")
-    add("--height", type=_positive, default=128, help="height of the network's input in pixels")
-    add("--width", type=_positive, default=64, help="width of the network's input in pixels")
-    add("--val-ratio", type=_share, default=0.2, help="share of each identity's images held out")
-    add("--cache", choices=("auto", "ram", "disk", "none"), default="auto", help="where decoded images are kept")
-    add("--cache-dir", type=Path, default=Path("data/cache"), help="folder of --cache disk")
-    add("--workers", type=_count, default=default_workers(), help="threads or processes that decode images")
-
-    add = parser.add_argument_group("network").add_argument
-    add("--model", choices=sorted(ARCHITECTURES), default="net", help="architecture; net is DeepSORT's")
-    add("--last-stride", type=int, choices=(1, 2), default=1, help="of ResNets and MobileNet, last stage")
-    add("--pooling", choices=("avg", "gem"), default="avg", help="pooling of ResNets and MobileNet")
-    add("--weights", metavar="FILE|imagenet", help="start from these weights instead of random ones")
-    add("--freeze-layers", action="store_true", help="train the classifier alone; all else stays as it is")
-
-    add = parser.add_argument_group("run").add_argument
-    add("--output", type=Path, default=Path("checkpoint"), help="folder for checkpoints, history and curves")
-    add("--resume", nargs="?", const=True, metavar="FILE", help="go on from last.pth in --output, or from FILE")
-    add("--epochs", type=_positive, default=40, help="passes over the training images")
-    add("--seed", type=_count, default=0, help="seed of split, weights, order and augmentation")
-    add("--device", default="auto", help="auto, cpu, cuda, cuda:1, ... (default: a GPU if there is one)")
-    add("--gpu_id", type=_count, default=0, help="which GPU, when there are several")
-    add("--eval-interval", type=_count, default=0, help="epochs between rank-1/mAP tests; 0: about five a run")
-    add("--save-interval", type=_count, default=0, help="also save last.pth every so many steps; 0: each epoch only")
-    add(
-        "--log-interval",
-        type=_positive,
-        default=10,
-        help="steps between readings of a GPU's loss and accuracy",
-    )
-    add("--amp", choices=("auto", "fp32", "bf16", "fp16"), default="auto", help="arithmetic; auto: bf16 on GPUs")
-    add("--compile", action="store_true", help="compile the network with torch.compile: slow start, faster steps")
-    add("--accumulate", type=_positive, default=1, help="run each batch in so many parts, to save memory")
-
-    add = parser.add_argument_group("recipe (defaults by recipe below)").add_argument
-    add("--recipe", choices=sorted(recipe.RECIPES), default="default", help="named set of the flags that follow")
-    add("--batch_size", type=_positive, help="images per step, over all processes together")
-    add("--lr", type=_share_or_more, help="highest learning rate, for the whole batch of all processes")
-    add("--lrf", type=_share, help="last learning rate as a share of --lr, reached by a cosine")
-    add("--warmup", type=_share, help="share of all steps in which the learning rate rises linearly")
-    add("--optimizer", choices=("adamw", "sgd"), help="AdamW, or SGD with momentum 0.9")
-    add("--weight-decay", type=_share_or_more, help="weight decay of weight matrices and kernels")
-    add("--clip", type=_share_or_more, help="largest gradient norm; 0: not clipped")
-    add("--ema", type=_share, help="decay of the weights' moving average, which is then saved; 0: none")
-    add("--sampler", choices=("shuffle", "balanced"), help="balanced: P identities x K images a batch")
-    add("--images-per-identity", type=_positive, default=4, help="the K of --sampler balanced")
-    add("--label-smoothing", type=_share, help="probability taken from the right class")
-    add("--classifier-weight", type=_share_or_more, help="weight of the classifier's cross-entropy")
-    add("--metric-loss", choices=("none", "cosine", "arcface", "triplet", "circle", "center"), help="loss on features")
-    add("--metric-weight", type=_share_or_more, help="weight of --metric-loss")
-    add("--scale", type=_share_or_more, help="scale of the cosine and arcface losses")
-    add("--margin", type=_share_or_more, help="margin of cosine, arcface and triplet (0: the soft-margin triplet)")
-    add("--flip", type=_share, help="probability of mirroring an image")
-    add("--pad", type=_share, help="random crop from the image padded by this share of its size")
-    add("--jitter", type=_share, help="strength of brightness, contrast and saturation changes")
-    add("--erase", type=_share, help="probability of erasing a rectangle")
-    add("--progressive", action=argparse.BooleanOptionalAction, help="most epochs at half, then 3/4 of the size")
-    return parser
-
-
-def _recipe_table() -> str:
-    names = sorted(recipe.RECIPES)
-    lines = ["recipes:", f"  {'flag':<22}" + "".join(f"{name:>10}" for name in names)]
-    for flag in recipe.RECIPES["default"]:
-        spelled = flag if flag == "batch_size" else flag.replace("_", "-")
-        lines.append(f"  --{spelled:<20}" + "".join(f"{recipe.RECIPES[name][flag]!s:>10.8}" for name in names))
-    return "\n".join(lines)
-
-
-def _number(kind, text: str, fits, wanted: str):
-    try:
-        value = kind(text)
-    except ValueError:
-        value = math.nan
-    if not (math.isfinite(value) and fits(value)):
-        raise argparse.ArgumentTypeError(f"{text} is not {wanted}")
-    return value
-
-
-def _positive(text: str) -> int:
-    return _number(int, text, lambda value: value > 0, "a whole number above 0")
-
-
-def _count(text: str) -> int:
-    return _number(int, text, lambda value: value >= 0, "a whole number from 0 up")
-
-
-def _share(text: str) -> float:
-    return _number(float, text, lambda value: 0 <= value < 1 or value == 1, "a number from 0 to 1")
-
-
-def _share_or_more(text: str) -> float:
-    return _number(float, text, lambda value: value >= 0, "a number from 0 up")
-
-
-# ---------------------------------------------------------------------------------------------------------------------
-# The run
 
 
 def main(args, world: World | None = None) -> None:

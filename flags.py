@@ -1,0 +1,111 @@
+"""The command line of `train.py` and `train_multiGPU.py`."""
+
+import argparse
+import math
+from pathlib import Path
+
+import cli
+import recipe
+from model import ARCHITECTURES
+from utils import default_workers
+
+
+def get_args_parser() -> cli.ArgumentParser:
+    parser = cli.ArgumentParser(
+        description="Train a re-ID network for DeepSORT and its kin; without arguments, on the sample dataset.",
+        epilog=_recipe_table(),
+    )
+    add = parser.add_argument_group("data").add_argument
+    add("--data-dir", type=Path, help="dataset: class folders, Market-1501 or MARS layout (default: the sample)")
+    add("--height", type=positive, default=128, help="height of the network's input in pixels")
+    add("--width", type=positive, default=64, help="width of the network's input in pixels")
+    add("--val-ratio", type=share, default=0.2, help="share of each identity's images held out")
+    add("--cache", choices=("auto", "ram", "disk", "none"), default="auto", help="where decoded images are kept")
+    add("--cache-dir", type=Path, default=Path("data/cache"), help="folder of --cache disk")
+    add("--workers", type=count, default=default_workers(), help="threads or processes that decode images")
+
+    add = parser.add_argument_group("network").add_argument
+    add("--model", choices=sorted(ARCHITECTURES), default="net", help="architecture; net is DeepSORT's")
+    add("--last-stride", type=int, choices=(1, 2), default=1, help="of ResNets and MobileNet, last stage")
+    add("--pooling", choices=("avg", "gem"), default="avg", help="pooling of ResNets and MobileNet")
+    add("--weights", metavar="FILE|imagenet", help="start from these weights instead of random ones")
+    add("--freeze-layers", action="store_true", help="train the classifier alone; all else stays as it is")
+
+    add = parser.add_argument_group("run").add_argument
+    add("--output", type=Path, default=Path("checkpoint"), help="folder for checkpoints, history and curves")
+    add("--resume", nargs="?", const=True, metavar="FILE", help="go on from last.pth in --output, or from FILE")
+    add("--epochs", type=positive, default=40, help="passes over the training images")
+    add("--seed", type=count, default=0, help="seed of split, weights, order and augmentation")
+    add("--device", default="auto", help="auto, cpu, cuda, cuda:1, ... (default: a GPU if there is one)")
+    add("--gpu_id", type=count, default=0, help="which GPU, when there are several")
+    add("--eval-interval", type=count, default=0, help="epochs between rank-1/mAP tests; 0: about five a run")
+    add("--save-interval", type=count, default=0, help="also save last.pth every so many steps; 0: each epoch only")
+    add(
+        "--log-interval",
+        type=positive,
+        default=10,
+        help="steps between readings of a GPU's loss and accuracy",
+    )
+    add("--amp", choices=("auto", "fp32", "bf16", "fp16"), default="auto", help="arithmetic; auto: bf16 on GPUs")
+    add("--compile", action="store_true", help="compile the network with torch.compile: slow start, faster steps")
+    add("--accumulate", type=positive, default=1, help="run each batch in so many parts, to save memory")
+
+    add = parser.add_argument_group("recipe (defaults by recipe below)").add_argument
+    add("--recipe", choices=sorted(recipe.RECIPES), default="default", help="named set of the flags that follow")
+    add("--batch_size", type=positive, help="images per step, over all processes together")
+    add("--lr", type=from_zero, help="highest learning rate, for the whole batch of all processes")
+    add("--lrf", type=share, help="last learning rate as a share of --lr, reached by a cosine")
+    add("--warmup", type=share, help="share of all steps in which the learning rate rises linearly")
+    add("--optimizer", choices=("adamw", "sgd"), help="AdamW, or SGD with momentum 0.9")
+    add("--weight-decay", type=from_zero, help="weight decay of weight matrices and kernels")
+    add("--clip", type=from_zero, help="largest gradient norm; 0: not clipped")
+    add("--ema", type=share, help="decay of the weights' moving average, which is then saved; 0: none")
+    add("--sampler", choices=("shuffle", "balanced"), help="balanced: P identities x K images a batch")
+    add("--images-per-identity", type=positive, default=4, help="the K of --sampler balanced")
+    add("--label-smoothing", type=share, help="probability taken from the right class")
+    add("--classifier-weight", type=from_zero, help="weight of the classifier's cross-entropy")
+    add("--metric-loss", choices=("none", "cosine", "arcface", "triplet", "circle", "center"), help="loss on features")
+    add("--metric-weight", type=from_zero, help="weight of --metric-loss")
+    add("--scale", type=from_zero, help="scale of the cosine and arcface losses")
+    add("--margin", type=from_zero, help="margin of cosine, arcface and triplet (0: the soft-margin triplet)")
+    add("--flip", type=share, help="probability of mirroring an image")
+    add("--pad", type=share, help="random crop from the image padded by this share of its size")
+    add("--jitter", type=share, help="strength of brightness, contrast and saturation changes")
+    add("--erase", type=share, help="probability of erasing a rectangle")
+    add("--progressive", action=argparse.BooleanOptionalAction, help="most epochs at half, then 3/4 of the size")
+    return parser
+
+
+def _recipe_table() -> str:
+    names = sorted(recipe.RECIPES)
+    lines = ["recipes:", f"  {'flag':<22}" + "".join(f"{name:>10}" for name in names)]
+    for flag in recipe.RECIPES["default"]:
+        spelled = flag if flag == "batch_size" else flag.replace("_", "-")
+        lines.append(f"  --{spelled:<20}" + "".join(f"{recipe.RECIPES[name][flag]!s:>10.8}" for name in names))
+    return "\n".join(lines)
+
+
+def _number(kind, text: str, fits, wanted: str):
+    try:
+        value = kind(text)
+    except ValueError:
+        value = math.nan
+    if not (math.isfinite(value) and fits(value)):
+        raise argparse.ArgumentTypeError(f"{text} is not {wanted}")
+    return value
+
+
+def positive(text: str) -> int:
+    return _number(int, text, lambda value: value > 0, "a whole number above 0")
+
+
+def count(text: str) -> int:
+    return _number(int, text, lambda value: value >= 0, "a whole number from 0 up")
+
+
+def share(text: str) -> float:
+    return _number(float, text, lambda value: 0 <= value < 1 or value == 1, "a number from 0 to 1")
+
+
+def from_zero(text: str) -> float:
+    return _number(float, text, lambda value: value >= 0, "a number from 0 up")
