@@ -1,0 +1,199 @@
+"""Training speed: `train.py`'s loop against a plain reference loop, in one run.
+
+    python benchmarks/train_speed.py [--model net] [--height 128 --width 64] [--images 512] [--rounds 5]
+
+The reference does what simple scripts do: float32 in the default memory layout, each image decoded and augmented one by
+one in a DataLoader every epoch, SGD, loss and accuracy read at every step. Ours is `Training.train_epoch` with the
+default recipe at one size (no progressive resizing, which would only flatter it). The two take turns; the figures are
+medians. Images are the sample's, drawn once. Prints JSON: images/s of both, their ratio, and the share of the device's
+measured matrix-product peak that our forward and backward passes reach.
+"""
+
+import argparse
+import datetime
+import json
+import platform
+import statistics
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).parent.parent))
+
+import torch
+from torch.utils.data import DataLoader, Dataset
+from torch.utils.flop_counter import FlopCounterMode
+from torchvision.transforms import v2
+
+import cli
+import datasets
+import layouts
+import recipe
+import sample
+import train
+from augment import IMAGENET_MEAN, IMAGENET_STD
+from model import build_model
+from utils import default_workers, seed_everything, single_process
+
+
+class PlainImages(Dataset):
+    """Decode, augment and normalise one image at a time."""
+
+    def __init__(self, samples, height: int, width: int):
+        label = {pid: number for number, pid in enumerate(sorted({s.pid for s in samples}))}
+        self.items = [(s.path, label[s.pid]) for s in samples]
+        self.classes = len(label)
+        self.transform = v2.Compose(
+            [
+                v2.Resize((height, width)),
+                v2.RandomCrop((height, width), padding=4),
+                v2.RandomHorizontalFlip(),
+                v2.ToImage(),
+                v2.ToDtype(torch.float32, scale=True),
+                v2.Normalize(IMAGENET_MEAN, IMAGENET_STD),
+            ]
+        )
+
+    def __len__(self) -> int:
+        return len(self.items)
+
+    def __getitem__(self, index: int):
+        path, label = self.items[index]
+        return self.transform(datasets.load_rgb(path)), label
+
+
+class Reference:
+    """The plain loop."""
+
+    def __init__(self, args, samples, device):
+        images = PlainImages(samples, args.height, args.width)
+        workers = args.workers if device.type == "cuda" else 0  # on a CPU decoding workers would take its cores
+        self.loader = DataLoader(images, args.batch_size, shuffle=True, drop_last=True, num_workers=workers)
+        self.net = build_model(args.model, images.classes).to(device)
+        self.optimizer = torch.optim.SGD(self.net.parameters(), 0.01, momentum=0.9, weight_decay=5e-4)
+        self.device = device
+
+    def epoch(self) -> int:
+        self.net.train()
+        count = 0
+        for images, labels in self.loader:
+            images, labels = images.to(self.device), labels.to(self.device)
+            logits = self.net(images)
+            loss = torch.nn.functional.cross_entropy(logits, labels)
+            self.optimizer.zero_grad()
+            loss.backward()
+            self.optimizer.step()
+            loss.item()
+            (logits.argmax(1) == labels).sum().item()
+            count += len(labels)
+        return count
+
+
+class Ours:
+    """`train.py`'s own loop."""
+
+    def __init__(self, args, data, folder: str, device):
+        flags = ["--output", folder, "--val-ratio", "0", "--no-progressive", "--epochs", "1000"]
+        flags += ["--height", str(args.height), "--width", str(args.width), "--model", args.model]
+        flags += ["--batch_size", str(args.batch_size)] + (["--compile"] if args.compile else [])
+        given = train.get_args_parser().parse_args(flags)
+        recipe.fill_in(given)
+        self.training = train.Training(given, single_process(str(device)), data, lambda *_: None)
+        self.training.prepare()
+        self.number = 0
+
+    def epoch(self) -> int:
+        self.training.step, self.training.totals = 0, torch.zeros(3, dtype=torch.float64)
+        with train.GracefulStop() as stop:
+            self.training.train_epoch(self.number, stop)
+        self.number += 1
+        return int(self.training.totals[2])
+
+
+def timed(loop, device) -> float:
+    """Images per second of one epoch."""
+    started = time.perf_counter()
+    count = loop.epoch()
+    if device.type == "cuda":
+        torch.cuda.synchronize()
+    return count / (time.perf_counter() - started)
+
+
+def matmul_peak(device, dtype) -> float:
+    """FLOP/s of a large square matrix product, the best of several."""
+    side = 8192 if device.type == "cuda" else 1536
+    a = torch.randn(side, side, device=device, dtype=dtype)
+    best = 0.0
+    for _ in range(6):
+        started = time.perf_counter()
+        for _ in range(3):
+            a @ a
+        if device.type == "cuda":
+            torch.cuda.synchronize()
+        best = max(best, 3 * 2 * side**3 / (time.perf_counter() - started))
+    return best
+
+
+def flops_per_image(args, classes: int) -> int:
+    """Of a forward and a backward pass, which costs twice a forward pass."""
+    net = build_model(args.model, classes).eval()
+    with FlopCounterMode(display=False) as counter, torch.no_grad():
+        net(torch.zeros(1, 3, args.height, args.width))
+    return 3 * counter.get_total_flops()
+
+
+def get_args_parser() -> argparse.ArgumentParser:
+    parser = cli.ArgumentParser(description=__doc__.splitlines()[0])
+    add = parser.add_argument
+    add("--model", default="net", help="architecture to train")
+    add("--height", type=int, default=128, help="input height in pixels")
+    add("--width", type=int, default=64, help="input width in pixels")
+    add("--batch_size", type=int, default=64, help="images per step")
+    add("--images", type=int, default=512, help="training images, about")
+    add("--rounds", type=int, default=5, help="epochs timed of each loop, after one to warm up")
+    add("--workers", type=int, default=default_workers(), help="decoding workers of the reference on a GPU")
+    add("--device", default="auto", help="auto, cpu or cuda")
+    add("--compile", action="store_true", help="let ours use torch.compile")
+    return parser
+
+
+def main(args) -> None:
+    seed_everything(0)
+    device = single_process(args.device).device
+    with tempfile.TemporaryDirectory() as folder:
+        root = sample.ensure(Path(folder) / "sample", identities=max(9, args.images * 3 // 2 // 11))
+        data = layouts.find(root)
+        data.train = data.train[: args.images]
+        loops = {"reference": Reference(args, data.train, device), "ours": Ours(args, data, folder, device)}
+        speeds = {name: [] for name in loops}
+        for number in range(args.rounds + 1):
+            for name, loop in loops.items():
+                speed = timed(loop, device)
+                if number:
+                    speeds[name].append(speed)
+        precision = loops["ours"].training.precision
+    ours = statistics.median(speeds["ours"])
+    dtype = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}[precision]
+    result = {
+        "benchmark": "train_speed",
+        "model": args.model,
+        "input": [args.height, args.width],
+        "batch_size": args.batch_size,
+        "precision": precision,
+        "compile": args.compile,
+        "reference_images_per_second": round(statistics.median(speeds["reference"]), 1),
+        "images_per_second": round(ours, 1),
+        "ratio": round(statistics.median(o / r for o, r in zip(speeds["ours"], speeds["reference"], strict=True)), 2),
+        "rounds": {name: [round(s, 1) for s in values] for name, values in speeds.items()},
+        "share_of_matmul_peak": round(ours * flops_per_image(args, 100) / matmul_peak(device, dtype), 3),
+        "hardware": torch.cuda.get_device_name(device) if device.type == "cuda" else platform.processor() or "CPU",
+        "threads": torch.get_num_threads(),
+        "torch": torch.__version__,
+        "date": datetime.date.today().isoformat(),
+    }
+    print(json.dumps(result, indent=1))
+
+
+if __name__ == "__main__":
+    cli.run(main, get_args_parser())
