@@ -34,7 +34,7 @@ from extract import fixed_batches, test_features
 from files import atomic_write
 from flags import get_args_parser
 from losses import Objective, classification
-from model import ARCHITECTURES, HAVE_LAST_STRIDE, build_model, fuse_for_inference
+from model import HAVE_LAST_STRIDE, build_model, fuse_for_inference
 from utils import World, autocast, seed_everything, single_process
 
 PATHS = {"data_dir", "output", "cache_dir"}
