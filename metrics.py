@@ -210,7 +210,7 @@ def rank_scores(score, ql, qc, gl, gc, memory: int, shots: int = 0, seed: int = 
         lone, draw = _draw_shots(gl, total, shots, seed)
     # queries with about as many correct images side by side: their thresholds then fill a rectangle
     order = same.counts.argsort(stable=True)
-    height = max(1, min(BLOCK_ROWS, total, memory // 2 // (4 * max(images, 1))))
+    height = max(1, min(BLOCK_ROWS, total, memory // 4 // (4 * max(images, 1))))
     buffer = torch.empty(height, images, device=gl.device)
     with full_precision():
         for start in range(0, total, height):

@@ -6,7 +6,7 @@ evaluation (`evaluate.rank_metrics`: checks, product, metrics) are timed in turn
 wall times, for an idle machine; `cpu_ratio` that of processor times, which other programs disturb less.
 
 --sizes times other sizes and fits a line; --large evaluates 20,000 x 200,000 from a memory-mapped folder with
-`python evaluate.py` and takes that process's peak memory.
+`python evaluate.py` and takes the whole process's peak memory.
 """
 
 import json
@@ -137,16 +137,8 @@ def large(queries: int, images: int) -> dict:
         size = sum(data[key].numel() * 4 for key in ("qf", "gf"))
         del data
         start = time.perf_counter()
-        with subprocess.Popen(
-            [sys.executable, ROOT / "evaluate.py", folder + "/features"], stdout=subprocess.PIPE, text=True
-        ) as process:
-            output = process.stdout.read()
-            _, status, usage = os.wait4(process.pid, 0)
-            process.returncode = os.waitstatus_to_exitcode(status)
+        peak = peak_memory([sys.executable, str(ROOT / "evaluate.py"), folder + "/features"])
         seconds = time.perf_counter() - start
-    if process.returncode:
-        raise RuntimeError(f"evaluate.py left with {process.returncode}: {output}")
-    peak = usage.ru_maxrss * (1 if sys.platform == "darwin" else 1024)
     return {
         "queries": queries,
         "gallery": images,
@@ -155,6 +147,17 @@ def large(queries: int, images: int) -> dict:
         "peak_GB": round(peak / 2**30, 3),
         "beyond_features_GB": round((peak - size) / 2**30, 3),
     }
+
+
+def peak_memory(command: list[str]) -> int:
+    """Bytes of memory that a command takes at most, interpreter and libraries included.
+
+    It is started by a small Python of its own: a process begins with its parent's peak as its own.
+    """
+    start = "import resource, subprocess, sys; subprocess.run(sys.argv[1:], check=True, stdout=subprocess.DEVNULL); "
+    start += "print(resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss)"
+    done = subprocess.run([sys.executable, "-c", start, *command], stdout=subprocess.PIPE, text=True, check=True)
+    return int(done.stdout) * (1 if sys.platform == "darwin" else 1024)
 
 
 def machine(device: str) -> dict:

@@ -7,14 +7,12 @@ on the stored cases of tests/data are compared with the reference's. Peak memory
 
 import json
 import os
-import resource
-import subprocess
 import sys
 from pathlib import Path
 
 import numpy as np
 import torch
-from evaluate_speed import IMAGES, QUERIES, ROOT, clock, machine, market_like
+from evaluate_speed import IMAGES, QUERIES, ROOT, clock, machine, market_like, peak_memory
 
 from cli import ArgumentParser, run
 from evaluate import re_ranking
@@ -28,7 +26,7 @@ def get_args_parser():
     add("--repeats", type=int, default=5, help="timings of each, of which the median counts")
     add("--device", default="cpu", help="cpu or cuda")
     add("--json", metavar="FILE", help="write the figures there, too")
-    add("--only", type=int, nargs=2, metavar=("QUERIES", "IMAGES"), help="re-rank this size once, print peak memory")
+    add("--only", type=int, nargs=2, metavar=("QUERIES", "IMAGES"), help="only re-rank this size once, for its memory")
     return parser
 
 
@@ -37,7 +35,6 @@ def main(args):
     if args.only:
         data = market_like(*args.only, "good")
         re_ranking(data["qf"].to(args.device), data["gf"].to(args.device))
-        print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)
         return
     found = {"machine": machine(args.device), "largest_difference_to_reference": compared(args.device), "runs": []}
     for queries, images in SIZES:
@@ -71,7 +68,6 @@ def timed(queries: int, images: int, args) -> dict:
             rounds.append((*product, *whole))
     product, product_cpu, whole, whole_cpu = np.array(rounds).T
     child = [sys.executable, __file__, "--only", str(queries), str(images), "--device", args.device]
-    peak = int(subprocess.run(child, capture_output=True, text=True, check=True).stdout) * 1024
     return {
         "vectors": queries + images,
         "product_seconds": round(float(np.median(product)), 3),
@@ -79,7 +75,7 @@ def timed(queries: int, images: int, args) -> dict:
         "cpu_seconds": round(float(np.median(whole_cpu)), 3),
         "ratio": round(float(np.median(whole / product)), 2),
         "cpu_ratio": round(float(np.median(whole_cpu / product_cpu)), 2),
-        "peak_GB_of_the_process": round(peak / 2**30, 2),
+        "peak_GB_of_the_process": round(peak_memory(child) / 2**30, 2),
     }
 
 
