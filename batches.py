@@ -16,11 +16,14 @@ from datasets import PersonImages
 from utils import World
 
 
+def seed_for(*numbers: int) -> int:
+    """A seed of its own for each (seed, epoch, step, ...): nothing to save, nothing shared."""
+    return int(np.random.SeedSequence(numbers).generate_state(1, np.uint64)[0])
+
+
 def generator_for(seed: int, epoch: int, step: int = 0) -> torch.Generator:
-    """A generator of its own for each (seed, epoch, step): nothing to save, nothing shared."""
-    return torch.Generator().manual_seed(
-        int(np.random.SeedSequence((seed, epoch, step)).generate_state(1, np.uint64)[0])
-    )
+    """A generator that starts from `seed_for`."""
+    return torch.Generator().manual_seed(seed_for(seed, epoch, step))
 
 
 def shuffled_order(count: int, batch_size: int, seed: int, epoch: int) -> Tensor:

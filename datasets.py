@@ -122,6 +122,7 @@ class Problem:
 
     fatal: bool
     text: str
+    path: str = ""  # of the image, where it is about one
 
 
 def summary(data: ReIDData) -> str:
@@ -220,9 +221,9 @@ def image_problems(samples: Sequence[Sample], workers: int = 8) -> list[Problem]
         try:
             width, height = load_rgb(sample.path).size
         except InputError as error:
-            return Problem(True, str(error))
+            return Problem(True, str(error), sample.path)
         if min(width, height) < SMALLEST_SIDE:
-            return Problem(False, f"{sample.path}: {width}x{height} pixels, smaller than {SMALLEST_SIDE}")
+            return Problem(False, f"{sample.path}: {width}x{height} pixels, smaller than {SMALLEST_SIDE}", sample.path)
         return None
 
     with ThreadPoolExecutor(workers) as pool:

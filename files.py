@@ -1,8 +1,10 @@
-"""Files that are written whole or not at all."""
+"""Files that are written whole or not at all, and folders that one run at a time writes to."""
 
 import os
 import tempfile
-from collections.abc import Callable
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import BinaryIO
 
@@ -39,3 +41,46 @@ def atomic_write(path: str | os.PathLike, write: Callable[[BinaryIO], None]) -> 
             reason = getattr(error, "strerror", None) or "the disk may be full"
             raise InputError(f"{path}: could not be saved ({reason}); what was there before is unchanged") from None
         raise
+
+
+@contextmanager
+def claimed(folder: Path, patience: float = 10.0) -> Iterator[None]:
+    """Make `folder` and keep other runs out of it for as long as this process lives, however it ends.
+
+    What a killed run left half-written there is removed.
+
+    Args:
+        patience: seconds to wait for a run that is just ending (a killed one's helpers live on for a moment).
+
+    Raises:
+        InputError: the folder cannot be written, or another run is writing to it.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        tempfile.TemporaryFile(dir=folder).close()
+        handle = os.open(folder, os.O_RDONLY)
+    except OSError as error:
+        raise InputError(f"--output {folder}: cannot be written ({error.strerror}); choose another folder") from None
+    try:
+        _lock(handle, folder, time.monotonic() + patience)
+        for leftover in folder.glob(".*.tmp"):
+            leftover.unlink(missing_ok=True)
+        yield
+    finally:
+        os.close(handle)
+
+
+def _lock(handle: int, folder: Path, deadline: float) -> None:
+    with suppress(ImportError, OSError):  # other systems and some network drives cannot lock folders
+        import fcntl
+
+        while True:
+            try:
+                fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                return
+            except BlockingIOError:
+                if time.monotonic() > deadline:
+                    raise InputError(
+                        f"--output {folder}: another run is writing to it; wait for it, or choose another folder"
+                    ) from None
+                time.sleep(0.2)

@@ -22,6 +22,7 @@ def get_args_parser() -> cli.ArgumentParser:
     add("--val-ratio", type=share, default=0.2, help="share of each identity's images held out")
     add("--cache", choices=("auto", "ram", "disk", "none"), default="auto", help="where decoded images are kept")
     add("--cache-dir", type=Path, default=Path("data/cache"), help="folder of --cache disk")
+    add("--skip-bad-images", action="store_true", help="leave out images that cannot be read, and say how many")
     add("--workers", type=count, default=default_workers(), help="threads or processes that decode images")
 
     add = parser.add_argument_group("network").add_argument
@@ -33,6 +34,7 @@ def get_args_parser() -> cli.ArgumentParser:
 
     add = parser.add_argument_group("run").add_argument
     add("--output", type=Path, default=Path("checkpoint"), help="folder for checkpoints, history and curves")
+    add("--overwrite", action="store_true", help="start anew in an --output that holds a run; it is lost")
     add("--resume", nargs="?", const=True, metavar="FILE", help="go on from last.pth in --output, or from FILE")
     add("--epochs", type=positive, default=40, help="passes over the training images")
     add("--seed", type=count, default=0, help="seed of split, weights, order and augmentation")

@@ -10,11 +10,13 @@ import io
 import signal
 import sys
 import time
-from contextlib import nullcontext, suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext, suppress
 from functools import partial
 from pathlib import Path
 
 import torch
+import torch.distributed as dist
 from torch import Tensor, nn
 from tqdm import tqdm
 
@@ -31,39 +33,40 @@ from augment import normalize
 from cli import InputError, RunFailed
 from evaluate import rank_metrics
 from extract import fixed_batches, test_features
-from files import atomic_write
+from files import atomic_write, claimed
 from flags import get_args_parser
 from losses import Objective, classification
 from model import HAVE_LAST_STRIDE, build_model, fuse_for_inference
+from resume import agree_on_resumed, find_resumed
 from utils import World, autocast, seed_everything, single_process
-
-PATHS = {"data_dir", "output", "cache_dir"}
-# flags that may change when a run is resumed: they do not touch the course of the training
-FREE_ON_RESUME = {
-    *("resume", "epochs", "output", "device", "gpu_id", "workers", "cache", "cache_dir", "eval_interval"),
-    *("save_interval", "log_interval", "given", "dist_url", "world_size", "data_dir"),
-}
 
 
 def main(args, world: World | None = None) -> None:
-    resumed = find_resumed(args)
-    recipe.fill_in(args)
-    world = world or single_process(args.device, args.gpu_id)
+    if world is None:
+        resumed = find_resumed(args)
+        world = single_process(args.device, args.gpu_id)
+    else:
+        resumed = agree_on_resumed(args, world)
     say = partial(print, flush=True) if world.is_main else _silent
+    if resumed and resumed.extra["epoch"] >= args.epochs:
+        say(f"{resumed.path} has finished its {args.epochs} epochs; train longer with --epochs")
+        return
+    recipe.fill_in(args)
     seed_everything(args.seed)
-    data = load_data(args, world, say)
-    training = Training(args, world, data, say)
-    if resumed:
-        training.restore(resumed)
-    elif args.weights:
-        say(training.start_from(args.weights))
-    training.prepare()
-    say(training.description())
-    with GracefulStop() as stop:
-        for epoch in range(training.epoch, args.epochs):
-            training.train_epoch(epoch, stop)
-            training.validate(epoch)
-            training.finish_epoch(epoch)
+    with explained_failures(), claimed(args.output) if world.is_main else nullcontext():
+        data = load_data(args, world, say)
+        training = Training(args, world, data, say)
+        if resumed:
+            training.restore(resumed)
+        elif args.weights:
+            say(training.start_from(args.weights))
+        training.prepare()
+        say(training.description())
+        with GracefulStop() as stop:
+            for epoch in range(training.epoch, args.epochs):
+                training.train_epoch(epoch, stop)
+                training.validate(epoch)
+                training.finish_epoch(epoch)
     say(f"Done. Weights: {args.output / 'best.pth'}   next: python test.py{_test_flags(args)}")
 
 
@@ -76,36 +79,21 @@ def _test_flags(args) -> str:
     return flags + (f" --weights {args.output / 'best.pth'}" if args.output != Path("checkpoint") else "")
 
 
-def find_resumed(args) -> checkpoints.Checkpoint | None:
-    """The checkpoint to resume from; flags that were not given take the values of its run.
-
-    Raises:
-        InputError: there is none, it cannot be resumed, or a given flag would change the course of the run.
-    """
-    if not args.resume:
-        return None
-    path = args.output / "last.pth" if args.resume is True else Path(args.resume)
-    if not path.is_file():
-        raise InputError(f"--resume: {path} does not exist; train first, or name a last.pth with --resume FILE")
-    checkpoint = checkpoints.load(path)
-    if "optimizer" not in checkpoint.extra:
-        raise InputError(
-            f"--resume {path}: holds weights only; resume from last.pth, or start anew with --weights {path}"
-        )
-    before = checkpoint.extra["args"]
-    for name, value in before.items():
-        if name not in args.given or name not in vars(args):
-            if name in vars(args) and name != "resume":
-                setattr(args, name, Path(value) if name in PATHS and value else value)
-                args.given.add(name)
-        elif name not in FREE_ON_RESUME and str(getattr(args, name)) != str(value):
-            flag = f"--{name}" if name in ("batch_size", "gpu_id") else f"--{name.replace('_', '-')}"
-            raise InputError(
-                f"{flag} {getattr(args, name)}: the run in {path} has {value}; leave the flag out to resume"
-            )
-    if checkpoint.extra["epoch"] >= args.epochs:
-        raise InputError(f"--resume: {path} has finished its {args.epochs} epochs; train longer with --epochs")
-    return checkpoint
+@contextmanager
+def explained_failures() -> Iterator[None]:
+    """Turns what PyTorch says about memory and lost processes into sentences."""
+    try:
+        yield
+    except RuntimeError as error:
+        text = str(error)
+        if isinstance(error, torch.OutOfMemoryError) or "can't allocate memory" in text:
+            raise RunFailed("out of memory; lower --batch_size, or run it in parts with --accumulate 2") from None
+        if dist.is_initialized() and any(word in text for word in ("onnection", "imed out", "gloo", "NCCL", "peer")):
+            raise RunFailed(
+                f"another process of the group failed or does not answer ({text.splitlines()[0][:100]}); "
+                "go on with --resume (torchrun --max-restarts=3 does so by itself)"
+            ) from None
+        raise
 
 
 def load_data(args, world: World, say) -> layouts.ReIDData:
@@ -119,6 +107,7 @@ def load_data(args, world: World, say) -> layouts.ReIDData:
             sample.ensure()
         world.barrier()
     data = layouts.find(args.data_dir or Path("data/sample"))
+    leave_out_unreadable(data, args, world, say)
     problems = datasets.find_problems(data)
     say(datasets.summary(data))
     for problem in problems:
@@ -131,6 +120,29 @@ def load_data(args, world: World, say) -> layouts.ReIDData:
         say("  note: so rank-1 and mAP are not measured during training")
         data.query, data.gallery = [], []
     return data
+
+
+def leave_out_unreadable(data: layouts.ReIDData, args, world: World, say) -> None:
+    """With `--skip-bad-images`, take images that cannot be read out of `data`.
+
+    Raises:
+        InputError: there are some, and they are not to be skipped. Training images that are decoded into memory or a
+            cache are looked at there.
+    """
+    looked_at = data.query + data.gallery
+    if args.skip_bad_images or args.cache == "none":
+        looked_at = looked_at + data.train
+    bad = None
+    if world.is_main:
+        problems = datasets.image_problems(looked_at, max(1, args.workers))
+        bad = {problem.path: problem.text for problem in problems if problem.fatal}
+    bad = world.broadcast(bad)
+    if bad and not args.skip_bad_images:
+        raise InputError(datasets.unreadable(list(bad.values()), len(looked_at)))
+    for samples in data.splits().values():
+        samples[:] = [sample for sample in samples if sample.path not in bad]
+    if bad:
+        say(f"Left out {len(bad)} of {len(looked_at):,} images that cannot be read; `datasets.py check` lists them")
 
 
 class GracefulStop:
@@ -213,11 +225,15 @@ class Training:
         self.epoch, self.step, self.totals = extra["epoch"], extra["step"], extra["totals"]
         self.history, self.best = extra["history"], tuple(extra["best"])
         self.say(f"Resuming {checkpoint.path} after {self.epoch} epochs and {self.step} steps")
+        if extra["args"]["epochs"] != self.args.epochs:
+            self.say(
+                f"  note: {extra['args']['epochs']} epochs became {self.args.epochs}; "
+                "learning rate and image sizes follow the longer schedule from here on"
+            )
 
     def prepare(self) -> None:
         """Put everything on its device and build what refers to the parameters."""
         args, device = self.args, self.world.device
-        self.args.output.mkdir(parents=True, exist_ok=True)
         if args.freeze_layers:
             for name, parameter in self.net.named_parameters():
                 parameter.requires_grad = name.startswith(self.net.classifier_prefix)
@@ -260,10 +276,9 @@ class Training:
             self.optimizer.load_state_dict(extra["optimizer"])
             self.scheduler.load_state_dict(extra["scheduler"])
             self.scaler.load_state_dict(extra["scaler"])
-            torch.set_rng_state(extra["rng"]["cpu"])
-            if self.world.device.type == "cuda" and extra["rng"]["cuda"] is not None:
-                torch.cuda.set_rng_state(extra["rng"]["cuda"], self.world.device)
-        except (KeyError, RuntimeError, ValueError, TypeError) as error:
+            for buffer, saved in zip(self.buffers(), extra["buffers"][self.world.rank], strict=True):
+                buffer.copy_(saved)
+        except (KeyError, RuntimeError, ValueError, TypeError, IndexError, AttributeError) as error:
             raise InputError(f"--resume: the state in it does not fit ({str(error).splitlines()[0]})") from None
 
     def description(self) -> str:
@@ -323,7 +338,7 @@ class Training:
         args, world = self.args, self.world
         self.size = recipe.resolution(epoch, args.epochs, args.height, args.width, args.progressive)
         self.enter_stage(self.size)
-        self.started = time.perf_counter()
+        self.started, self.images_before = time.perf_counter(), float(self.totals[2])
         self.set_train_mode()
         order = self.order(epoch)
         counted = torch.zeros(3, dtype=torch.float64, device=world.device)
@@ -365,6 +380,7 @@ class Training:
     def train_step(self, epoch: int, step: int, batch_size: int, images: Tensor, labels: Tensor):
         """One update; returns the mean loss and the number of correct images, both on the device."""
         args, world = self.args, self.world
+        torch.manual_seed(batches.seed_for(args.seed, epoch, step, 1 + world.rank))  # dropout: no state to save
         generator = batches.generator_for(args.seed, epoch, step)
         numbers = self.augment.draw(batch_size, *images.shape[-2:], generator)[self.feed.columns(batch_size)]
         images = self.augment.apply(images, numbers)
@@ -402,12 +418,16 @@ class Training:
         *counted, wishes = self.world.total(torch.cat([counted, wish])).cpu()
         counted = torch.stack(counted)
         if not counted[0].isfinite():
-            step = int(self.first_bad)
-            where = f"step {step + 1} of epoch {epoch + 1}" if step >= 0 else f"epoch {epoch + 1}"
+            step = self.world.lowest(self.first_bad)
+            args, row = self.args, self.order(epoch)[step]
+            factor = recipe.lr_factor(
+                epoch * self.steps_per_epoch + step, args.epochs * self.steps_per_epoch, args.warmup, args.lrf
+            )
+            names = ", ".join(Path(self.train_samples[index].path).name for index in row[:3].tolist())
             raise RunFailed(
-                f"the loss is not finite at {where} (learning rate {self.scheduler.get_last_lr()[0]:.2g}, batch "
-                f"{self.args.batch_size}); {self.args.output / 'last.pth'} still holds the last good state: "
-                "try a lower --lr"
+                f"the loss is not finite at step {step + 1} of epoch {epoch + 1} "
+                f"(learning rate {args.lr * factor:.2g}, batch of {len(row)}: {names}, ...); "
+                f"{args.output / 'last.pth'} is left as it was last saved: try a lower --lr"
             )
         self.totals = self.totals + counted
         loss, correct, images = self.totals.tolist()
@@ -430,10 +450,13 @@ class Training:
         """Average BatchNorm's running statistics over the processes, so that all end with the same network."""
         if self.world.size == 1:
             return
-        for module in (self.objective, self.average):
-            for buffer in module.buffers() if module is not None else ():
-                if buffer.is_floating_point():
-                    buffer.copy_(self.world.total(buffer) / self.world.size)
+        for buffer in self.buffers():
+            buffer.copy_(self.world.total(buffer) / self.world.size)
+
+    def buffers(self) -> list[Tensor]:
+        """The running statistics, each process's own until the end of an epoch."""
+        modules = [self.objective, self.average] if self.average else [self.objective]
+        return [buffer for module in modules for buffer in module.buffers() if buffer.is_floating_point()]
 
     # -- after an epoch ------------------------------------------------------------------------------------------------
 
@@ -448,7 +471,7 @@ class Training:
         row = {"epoch": epoch + 1, "height": self.size[0], "width": self.size[1]}
         row |= {"lr": self.scheduler.get_last_lr()[0], "train_loss": loss / images, "train_acc": correct / images}
         seconds = time.perf_counter() - self.started
-        row["images_per_second"] = images / seconds
+        row["images_per_second"] = (images - self.images_before) / seconds
         if self.val_samples:
             row |= self.closed_set()
         if self.data.can_evaluate and self.is_due(epoch):
@@ -500,18 +523,23 @@ class Training:
         if self.world.is_main:
             if is_best:
                 checkpoints.save(self.args.output / "best.pth", self.weights())
-            self.save_last(self.epoch)
             self.write_history()
-            self.say(self.epoch_line(row) + ("  *" if is_best else ""))
+        self.save_last(self.epoch)  # at the end: what is in it is done, and a kill before it repeats the epoch
+        self.say(self.epoch_line(row) + ("  *" if is_best else ""))
         self.world.barrier()
 
     def weights(self) -> dict:
         """The checkpoint's part that testing and trackers need."""
         args = self.args
         row = self.history[-1] if self.history else {}
-        net = self.usable_net()
+        net_dict = {key: value.cpu() for key, value in self.usable_net().state_dict().items()}
+        if not all(value.isfinite().all() for value in net_dict.values()):
+            raise RunFailed(
+                f"the weights are no longer finite after step {self.step} of epoch {self.epoch + 1}, and were not "
+                "saved: try a lower --lr"
+            )
         return {
-            "net_dict": {key: value.cpu() for key, value in net.state_dict().items()},
+            "net_dict": net_dict,
             "acc": 100.0 * row.get("val_acc", 0.0),
             "epoch": self.epoch,
             "arch": args.model,
@@ -524,20 +552,17 @@ class Training:
         }
 
     def save_last(self, epoch: int) -> None:
-        """Write `last.pth`: the weights and all that resuming needs. Rank 0 alone writes."""
+        """Write `last.pth`: the weights and all that resuming needs. Every process tells, rank 0 writes."""
+        buffers = self.world.gather([buffer.cpu() for buffer in self.buffers()])
         if not self.world.is_main:
             return
-        cuda = self.world.device.type == "cuda"
         state = {
+            "buffers": buffers,
             "objective": self.objective.state_dict(),
             "average": self.average.state_dict() if self.average else None,
             "optimizer": self.optimizer.state_dict(),
             "scheduler": self.scheduler.state_dict(),
             "scaler": self.scaler.state_dict(),
-            "rng": {
-                "cpu": torch.get_rng_state(),
-                "cuda": torch.cuda.get_rng_state(self.world.device) if cuda else None,
-            },
             "history": self.history,
             "best": list(self.best),
             "epoch": epoch,

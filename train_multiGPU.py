@@ -24,6 +24,7 @@ def get_args_parser() -> cli.ArgumentParser:
     add = parser.add_argument_group("processes").add_argument
     add("--syncBN", action=argparse.BooleanOptionalAction, help="BatchNorm over all processes (default: on GPUs)")
     add("--world_size", type=int, help="processes expected; a check, torchrun's --nproc_per_node sets it")
+    add("--timeout", type=int, default=1800, help="seconds that a process waits for the others before it gives up")
     add("--dist_url", default="env://", help="where the processes meet (default: as torchrun says)")
     return parser
 
@@ -37,7 +38,7 @@ def main(args) -> None:
             f"--world_size {args.world_size}: torchrun started {os.environ['WORLD_SIZE']} processes; "
             f"use --nproc_per_node={args.world_size}, or leave the flag out"
         )
-    world = join_process_group(args.device, args.dist_url)
+    world = join_process_group(args.device, args.dist_url, args.timeout)
     on_gpu = world.device.type == "cuda"
     if args.syncBN and not on_gpu:
         raise InputError("--syncBN: needs GPUs; leave it out on the CPU")

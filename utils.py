@@ -39,6 +39,13 @@ class World:
             dist.all_reduce(values)
         return values
 
+    def lowest(self, step: Tensor) -> int:
+        """The smallest of all processes' numbers from 0 up; a process without one gives -1."""
+        step = torch.where(step < 0, torch.iinfo(step.dtype).max, step)
+        if self.size > 1:
+            dist.all_reduce(step, dist.ReduceOp.MIN)
+        return int(step)
+
     def gather(self, value) -> list | None:
         """Every process's Python value, in rank order, on rank 0; None elsewhere."""
         if self.size == 1:

@@ -217,12 +217,14 @@ def test_resumed_run_is_bit_identical(data, here, monkeypatch):
     assert without_times(whole["history"]) == without_times(parts["history"])
 
 
-def test_resume_says_what_is_wrong(data, here):
+def test_resume_says_what_is_wrong(data, here, capsys):
     with pytest.raises(InputError, match=r"--resume: checkpoint/last\.pth does not exist"):
         run("--resume", "--data-dir", data)
     run("--data-dir", data, "--epochs", 1, "--lr", 1e-3, *SMALL)
-    with pytest.raises(InputError, match=r"has finished its 1 epochs; train longer with --epochs"):
-        run("--resume")
+    run("--resume")
+    assert "has finished its 1 epochs; train longer with --epochs" in capsys.readouterr().out
+    with pytest.raises(InputError, match=r"--output checkpoint: holds a run already; go on with --resume"):
+        run("--data-dir", data, "--epochs", 1, *SMALL)
     with pytest.raises(InputError, match=r"--lr 0\.5: the run in checkpoint/last\.pth has 0\.001"):
         run("--resume", "--epochs", 2, "--lr", 0.5)
     with pytest.raises(InputError, match=r"best\.pth: holds weights only"):
