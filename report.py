@@ -45,7 +45,7 @@ th:first-child, td:first-child { text-align: left; }
 tr:last-child td { border-bottom: 0; }
 th { font-weight: 600; color: var(--soft); }
 img { display: block; width: 100%; height: auto; border-radius: 8px; }
-picture { display: block; max-width: 42rem; min-width: 24rem; margin: 0 auto; }
+picture { display: block; max-width: 42rem; min-width: 21rem; margin: 0 auto; }
 .scroll picture { max-width: none; min-width: 46rem; }
 pre { background: var(--card); border-radius: 8px; padding: .7rem .9rem; overflow-x: auto; }
 """

@@ -25,13 +25,14 @@ def get_args_parser():
     add = parser.add_argument
     add("--repeats", type=int, default=5, help="timings of each, of which the median counts")
     add("--device", default="cpu", help="cpu or cuda")
+    add("--threads", type=int, default=os.cpu_count(), help="processor threads to use")
     add("--json", metavar="FILE", help="write the figures there, too")
     add("--only", type=int, nargs=2, metavar=("QUERIES", "IMAGES"), help="only re-rank this size once, for its memory")
     return parser
 
 
 def main(args):
-    torch.set_num_threads(len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count())
+    torch.set_num_threads(args.threads)
     if args.only:
         data = market_like(*args.only, "good")
         re_ranking(data["qf"].to(args.device), data["gf"].to(args.device))
@@ -67,7 +68,17 @@ def timed(queries: int, images: int, args) -> dict:
         if i:  # the first round warms up
             rounds.append((*product, *whole))
     product, product_cpu, whole, whole_cpu = np.array(rounds).T
-    child = [sys.executable, __file__, "--only", str(queries), str(images), "--device", args.device]
+    child = [
+        sys.executable,
+        __file__,
+        "--only",
+        str(queries),
+        str(images),
+        "--device",
+        args.device,
+        "--threads",
+        str(args.threads),
+    ]
     return {
         "vectors": queries + images,
         "product_seconds": round(float(np.median(product)), 3),
