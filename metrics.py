@@ -163,7 +163,7 @@ class Similarity:
         in_place = self.everything and gf.device == self.device
         row_bytes = 4 * gf.shape[1]
         fits = in_place or len(columns) * row_bytes <= memory // 4
-        self.tile_rows = len(columns) if fits else max(1, memory // 8 // row_bytes)
+        self.tile_rows = max(1, len(columns) if fits else memory // 8 // row_bytes)
         self.memory_left = memory if in_place else memory - min(len(columns), self.tile_rows) * row_bytes
         self.ready = [self._tile(0, len(columns))] if fits else None
 

@@ -113,6 +113,15 @@ def test_no_valid_query_says_why():
         rank([[0.1], [0.1]], [1, 2], [1, 1], [2], [1])
 
 
+def test_a_gallery_of_junk_alone_and_a_camera_that_saw_only_junk():
+    data = features_file.check(random_features())
+    with pytest.raises(InputError, match=r"none of the 60 query identities appears in the gallery \(0 images\)"):
+        metrics.rank_metrics(*(torch.full((500,), -1) if key == "gl" else data[key] for key in KEYS))
+    data["gl"][data["gc"] == 3] = -1
+    parts = metrics.breakdown(data, metrics.rank_queries(data))
+    assert {pair["gallery_camera"] for pair in parts["camera_pairs"]} == {1, 2}
+
+
 # ------------------------------------------------------------------------------------- references and property
 
 
