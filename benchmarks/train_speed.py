@@ -10,9 +10,7 @@ measured matrix-product peak that our forward and backward passes reach.
 """
 
 import argparse
-import datetime
 import json
-import platform
 import statistics
 import sys
 import tempfile
@@ -22,6 +20,7 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).parent.parent))
 
 import torch
+from machine import machine, synchronise
 from torch.utils.data import DataLoader, Dataset
 from torch.utils.flop_counter import FlopCounterMode
 from torchvision.transforms import v2
@@ -115,8 +114,7 @@ def timed(loop, device) -> float:
     """Images per second of one epoch."""
     started = time.perf_counter()
     count = loop.epoch()
-    if device.type == "cuda":
-        torch.cuda.synchronize()
+    synchronise(device)
     return count / (time.perf_counter() - started)
 
 
@@ -129,8 +127,7 @@ def matmul_peak(device, dtype) -> float:
         started = time.perf_counter()
         for _ in range(3):
             a @ a
-        if device.type == "cuda":
-            torch.cuda.synchronize()
+        synchronise(device)
         best = max(best, 3 * 2 * side**3 / (time.perf_counter() - started))
     return best
 
@@ -187,10 +184,7 @@ def main(args) -> None:
         "ratio": round(statistics.median(o / r for o, r in zip(speeds["ours"], speeds["reference"], strict=True)), 2),
         "rounds": {name: [round(s, 1) for s in values] for name, values in speeds.items()},
         "share_of_matmul_peak": round(ours * flops_per_image(args, 100) / matmul_peak(device, dtype), 3),
-        "hardware": torch.cuda.get_device_name(device) if device.type == "cuda" else platform.processor() or "CPU",
-        "threads": torch.get_num_threads(),
-        "torch": torch.__version__,
-        "date": datetime.date.today().isoformat(),
+        **machine(device),
     }
     print(json.dumps(result, indent=1))
 

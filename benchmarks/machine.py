@@ -1,0 +1,32 @@
+"""What a figure was measured on: goes into the JSON of every benchmark."""
+
+import datetime
+from pathlib import Path
+
+import torch
+
+
+def machine(device: torch.device | str = "cpu") -> dict:
+    """Hardware, threads, torch version and date."""
+    return {
+        "hardware": torch.cuda.get_device_name(device) if torch.device(device).type == "cuda" else processor(),
+        "threads": torch.get_num_threads(),
+        "torch": torch.__version__,
+        "date": datetime.date.today().isoformat(),
+    }
+
+
+def processor() -> str:
+    """The CPU's name where the system tells it."""
+    try:
+        rows = Path("/proc/cpuinfo").read_text().splitlines()
+    except OSError:
+        rows = []
+    names = [row.split(":", 1)[1].strip() for row in rows if row.startswith("model name")]
+    return f"{names[0]}, {len(names)} cores" if names else "CPU"
+
+
+def synchronise(device: torch.device) -> None:
+    """Wait until the device has done what it was asked, before reading the clock."""
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)

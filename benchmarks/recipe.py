@@ -1,0 +1,156 @@
+"""Accuracy of recipes: trains each variant with each seed, tests it, and prints a table and JSON.
+
+    python benchmarks/recipe.py --data-dir ROOT --epochs 12 [--variants default deepsort ...] [--seeds 0 1 2]
+
+A variant is a recipe, or the default recipe with one part changed (`--list` names them). Every run is `train.py` with
+flags that anyone can type. Besides rank-1, mAP and mINP the table gives what a tracker lives on: the cosine between
+images of one person from different cameras, and between strangers (mean, 1 % and 99 % points), and the wall and
+processor time of the training. Runs that are finished are not repeated (`--output` keeps them).
+"""
+
+import argparse
+import json
+import statistics
+import sys
+import time
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).parent.parent))
+
+import torch
+from machine import machine
+
+import checkpoints
+import cli
+import layouts
+import sample
+import train
+from evaluate import rank_metrics
+from extract import test_features
+from files import atomic_write
+from utils import single_process
+
+# name -> flags; each part of the recipe on or off
+VARIANTS = {
+    "default": [],
+    "deepsort": ["--recipe", "deepsort"],
+    "no progressive resizing": ["--no-progressive"],
+    "no metric loss": ["--metric-loss", "none", "--classifier-weight", "1"],
+    "metric loss alone": ["--classifier-weight", "0"],
+    "triplet, balanced": ["--metric-loss", "triplet", "--sampler", "balanced"],
+    "circle, balanced": ["--metric-loss", "circle", "--metric-weight", "0.05", "--sampler", "balanced"],
+    "arcface": ["--metric-loss", "arcface", "--margin", "0.2"],
+    "center": ["--metric-loss", "center"],
+    "cosine margin 0.1": ["--margin", "0.1"],
+    "balanced batches": ["--sampler", "balanced"],
+    "no label smoothing": ["--label-smoothing", "0"],
+    "no erasing": ["--erase", "0"],
+    "no jitter": ["--jitter", "0"],
+    "no shifted crops": ["--pad", "0"],
+    "no mirroring": ["--flip", "0"],
+    "sgd": ["--optimizer", "sgd", "--lr", "0.05", "--weight-decay", "5e-4"],
+    "no warm-up": ["--warmup", "0"],
+    "no clipping": ["--clip", "0"],
+    "moving average": ["--ema", "0.99"],
+    "batch 32": ["--batch_size", "32"],
+}
+
+
+def run_one(args, name: str, seed: int) -> dict:
+    """Train and test one variant; the finished result is kept beside the checkpoint."""
+    folder = args.output / name.replace(" ", "_").replace(",", "") / f"seed{seed}"
+    kept = folder / "result.json"
+    if kept.is_file():
+        return json.loads(kept.read_text())
+    flags = ["--output", str(folder), "--epochs", str(args.epochs), "--seed", str(seed), "--device", args.device]
+    flags += ["--model", args.model, "--height", str(args.height), "--width", str(args.width)]
+    flags += ["--data-dir", str(args.data_dir)] + VARIANTS[name]
+    wall, processor = time.perf_counter(), time.process_time()
+    train.main(train.get_args_parser().parse_args(flags))
+    result = {"variant": name, "seed": seed, "epochs": args.epochs, "flags": " ".join(VARIANTS[name])}
+    result |= {"seconds": time.perf_counter() - wall, "processor_seconds": time.process_time() - processor}
+    checkpoint = checkpoints.load(folder / "best.pth")
+    world = single_process(args.device)
+    found = test_features(checkpoint.build(), layouts.find(args.data_dir), args.height, args.width, world)
+    metrics = rank_metrics(*(found[key] for key in ("qf", "ql", "qc", "gf", "gl", "gc")))
+    result |= {key: metrics[key] for key in ("rank1", "mAP", "mINP")} | cosine_points(found) | machine(world.device)
+    atomic_write(kept, lambda file: file.write(json.dumps(result, indent=1).encode()))
+    return result
+
+
+def cosine_points(found: dict) -> dict:
+    """Mean, 1 % and 99 % points of query-gallery cosines: one person in different cameras, and strangers."""
+    cosines = found["qf"] @ found["gf"].T
+    person = (found["gl"] > 0)[None]
+    same = (found["ql"][:, None] == found["gl"][None]) & (found["qc"][:, None] != found["gc"][None]) & person
+    strangers = (found["ql"][:, None] != found["gl"][None]) & person
+    points = {}
+    for name, mask in (("same", same), ("strangers", strangers)):
+        values = cosines[mask].sort().values
+        points[f"{name}_mean"] = float(values.mean())
+        points[f"{name}_p1"] = float(values[round(0.01 * (len(values) - 1))])
+        points[f"{name}_p99"] = float(values[round(0.99 * (len(values) - 1))])
+    return points
+
+
+def table(results: list[dict]) -> str:
+    """One markdown row a variant: means over the seeds, with the spread of mAP where there are several."""
+    lines = [
+        "| variant | rank-1 | mAP | mINP | same person | strangers (99 %) | minutes |",
+        "|---|---|---|---|---|---|---|",
+    ]
+    for name in dict.fromkeys(r["variant"] for r in results):
+        rows = [r for r in results if r["variant"] == name]
+
+        def mean(key, rows=rows):
+            return statistics.mean(r[key] for r in rows)
+
+        spread = f" ± {100 * statistics.stdev(r['mAP'] for r in rows):.1f}" if len(rows) > 1 else ""
+        cosines = f"{mean('same_mean'):.2f} | {mean('strangers_mean'):.2f} ({mean('strangers_p99'):.2f})"
+        lines.append(
+            f"| {name} | {mean('rank1'):.1%} | {mean('mAP'):.1%}{spread} | {mean('mINP'):.1%} | {cosines} "
+            f"| {mean('seconds') / 60:.1f} |"
+        )
+    return "\n".join(lines)
+
+
+def get_args_parser() -> argparse.ArgumentParser:
+    parser = cli.ArgumentParser(description=__doc__.splitlines()[0])
+    add = parser.add_argument
+    add("--data-dir", type=Path, help="dataset with query and gallery; the built-in sample if left out")
+    add("--output", type=Path, default=Path("runs/recipe"), help="folder that keeps the runs")
+    add("--variants", nargs="+", default=["default", "deepsort"], help="names of variants, or all")
+    add("--list", action="store_true", help="print the variants and their flags, and stop")
+    add("--seeds", nargs="+", type=int, default=[0], help="seeds to run each variant with")
+    add("--epochs", type=int, default=12, help="epochs of each run")
+    add("--model", default="net", help="architecture to train")
+    add("--height", type=int, default=128, help="input height in pixels")
+    add("--width", type=int, default=64, help="input width in pixels")
+    add("--device", default="auto", help="auto, cpu or cuda")
+    add("--json", type=Path, help="also write the results to this file")
+    return parser
+
+
+def main(args) -> None:
+    if args.list:
+        print("\n".join(f"{name:<24} {' '.join(flags)}" for name, flags in VARIANTS.items()))
+        return
+    names = list(VARIANTS) if args.variants == ["all"] else args.variants
+    unknown = [name for name in names if name not in VARIANTS]
+    if unknown:
+        raise cli.InputError(f"--variants {unknown[0]}: no such variant; --list names them")
+    args.data_dir = args.data_dir or sample.ensure()
+    results = []
+    for name in names:
+        for seed in args.seeds:
+            results.append(run_one(args, name, seed))
+            print(table(results), flush=True)
+    text = json.dumps({"benchmark": "recipe", "results": results}, indent=1)
+    if args.json:
+        atomic_write(args.json, lambda file: file.write(text.encode()))
+    print(text)
+
+
+if __name__ == "__main__":
+    torch.set_float32_matmul_precision("high")
+    cli.run(main, get_args_parser())
