@@ -464,9 +464,18 @@ class Training:
         """The network that is tested and saved."""
         return self.average.module if self.average else self.net
 
+    def check_weights(self) -> None:
+        """Raises RunFailed where a loss that was finite has left weights that are not."""
+        if not all(value.isfinite().all() for value in self.usable_net().state_dict().values()):
+            raise RunFailed(
+                f"the weights are no longer finite after step {self.step} of epoch {self.epoch + 1}, and were not "
+                "saved: try a lower --lr"
+            )
+
     @torch.inference_mode()
     def validate(self, epoch: int) -> None:
         """Closed-set accuracy on the held-out images; every so often rank-1 and mAP on query and gallery."""
+        self.check_weights()
         loss, correct, images = self.totals.tolist()
         row = {"epoch": epoch + 1, "height": self.size[0], "width": self.size[1]}
         row |= {"lr": self.scheduler.get_last_lr()[0], "train_loss": loss / images, "train_acc": correct / images}
@@ -532,14 +541,9 @@ class Training:
         """The checkpoint's part that testing and trackers need."""
         args = self.args
         row = self.history[-1] if self.history else {}
-        net_dict = {key: value.cpu() for key, value in self.usable_net().state_dict().items()}
-        if not all(value.isfinite().all() for value in net_dict.values()):
-            raise RunFailed(
-                f"the weights are no longer finite after step {self.step} of epoch {self.epoch + 1}, and were not "
-                "saved: try a lower --lr"
-            )
+        self.check_weights()
         return {
-            "net_dict": net_dict,
+            "net_dict": {key: value.cpu() for key, value in self.usable_net().state_dict().items()},
             "acc": 100.0 * row.get("val_acc", 0.0),
             "epoch": self.epoch,
             "arch": args.model,

@@ -153,6 +153,8 @@ def kill_group(args) -> dict:
         found = outcome(output)
         finished += code == 0 and found["rest"][2] == wanted["rest"][2]
         identical += code == 0 and same(found, wanted)
+        if code or not same(found, wanted):
+            print(Path(f"{output}.log").read_text()[-5000:], file=sys.stderr)
     return {"test": "group", "runs": args.runs, "identical": identical, "finished": finished, "kills": kills}
 
 

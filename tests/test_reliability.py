@@ -1,0 +1,333 @@
+"""Nothing is lost: kills, full disks, broken files, lost processes. The long forms are in `benchmarks/`."""
+
+import ctypes
+import json
+import os
+import resource
+import signal
+import socket
+import subprocess
+import sys
+import time
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+import torch
+from conftest import ROOT, assert_one_line_error, call_script, make_market, run_script, script_environment
+
+import checkpoints
+import train
+from cli import InputError, RunFailed
+from files import claimed
+
+TINY = ["--model", "osnet_x0_25", "--height", 32, "--width", 16, "--workers", 1, "--batch_size", 8, "--device", "cpu"]
+TORCHRUN = [sys.executable, "-m", "torch.distributed.run"]
+
+
+@pytest.fixture
+def here(tmp_path, monkeypatch) -> Path:
+    """A folder with a small dataset in `data`."""
+    make_market(tmp_path / "data", train_ids=6, images=6)
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def run(*arguments) -> None:
+    """train.py in this process."""
+    train.main(train.get_args_parser().parse_args([str(a) for a in arguments]))
+
+
+def train_on_data(*flags) -> None:
+    run("--data-dir", "data", *TINY, *flags)
+
+
+def spawn(*command, cwd, **options) -> subprocess.Popen:
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+    return subprocess.Popen([str(c) for c in command], cwd=cwd, env=script_environment(), **pipes, **options)
+
+
+def files_of(folder) -> dict[str, bytes]:
+    return {path.name: path.read_bytes() for path in Path(folder).iterdir()}
+
+
+# -- kills -------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("flags", [["--runs", 2], ["--runs", 1, "--group"]], ids=["one process", "two processes"])
+def test_killed_runs_end_bit_identical(flags, tmp_path):
+    result = run_script("benchmarks/kill_test.py", *flags, cwd=tmp_path, timeout=400)
+    figures = json.loads(result.stdout)
+    assert figures["identical"] == figures["runs"], result.stderr
+
+
+def test_leftovers_of_a_killed_save_are_removed(here):
+    (here / "run").mkdir()
+    (here / "run" / ".last.pth.x1y2.tmp").write_bytes(b"half")
+    train_on_data("--epochs", 1, "--output", "run")
+    assert sorted(files_of("run")) == ["best.pth", "curves.png", "history.csv", "last.pth"]
+
+
+def test_a_kill_between_the_files_of_an_epoch_repeats_that_epoch(here, monkeypatch):
+    class Killed(Exception):
+        pass
+
+    def killed(self, epoch):
+        raise Killed
+
+    train_on_data("--epochs", 2, "--output", "whole")
+    with monkeypatch.context() as patch:
+        patch.setattr(train.Training, "save_last", killed)
+        with pytest.raises(Killed):
+            train_on_data("--epochs", 2, "--output", "parts")
+    assert sorted(files_of("parts")) == ["best.pth", "curves.png", "history.csv"]
+    train_on_data("--epochs", 2, "--output", "parts")  # nothing to resume from: not a run yet
+    whole, parts = (torch.load(f"{name}/last.pth", weights_only=True)["net_dict"] for name in ("whole", "parts"))
+    assert all(torch.equal(whole[key], parts[key]) for key in whole)
+
+
+def test_sigterm_saves_and_says_how_to_go_on(here):
+    process = spawn(sys.executable, ROOT / "train.py", "--data-dir", "data", *TINY, "--epochs", 500, cwd=here)
+    while not (here / "checkpoint" / "last.pth").exists() and process.poll() is None:
+        time.sleep(0.05)
+    process.send_signal(signal.SIGTERM)
+    _, errors = process.communicate(timeout=60)
+    assert process.returncode == 128 + signal.SIGTERM
+    assert "Stopped by SIGTERM" in errors
+    assert "--resume checkpoint/last.pth" in errors
+    assert checkpoints.load("checkpoint/last.pth").extra["step"] > 0
+
+
+def test_extraction_that_is_killed_leaves_the_old_features(here):
+    train_on_data("--epochs", 1)
+    first = call_script("test.py", "--data-dir", "data", "--device", "cpu", cwd=here)
+    assert first.code == 0, first.stderr
+    before = (here / "features.pth").read_bytes()
+    process = spawn(sys.executable, ROOT / "test.py", "--data-dir", "data", "--device", "cpu", cwd=here)
+    process.stdout.readline()  # it has begun
+    process.kill()
+    process.communicate()
+    assert (here / "features.pth").read_bytes() == before
+    assert call_script("test.py", "--data-dir", "data", "--device", "cpu", cwd=here).code == 0
+
+
+# -- folders and disks -------------------------------------------------------------------------------------------------
+
+
+def test_a_full_disk_leaves_the_last_good_checkpoint(here):
+    train_on_data("--epochs", 1)
+    before = files_of("checkpoint")
+    largest = len(before["last.pth"]) // 2
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (largest, hard))
+    try:
+        result = call_script("train.py", "--resume", "--epochs", 2, cwd=here)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    assert_one_line_error(result, "checkpoint/", "could not be saved", "what was there before is unchanged")
+    after = files_of("checkpoint")
+    assert after["last.pth"] == before["last.pth"]
+    assert sorted(after) == sorted(before)
+    assert checkpoints.load("checkpoint/last.pth").extra["epoch"] == 1
+    run("--resume", "--epochs", 2)
+    assert checkpoints.load("checkpoint/last.pth").extra["epoch"] == 2
+
+
+@contextmanager
+def heeding_permissions():
+    """Makes this process, if it is root's, heed permissions as everybody else has to."""
+    libc = ctypes.CDLL(None)
+    header, sets = (ctypes.c_uint32 * 2)(0x20080522, 0), (ctypes.c_uint32 * 6)()
+    assert libc.capget(header, sets) == 0
+    effective = sets[0]
+    sets[0] = effective & ~0b110  # CAP_DAC_OVERRIDE, CAP_DAC_READ_SEARCH
+    assert libc.capset(header, sets) == 0
+    yield
+    sets[0] = effective
+    libc.capset(header, sets)
+
+
+def test_permissions_that_are_missing_are_sentences(here):
+    (here / "readonly").mkdir(mode=0o500)
+    image = here / "data" / "query" / "0007_c1s1_000000_00.jpg"
+    image.chmod(0)
+    with heeding_permissions():
+        result = call_script("train.py", "--data-dir", "data", "--output", "readonly/run", cwd=here)
+        assert_one_line_error(result, "--output readonly/run: cannot be written (Permission denied)")
+        result = call_script("datasets.py", "check", "data", cwd=here)
+        assert_one_line_error(result, "1 of 1 problems")
+        assert f"{image.relative_to(here)}: cannot be read as an image (Permission denied)" in result.stdout
+        image.parent.chmod(0)
+        result = call_script("datasets.py", "check", "data", cwd=here)
+        assert_one_line_error(result, "data/query: cannot be read (Permission denied)")
+        image.parent.chmod(0o700)
+
+
+def test_an_output_folder_is_written_by_one_run_at_a_time(here):
+    with claimed(here / "run"):
+        with pytest.raises(InputError, match="another run is writing to it"), claimed(here / "run", patience=0):
+            pass
+        with claimed(here / "other"):
+            pass
+    with claimed(here / "run", patience=0):
+        pass
+
+
+def test_a_run_that_is_there_is_not_overwritten_by_chance(here):
+    train_on_data("--epochs", 1)
+    before = files_of("checkpoint")
+    result = call_script("train.py", "--data-dir", "data", "--epochs", 1, *TINY, cwd=here)
+    assert_one_line_error(result, "--output checkpoint: holds a run already", "--resume", "--overwrite")
+    assert files_of("checkpoint") == before
+    train_on_data("--epochs", 1, "--overwrite", "--seed", 1)
+    assert files_of("checkpoint")["last.pth"] != before["last.pth"]
+
+
+def test_a_dataset_that_vanishes_is_named_and_the_run_can_go_on(here, monkeypatch):
+    finish = train.Training.finish_epoch
+
+    def finish_then_lose_data(self, epoch):
+        finish(self, epoch)
+        os.rename("data", "elsewhere")
+
+    flags = ["--epochs", 2, "--cache", "none", "--workers", 0]
+    with monkeypatch.context() as patch:
+        patch.setattr(train.Training, "finish_epoch", finish_then_lose_data)
+        with pytest.raises(InputError, match=r"data/bounding_box_train/.*missing"):
+            train_on_data(*flags)
+    assert checkpoints.load("checkpoint/last.pth").extra["epoch"] == 1
+    run("--resume", "--data-dir", "elsewhere")  # the same images in another place
+    assert checkpoints.load("checkpoint/last.pth").extra["epoch"] == 2
+
+
+# -- divergence --------------------------------------------------------------------------------------------------------
+
+
+def test_a_loss_that_is_not_finite_names_step_rate_and_batch(here):
+    flags = ["--lr", 1e30, "--optimizer", "sgd", "--clip", 0, "--warmup", 0, "--epochs", 3]
+    result = call_script("train.py", "--data-dir", "data", *TINY, *flags, cwd=here)
+    assert_one_line_error(result, "failed: the loss is not finite at step 2 of epoch 1", "batch of 8: 000", code=1)
+    assert "learning rate 9.7e+29" in result.stderr  # its place on the cosine
+    assert files_of("checkpoint") == {}
+
+
+def test_weights_that_are_not_finite_are_never_saved(here, monkeypatch):
+    train_on_data("--epochs", 1)
+    before = files_of("checkpoint")
+    step = train.Training.train_step
+
+    def poisoned(self, *arguments):
+        done = step(self, *arguments)
+        next(self.net.parameters()).data[0] = float("nan")
+        return done
+
+    monkeypatch.setattr(train.Training, "train_step", poisoned)
+    monkeypatch.setattr(train.Training, "read_totals", lambda self, *a: self.totals.add_(1) is None)
+    with pytest.raises(RunFailed, match="weights are no longer finite"):
+        run("--resume", "--epochs", 2)
+    assert {name: files_of("checkpoint")[name] for name in ("best.pth", "last.pth")} == {
+        name: before[name] for name in ("best.pth", "last.pth")
+    }
+
+
+# -- images ------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("cache", ["ram", "disk", "none"])
+def test_bad_images_stop_the_training_with_the_list_or_are_left_out(here, cache, capsys):
+    train_folder = here / "data" / "bounding_box_train"
+    bad = [train_folder / "0001_c1s1_000000_00.jpg", train_folder / "0002_c2s1_000001_00.jpg"]
+    bad[0].write_bytes(b"")
+    bad[1].write_bytes(b"GIF89a nonsense")
+    with pytest.raises(InputError) as caught:
+        train_on_data("--epochs", 1, "--cache", cache, "--val-ratio", 0)
+    assert all(path.name in str(caught.value) for path in bad)
+    assert "--skip-bad-images" in str(caught.value)
+    query = here / "data" / "query" / "0007_c1s1_000000_00.jpg"
+    query.write_bytes(query.read_bytes()[:100])
+    with pytest.raises(InputError, match=query.name):
+        train_on_data("--epochs", 1)
+    train_on_data("--epochs", 1, "--cache", cache, "--skip-bad-images")
+    assert "Left out 3 of" in capsys.readouterr().out
+    assert checkpoints.load("checkpoint/last.pth").extra["epoch"] == 1
+
+
+def test_mutated_files_end_with_a_sentence(tmp_path):
+    result = run_script("benchmarks/fuzz_test.py", "--images", 40, "--files", 40, cwd=tmp_path, timeout=400)
+    figures = json.loads(result.stdout)
+    assert figures["failures"] == []
+    assert figures["images"]["ends"]["refused"] > 10
+    assert figures["files"]["ends"]["refused"] > 10
+
+
+# -- resuming ----------------------------------------------------------------------------------------------------------
+
+
+def test_a_damaged_last_checkpoint_is_refused(here):
+    train_on_data("--epochs", 1)
+    whole = torch.load("checkpoint/last.pth", weights_only=True)
+    for key, value in [("args", {"lr": "fast"}), ("args", {"model": "resnet19"}), ("history", 3), ("buffers", None)]:
+        torch.save(whole | {key: value}, "odd.pth")
+        with pytest.raises(InputError, match=r"odd\.pth: not a whole last\.pth"):
+            run("--resume", "odd.pth", "--epochs", 2)
+    for key, value in [("optimizer", {}), ("objective", {}), ("buffers", [[]]), ("scheduler", {"last_epoch": "x"})]:
+        torch.save(whole | {key: value}, "odd.pth")
+        with pytest.raises(InputError, match="does not fit"):
+            run("--resume", "odd.pth", "--epochs", 2)
+
+
+def test_longer_training_is_explained(here, capsys):
+    train_on_data("--epochs", 1)
+    run("--resume", "--epochs", 2)
+    assert "1 epochs became 2" in capsys.readouterr().out
+
+
+# -- several processes -------------------------------------------------------------------------------------------------
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return probe.getsockname()[1]
+
+
+def test_peers_that_never_come_are_a_sentence(here):
+    environment = {"RANK": "0", "WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free_port())}
+    begin = time.monotonic()
+    result = run_script(
+        "train_multiGPU.py", "--data-dir", "data", "--device", "cpu", "--timeout", 2, cwd=here, **environment
+    )
+    lines = [line for line in result.stderr.splitlines() if "train_multiGPU.py: " in line]
+    assert result.code == 2, result.stderr
+    assert len(lines) == 1
+    assert "--timeout" in lines[0] or "could not meet" in lines[0]
+    assert "Traceback" not in result.stderr
+    assert time.monotonic() - begin < 60
+
+
+def test_a_bad_image_ends_the_whole_group_and_is_named_once(here):
+    bad = here / "data" / "bounding_box_train" / "0001_c1s1_000000_00.jpg"
+    bad.write_bytes(b"")
+    script = [ROOT / "train_multiGPU.py", "--data-dir", "data", *TINY, "--val-ratio", 0]
+    group = spawn(*TORCHRUN, "--standalone", "--nproc_per_node=2", *script, cwd=here)
+    _, errors = group.communicate(timeout=120)
+    assert group.returncode != 0
+    assert errors.count(f"{bad.name}: cannot be read") == 1, errors
+    assert not (here / "checkpoint" / "last.pth").exists()
+
+
+def test_two_nodes_train_and_agree(here):
+    """Two agents on this machine meet as two machines would."""
+    port, nodes = free_port(), []
+    for node in (0, 1):
+        script = [ROOT / "tests/two_processes.py", here / "report", "--data-dir", "data", *TINY, "--epochs", 2]
+        meet = ["--nnodes=2", "--nproc_per_node=1", "--rdzv_backend=c10d", f"--rdzv_endpoint=127.0.0.1:{port}"]
+        output = ["--output", here / f"node{node}"]
+        nodes.append(spawn(*TORCHRUN, *meet, "--rdzv_id=7", *script, *output, cwd=here))
+    for node in nodes:
+        _, errors = node.communicate(timeout=180)
+        assert node.returncode == 0, errors
+    first, second = (torch.load(here / f"report.rank{rank}", weights_only=True)["weights"] for rank in (0, 1))
+    assert first.keys() == second.keys()
+    assert all(torch.equal(first[key], second[key]) for key in first)
+    assert len(list(here.glob("node*/last.pth"))) == 1  # rank 0 alone writes
