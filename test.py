@@ -21,7 +21,7 @@ import sample
 from cli import InputError
 from extract import test_features
 from model import ARCHITECTURES
-from utils import current_world, default_workers
+from utils import current_world, default_workers, explained_failures
 
 
 def get_args_parser() -> cli.ArgumentParser:
@@ -41,6 +41,7 @@ def get_args_parser() -> cli.ArgumentParser:
     return parser
 
 
+@explained_failures()
 def main(args) -> None:
     world = current_world(args.device, args.gpu_id)
     say = print if world.is_main else (lambda *_: None)

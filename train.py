@@ -10,13 +10,11 @@ import io
 import signal
 import sys
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager, nullcontext, suppress
+from contextlib import nullcontext, suppress
 from functools import partial
 from pathlib import Path
 
 import torch
-import torch.distributed as dist
 from torch import Tensor, nn
 from tqdm import tqdm
 
@@ -38,9 +36,10 @@ from flags import get_args_parser
 from losses import Objective, classification
 from model import HAVE_LAST_STRIDE, build_model, fuse_for_inference
 from resume import agree_on_resumed, find_resumed
-from utils import World, autocast, seed_everything, single_process
+from utils import World, autocast, explained_failures, seed_everything, single_process
 
 
+@explained_failures()
 def main(args, world: World | None = None) -> None:
     if world is None:
         resumed = find_resumed(args)
@@ -53,7 +52,7 @@ def main(args, world: World | None = None) -> None:
         return
     recipe.fill_in(args)
     seed_everything(args.seed)
-    with explained_failures(), claimed(args.output) if world.is_main else nullcontext():
+    with claimed(args.output) if world.is_main else nullcontext():
         data = load_data(args, world, say)
         training = Training(args, world, data, say)
         if resumed:
@@ -77,23 +76,6 @@ def _silent(*args, **kwargs) -> None:
 def _test_flags(args) -> str:
     flags = f" --data-dir {args.data_dir}" if args.data_dir else ""
     return flags + (f" --weights {args.output / 'best.pth'}" if args.output != Path("checkpoint") else "")
-
-
-@contextmanager
-def explained_failures() -> Iterator[None]:
-    """Turns what PyTorch says about memory and lost processes into sentences."""
-    try:
-        yield
-    except RuntimeError as error:
-        text = str(error)
-        if isinstance(error, torch.OutOfMemoryError) or "can't allocate memory" in text:
-            raise RunFailed("out of memory; lower --batch_size, or run it in parts with --accumulate 2") from None
-        if dist.is_initialized() and any(word in text for word in ("onnection", "imed out", "gloo", "NCCL", "peer")):
-            raise RunFailed(
-                f"another process of the group failed or does not answer ({text.splitlines()[0][:100]}); "
-                "go on with --resume (torchrun --max-restarts=3 does so by itself)"
-            ) from None
-        raise
 
 
 def load_data(args, world: World, say) -> layouts.ReIDData:

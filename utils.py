@@ -2,7 +2,8 @@
 
 import os
 import random
-from contextlib import nullcontext
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from datetime import timedelta
 
@@ -11,7 +12,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from cli import InputError
+from cli import InputError, RunFailed
 
 
 @dataclass(frozen=True)
@@ -61,6 +62,23 @@ class World:
         values = [value]
         dist.broadcast_object_list(values)
         return values[0]
+
+
+@contextmanager
+def explained_failures() -> Iterator[None]:
+    """Turns what PyTorch says about memory and lost processes into sentences."""
+    try:
+        yield
+    except RuntimeError as error:
+        text = str(error)
+        if isinstance(error, torch.OutOfMemoryError) or "can't allocate memory" in text:
+            raise RunFailed("out of memory; lower --batch_size, or run it in parts with --accumulate 2") from None
+        if dist.is_initialized() and any(word in text for word in ("onnection", "imed out", "gloo", "NCCL", "peer")):
+            raise RunFailed(
+                f"another process of the group failed or does not answer ({text.splitlines()[0][:100]}); "
+                "training goes on with --resume, or by itself under torchrun --max-restarts=3"
+            ) from None
+        raise
 
 
 def choose_device(name: str = "auto", gpu_id: int = 0) -> torch.device:

@@ -20,6 +20,7 @@ import checkpoints
 import train
 from cli import InputError, RunFailed
 from files import claimed
+from utils import explained_failures
 
 TINY = ["--model", "osnet_x0_25", "--height", 32, "--width", 16, "--workers", 1, "--batch_size", 8, "--device", "cpu"]
 TORCHRUN = [sys.executable, "-m", "torch.distributed.run"]
@@ -42,9 +43,9 @@ def train_on_data(*flags) -> None:
     run("--data-dir", "data", *TINY, *flags)
 
 
-def spawn(*command, cwd, **options) -> subprocess.Popen:
+def spawn(*command, cwd, **environment) -> subprocess.Popen:
     pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
-    return subprocess.Popen([str(c) for c in command], cwd=cwd, env=script_environment(), **pipes, **options)
+    return subprocess.Popen([str(c) for c in command], cwd=cwd, env=script_environment(**environment), **pipes)
 
 
 def files_of(folder) -> dict[str, bytes]:
@@ -303,6 +304,33 @@ def test_peers_that_never_come_are_a_sentence(here):
     assert "--timeout" in lines[0] or "could not meet" in lines[0]
     assert "Traceback" not in result.stderr
     assert time.monotonic() - begin < 60
+
+
+def test_a_peer_that_stops_answering_is_a_sentence(here):
+    flags = ["--data-dir", "data", *TINY, "--epochs", 1000, "--timeout", 3]
+    where = {"WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free_port())}
+    first, second = (
+        spawn(sys.executable, ROOT / "train_multiGPU.py", *flags, cwd=here, RANK=str(rank), **where) for rank in (0, 1)
+    )
+    while not (here / "checkpoint" / "last.pth").exists() and first.poll() is None:
+        time.sleep(0.05)
+    second.send_signal(signal.SIGSTOP)
+    try:
+        _, errors = first.communicate(timeout=60)
+    finally:
+        second.kill()
+        second.communicate()
+    assert first.returncode == 1, errors
+    assert errors.count("failed: another process of the group failed or does not answer") == 1
+    assert "Traceback" not in errors
+
+
+def test_out_of_memory_says_what_helps():
+    for error in (torch.OutOfMemoryError("CUDA"), RuntimeError("DefaultCPUAllocator: can't allocate memory")):
+        with pytest.raises(RunFailed, match="--batch_size"), explained_failures():
+            raise error
+    with pytest.raises(RuntimeError, match="a bug"), explained_failures():
+        raise RuntimeError("a bug")
 
 
 def test_a_bad_image_ends_the_whole_group_and_is_named_once(here):
