@@ -175,13 +175,11 @@ def _reranked(data: dict, args, memory: int, shots: int) -> dict:
 
 def _placed(data: dict, device, memory: int) -> dict:
     """Features on the GPU if they fit there; if not, `rank_queries` streams them."""
-    if device.type == "cuda" and 4 * (data["qf"].numel() + data["gf"].numel()) + 2 * memory < _free(device):
-        return data | {key: data[key].to(device) for key in ("qf", "gf")}
-    return data
-
-
-def _free(device) -> int:
-    return torch.cuda.mem_get_info(device)[0]
+    if device.type != "cuda":
+        return data
+    size = 4 * (data["qf"].numel() + data["gf"].numel())
+    fits = size + 2 * memory < torch.cuda.mem_get_info(device)[0]
+    return data | {key: data[key].to(device) for key in ("qf", "gf")} if fits else data
 
 
 def _device(name: str) -> torch.device:

@@ -52,7 +52,7 @@ def rank_metrics(qf, ql, qc, gf, gl, gc, memory: int = DEFAULT_MEMORY) -> dict:
 def rank_queries(data: dict, memory: int = DEFAULT_MEMORY, shots: int = 0, seed: int = 0, device=None) -> dict:
     """Per-query results (see `rank_scores`) of a checked features dict, worked out on `device` (default: gf's)."""
     kept = (data["gl"] != -1).nonzero()[:, 0]
-    similarity = Similarity(data["qf"], data["gf"], kept, memory, device)
+    similarity = Similarity(data["qf"], data["gf"], kept.to(data["gf"].device), memory, device)
     columns = {key: data[key].to(similarity.device) for key in ("ql", "qc", "gl", "gc")}
     kept = kept.to(similarity.device)
     gl, gc = columns["gl"][kept], columns["gc"][kept]
