@@ -13,7 +13,6 @@ import os
 import pickle
 import warnings
 import zipfile
-from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -80,10 +79,8 @@ def read(path: str | os.PathLike) -> dict:
     path = Path(path)
     if not path.is_file():
         raise InputError(f"{path}: no such checkpoint; train one with `python train.py` or name it with --weights")
-    if zipfile.is_zipfile(path):  # torch stores uncompressed; a small file that unpacks to a huge one is an attack
-        with suppress(zipfile.BadZipFile), zipfile.ZipFile(path) as file:
-            if any(entry.file_size > entry.compress_size for entry in file.infolist()):
-                raise InputError(f"{path}: refused: its contents are compressed, as torch never writes them")
+    if _is_compressed(path):
+        raise InputError(f"{path}: refused: its contents are compressed, as torch never writes them")
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # about old formats
@@ -98,6 +95,15 @@ def read(path: str | os.PathLike) -> dict:
     if not isinstance(content, dict):
         raise InputError(f"{path}: not a checkpoint: a {type(content).__name__} where a dict of tensors was expected")
     return content
+
+
+def _is_compressed(path: Path) -> bool:
+    """Whether a file would unpack to more than itself: a small one could fill the memory."""
+    try:
+        with zipfile.ZipFile(path) as file:
+            return any(entry.file_size > entry.compress_size for entry in file.infolist())
+    except Exception:  # no zip file, or a broken one: for torch to say
+        return False
 
 
 def load(path: str | os.PathLike) -> Checkpoint:

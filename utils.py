@@ -2,6 +2,8 @@
 
 import os
 import random
+import time
+import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
@@ -118,19 +120,43 @@ def join_process_group(device_name: str = "auto", dist_url: str = "env://", time
         torch.cuda.set_device(device)
     else:
         device = choose_device(device_name)
+    timeout = timedelta(seconds=timeout_seconds)
     try:
+        store, rank, size = next(dist.rendezvous(dist_url, rank, size, timeout=timeout))
         dist.init_process_group(
             "nccl" if device.type == "cuda" else "gloo",
-            init_method=dist_url,
+            store=_unused_part(store, rank, size, timeout_seconds),
             rank=rank,
             world_size=size,
-            timeout=timedelta(seconds=timeout_seconds),
+            timeout=timeout,
             device_id=device if device.type == "cuda" else None,
         )
     except (dist.DistError, RuntimeError, ValueError, TimeoutError) as error:
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise InputError(f"--dist_url {dist_url}: the processes could not meet ({reason})") from None
     return World(device, rank, size, local_rank)
+
+
+def _unused_part(store: dist.Store, rank: int, size: int, timeout_seconds: float) -> dist.Store:
+    """A part of the store that no earlier attempt of this group has written to.
+
+    torchrun keeps one store for all restarts of a group, in which the addresses of processes that have died still
+    stand. So each process leaves a new name, rank 0 lists the names it finds, and everybody waits until each process
+    has signed a list with its own new name in it.
+    """
+    own = uuid.uuid4().hex
+    store.set(f"name{rank}", own)
+    deadline = time.monotonic() + timeout_seconds
+    while time.monotonic() < deadline:
+        if rank == 0 and store.check([f"name{other}" for other in range(size)]):
+            store.set("names", "-".join(store.get(f"name{other}").decode() for other in range(size)))
+        names = store.get("names").decode() if store.check(["names"]) else ""
+        if own in names:
+            store.set(f"{names}/{rank}", "signed")
+            if store.check([f"{names}/{other}" for other in range(size)]):
+                return dist.PrefixStore(names, store)
+        time.sleep(0.05)
+    raise TimeoutError("the others did not come in time; see --timeout")
 
 
 def single_process(device_name: str = "auto", gpu_id: int = 0) -> World:

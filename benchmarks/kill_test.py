@@ -122,12 +122,15 @@ def outcome(output: Path) -> dict:
     return {"tensors": tensors, "rest": [history, table, last["epoch"], last["best"], best["epoch"], best["acc"]]}
 
 
-def same(a: dict, b: dict) -> bool:
-    return a["rest"] == b["rest"] and all(
-        part.keys() == b["tensors"][name].keys()
-        and all(torch.equal(tensor, b["tensors"][name][key]) for key, tensor in part.items())
-        for name, part in a["tensors"].items()
-    )
+def same(found: dict, wanted: dict) -> bool:
+    """Whether two outcomes are the same; says on stderr what is not."""
+    different = [f"{a} instead of {b}" for a, b in zip(found["rest"], wanted["rest"], strict=True) if a != b]
+    for part, tensors in wanted["tensors"].items():
+        others = found["tensors"][part]
+        different += [f"{part}: {key}" for key in tensors if not torch.equal(tensors[key], others[key])]
+    if different:
+        print(f"{len(different)} differences: {'; '.join(different[:5])}", file=sys.stderr)
+    return not different
 
 
 # -- two processes -----------------------------------------------------------------------------------------------------
@@ -153,8 +156,8 @@ def kill_group(args) -> dict:
         found = outcome(output)
         finished += code == 0 and found["rest"][2] == wanted["rest"][2]
         identical += code == 0 and same(found, wanted)
-        if code or not same(found, wanted):
-            print(Path(f"{output}.log").read_text()[-5000:], file=sys.stderr)
+        if not finished + identical == 2 * (number + 1):
+            print(Path(f"{output}.log").read_text()[-9000:], file=sys.stderr)
     return {"test": "group", "runs": args.runs, "identical": identical, "finished": finished, "kills": kills}
 
 

@@ -9,6 +9,7 @@ import socket
 import subprocess
 import sys
 import time
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -18,6 +19,7 @@ from conftest import ROOT, assert_one_line_error, call_script, make_market, run_
 
 import checkpoints
 import train
+import utils
 from cli import InputError, RunFailed
 from files import claimed
 from utils import explained_failures
@@ -323,6 +325,22 @@ def test_a_peer_that_stops_answering_is_a_sentence(here):
     assert first.returncode == 1, errors
     assert errors.count("failed: another process of the group failed or does not answer") == 1
     assert "Traceback" not in errors
+
+
+def test_a_restarted_group_does_not_read_what_the_dead_wrote():
+    store = torch.distributed.HashStore()
+
+    def meet() -> list:
+        with ThreadPoolExecutor(2) as pool:
+            return list(pool.map(lambda rank: utils._unused_part(store, rank, 2, 20.0), (0, 1)))
+
+    first, second = meet()
+    first.set("address", "of the dead")
+    assert second.get("address") == b"of the dead"
+    for again in meet():
+        assert not again.check(["address"])
+    with pytest.raises(TimeoutError, match="--timeout"):
+        utils._unused_part(store, 0, 2, 0.2)  # rank 1 is only there by its old name
 
 
 def test_out_of_memory_says_what_helps():
