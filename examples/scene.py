@@ -1,0 +1,144 @@
+"""A moving scene with ground truth: people who walk, stop, turn round behind things, leave and come back.
+
+Drawn with the pieces of the sample dataset, by one camera that changes its exposure, under light that differs from
+place to place. Nobody in it is in the sample: the people come from streams of their own.
+"""
+
+import functools
+import math
+from dataclasses import dataclass
+
+import numpy as np
+from PIL import Image, ImageDraw
+
+import sample
+
+PERSON_STREAM, WALK_STREAM, DEVELOP_STREAM, DETECTOR_STREAM = 100, 101, 102, 103  # apart from those of the sample
+CAMERA = sample.CAMERAS[0]
+WIDTH, HEIGHT = 1024, 384  # pixels in which the scene is drawn; a frame has half as many
+SCALE = sample.SUPERSAMPLE
+OCCLUDERS = ((300, 372, (96, 104, 96)), (690, 790, (120, 92, 70)))  # left, right, colour
+PHASES = 12  # drawings of a walking cycle
+EXPOSURE_FRAMES = 25  # from one exposure of the camera to the next
+VISIBLE = 0.5  # share of a person that must be seen for the detector to find it, and for the ground truth to ask for it
+
+
+@dataclass(frozen=True)
+class Pose:
+    """Where a person is in one frame, in drawing pixels."""
+
+    person: int
+    x: float  # of the body's centre line
+    feet: float
+    height: int
+    view: str
+    phase: int  # of PHASES
+
+
+@dataclass
+class Scene:
+    """A sequence: everything per frame, boxes as (n, 4) left, top, width, height in pixels of the frame."""
+
+    frames: list[np.ndarray]  # (H, W, 3) uint8 RGB
+    people: list[np.ndarray]  # (n,) int: who is to be found
+    boxes: list[np.ndarray]  # (n, 4) float: where
+    detections: list[np.ndarray]  # (m, 4) float: what a detector finds; misses some, is a little off, sees ghosts
+
+
+def record(seed: int = 0, frames: int = 300, people: int = 8) -> Scene:
+    """Draw a scene; the same arguments give the same pixels."""
+    walks = [walk(person, seed, frames) for person in range(people)]
+    scene = Scene([], [], [], [])
+    for number in range(frames):
+        poses = sorted((w[number] for w in walks if w[number] is not None), key=lambda pose: pose.feet)
+        picture, found = draw(poses, seed)
+        scene.frames.append(develop(picture, number, seed))
+        scene.people.append(np.array([person for person, _ in found], dtype=int))
+        scene.boxes.append(np.array([box for _, box in found], dtype=float).reshape(-1, 4))
+        scene.detections.append(detect(scene.boxes[-1], number, seed))
+    return scene
+
+
+def walk(person: int, seed: int, frames: int) -> list[Pose | None]:
+    """One person's pose in each frame, None while out of sight."""
+    rng = sample.stream(seed, WALK_STREAM, person)
+    poses: list[Pose | None] = [None] * int(rng.integers(0, 60))
+    while len(poses) < frames:
+        depth, speed = rng.uniform(), rng.uniform(6, 12)  # 0 is far away; pixels per frame
+        feet, height = (0.82 + 0.15 * depth) * HEIGHT, round((0.50 + 0.12 * depth) * HEIGHT)
+        outside = [-80.0, WIDTH + 80.0]
+        x, steps = outside[rng.integers(2)], 0.0
+        stops = [_stop(rng) for _ in range(rng.integers(1, 4))]
+        for target in [*stops, outside[rng.integers(2)]]:
+            view = "right" if target > x else "left"
+            while abs(target - x) > speed:
+                x += math.copysign(speed, target - x)
+                steps += speed / height
+                poses.append(Pose(person, x, feet, height, view, int(steps * 1.1 * PHASES) % PHASES))
+            view = str(rng.choice(["front", "back"]))
+            poses += [Pose(person, x, feet, height, view, 0)] * int(rng.choice([0, 4, 14]))
+        poses += [None] * int(rng.integers(15, 50))
+    return poses[:frames]
+
+
+def _stop(rng: np.random.Generator) -> float:
+    """Where somebody stops or turns round: half of the time behind something."""
+    if rng.random() < 0.5:
+        left, right, _ = OCCLUDERS[rng.integers(len(OCCLUDERS))]
+        return (left + right) / 2
+    return rng.uniform(120, WIDTH - 120)
+
+
+@functools.lru_cache(maxsize=4096)
+def sheet(person: int, seed: int, view: str, phase: int, height: int) -> Image.Image:
+    """A person's drawing: (height, 0.8 height) RGBA."""
+    identity = sample.Identity.random(sample.stream(seed, PERSON_STREAM, person))
+    return sample.draw_person(identity, view, 2 * math.pi * phase / PHASES, height)
+
+
+def draw(poses: list[Pose], seed: int) -> tuple[Image.Image, list[tuple[int, list[float]]]]:
+    """The picture of these people, far ones first, and (person, box) of each that is visible enough."""
+    picture = CAMERA.backdrop().copy()
+    owner = Image.new("I", picture.size, -1)  # whose pixel it is
+    shapes = []
+    for index, pose in enumerate(poses):
+        figure = sheet(pose.person, seed, pose.view, pose.phase, pose.height)
+        framing = sample.Framing(fill=1.0, dx=pose.x / WIDTH - 0.5, dy=pose.feet / HEIGHT - 1)
+        sample.place(picture, figure, framing)
+        corner = round(pose.x) - figure.width // 2, round(pose.feet) - figure.height
+        shape = figure.getchannel("A").point(lambda alpha: 255 * (alpha > 127))
+        owner.paste(index, corner, shape)
+        shapes.append((corner, shape))
+    for left, right, colour in OCCLUDERS:
+        for image, fill in ((picture, colour), (owner, -1)):
+            ImageDraw.Draw(image).rectangle([left, 0.34 * HEIGHT, right, HEIGHT], fill=fill)
+    seen = np.bincount(np.asarray(owner).ravel() + 1, minlength=len(poses) + 1)[1:]
+    found = []
+    for pose, pixels, (corner, shape) in zip(poses, seen, shapes, strict=True):
+        if pixels >= VISIBLE * np.count_nonzero(np.asarray(shape)):
+            left, top, right, bottom = shape.getbbox()
+            left, right = max(corner[0] + left, 0), min(corner[0] + right, WIDTH)
+            top, bottom = max(corner[1] + top, 0), min(corner[1] + bottom, HEIGHT)
+            found.append((pose.person, [left / SCALE, top / SCALE, (right - left) / SCALE, (bottom - top) / SCALE]))
+    return picture, found
+
+
+def develop(picture: Image.Image, number: int, seed: int) -> np.ndarray:
+    """The camera's frame: (H, W, 3) uint8 RGB, sun on the left, shade on the right, a new exposure now and then.
+
+    Its noise stays between two exposures, so that a GIF need not store what does not move.
+    """
+    light = np.linspace(1.15, 0.62, WIDTH // SCALE, dtype=np.float32)[:, None] * np.array([1.0, 1.0, 1.04], np.float32)
+    lit = Image.fromarray((np.asarray(picture.reduce(SCALE)) * light).clip(0, 255).astype(np.uint8))
+    return np.asarray(CAMERA.develop(lit, sample.stream(seed, DEVELOP_STREAM, number // EXPOSURE_FRAMES)))
+
+
+def detect(boxes: np.ndarray, number: int, seed: int) -> np.ndarray:
+    """What a detector makes of the true boxes: 4 % missed, edges off by 3 % of the height, a ghost in 3 % of frames."""
+    rng = sample.stream(seed, DETECTOR_STREAM, number)
+    noise = rng.normal(0, 0.03, boxes.shape) * boxes[:, 3:4] * [0.5, 1, 0.5, 1]
+    found = (boxes + noise)[rng.random(len(boxes)) > 0.04]
+    if rng.random() < 0.03:
+        ghost = [rng.uniform(0, WIDTH / SCALE - 50), rng.uniform(20, 80), 45.0, 100.0]
+        found = np.vstack([found, ghost])
+    return found

@@ -1,0 +1,152 @@
+"""A small DeepSORT: Kalman filter, cascade of appearance matches, then overlap.
+
+Wojke et al., "Simple Online and Realtime Tracking with a Deep Association Metric", ICIP 2017. Written to show what
+appearance vectors do for a tracker; its numbers are those of the paper where not said otherwise.
+"""
+
+from dataclasses import dataclass, field
+
+import numpy as np
+
+GATE = 9.4877  # 95 % quantile of the chi-squared distribution with 4 degrees of freedom
+REFUSED = 1e5  # cost of a pair that must not be matched
+
+
+class Kalman:
+    """Constant velocity of (centre x, centre y, aspect ratio, height); noise grows with the height (paper, 2.1)."""
+
+    POSITION, VELOCITY = 1 / 20, 1 / 160  # standard deviations as shares of the height, per frame
+
+    def __init__(self, measured: np.ndarray):
+        self.mean = np.concatenate([measured, np.zeros(4)])  # (8,)
+        self.covariance = np.diag(self._deviations(2, 10) ** 2)  # (8, 8)
+
+    def _deviations(self, position: float, velocity: float) -> np.ndarray:
+        height = self.mean[3]
+        p, v = position * self.POSITION * height, velocity * self.VELOCITY * height
+        return np.array([p, p, 1e-2, p, v, v, 1e-5, v])
+
+    def predict(self) -> None:
+        step = np.eye(8) + np.eye(8, k=4)
+        self.mean = step @ self.mean
+        self.covariance = step @ self.covariance @ step.T + np.diag(self._deviations(1, 1) ** 2)
+
+    def expected(self) -> tuple[np.ndarray, np.ndarray]:
+        """Mean and covariance of the next measurement: (4,), (4, 4)."""
+        p = self.POSITION * self.mean[3]
+        return self.mean[:4], self.covariance[:4, :4] + np.diag(np.array([p, p, 1e-1, p]) ** 2)
+
+    def distance(self, measured: np.ndarray) -> np.ndarray:
+        """Squared Mahalanobis distance of measurements (n, 4): (n,)."""
+        mean, covariance = self.expected()
+        away = np.linalg.solve(np.linalg.cholesky(covariance), (measured - mean).T)
+        return (away**2).sum(0)
+
+    def update(self, measured: np.ndarray) -> None:
+        mean, covariance = self.expected()
+        gain = np.linalg.solve(covariance, self.covariance[:4]).T  # (8, 4)
+        self.mean = self.mean + gain @ (measured - mean)
+        self.covariance = self.covariance - gain @ covariance @ gain.T
+
+
+@dataclass
+class Track:
+    number: int
+    motion: Kalman
+    gallery: list[np.ndarray] = field(default_factory=list)  # the last appearance vectors
+    hits: int = 1
+    age: int = 0  # frames since it was last seen
+    confirmed: bool = False
+
+    def box(self) -> np.ndarray:
+        """Left, top, width, height, as predicted."""
+        x, y, aspect, height = self.motion.mean[:4]
+        return np.array([x - aspect * height / 2, y - height / 2, aspect * height, height])
+
+
+class Tracker:
+    """Detections and their appearance in, track numbers out, frame by frame.
+
+    Args:
+        max_distance: largest cosine distance of an appearance match; None tracks by motion alone.
+        max_age: frames after which a track that is not seen is given up.
+        n_init: detections in a row that make a track.
+        budget: vectors kept of each track.
+        min_overlap: smallest intersection over union of an overlap match.
+    """
+
+    def __init__(self, max_distance=0.2, max_age: int = 60, n_init: int = 3, budget: int = 100, min_overlap=0.3):
+        self.max_distance, self.max_age, self.n_init = max_distance, max_age, n_init
+        self.budget, self.min_overlap = budget, min_overlap
+        self.tracks: list[Track] = []
+        self.made = 0
+
+    def update(self, boxes: np.ndarray, vectors: np.ndarray) -> np.ndarray:
+        """One frame.
+
+        Args:
+            boxes: (n, 4) left, top, width, height.
+            vectors: (n, D) unit rows; ignored when tracking by motion alone.
+
+        Returns:
+            (n,) the number of each detection's track, -1 where there is none yet.
+        """
+        measured = np.column_stack([boxes[:, :2] + boxes[:, 2:] / 2, boxes[:, 2] / boxes[:, 3], boxes[:, 3]])
+        for track in self.tracks:
+            track.motion.predict()
+            track.age += 1
+        numbers, free = np.full(len(boxes), -1), list(range(len(boxes)))
+        waiting = [track for track in self.tracks if track.confirmed]
+        if self.max_distance is not None:
+            for age in range(1, self.max_age + 1):  # those seen last come first (paper, 2.3)
+                self._match([t for t in waiting if t.age == age], free, self._appearance, measured, vectors, numbers)
+        recent = 1 if self.max_distance is not None else self.max_age
+        left = [t for t in self.tracks if t.age and t.age <= (recent if t.confirmed else 1)]
+        self._match(left, free, self._overlap, measured, vectors, numbers, boxes)
+        for index in free:
+            self.made += 1
+            self.tracks.append(Track(self.made, Kalman(measured[index]), [vectors[index]]))
+        self.tracks = [t for t in self.tracks if t.age <= (self.max_age if t.confirmed else 0)]
+        return numbers
+
+    def _match(self, tracks, free, cost_of, measured, vectors, numbers, boxes=None) -> None:
+        """Match tracks to the free detections at least cost; matched detections leave `free`."""
+        if not tracks or not free:
+            return
+        pairs = assign(cost_of(tracks, measured[free], vectors[free], None if boxes is None else boxes[free]))
+        for row, column in pairs:
+            track, index = tracks[row], free[column]
+            track.motion.update(measured[index])
+            track.gallery = [*track.gallery, vectors[index]][-self.budget :]
+            track.hits, track.age = track.hits + 1, 0
+            track.confirmed |= track.hits >= self.n_init
+            if track.confirmed:
+                numbers[index] = track.number
+        taken = {column for _, column in pairs}
+        free[:] = [index for column, index in enumerate(free) if column not in taken]
+
+    def _appearance(self, tracks, measured, vectors, boxes) -> np.ndarray:
+        """Smallest cosine distance to any vector of the track, where the motion allows it: (tracks, detections)."""
+        cost = np.stack([1 - (np.stack(track.gallery) @ vectors.T).max(0) for track in tracks])
+        gate = np.stack([track.motion.distance(measured) for track in tracks])
+        return np.where((cost > self.max_distance) | (gate > GATE), REFUSED, cost)
+
+    def _overlap(self, tracks, measured, vectors, boxes) -> np.ndarray:
+        shared = overlap(np.stack([track.box() for track in tracks]), boxes)
+        return np.where(shared < self.min_overlap, REFUSED, 1 - shared)
+
+
+def assign(cost: np.ndarray) -> list[tuple[int, int]]:
+    """The pairs (row, column) of least total cost, without refused ones."""
+    from scipy.optimize import linear_sum_assignment
+
+    return [(r, c) for r, c in zip(*linear_sum_assignment(cost), strict=True) if cost[r, c] < REFUSED]
+
+
+def overlap(a: np.ndarray, b: np.ndarray) -> np.ndarray:
+    """Intersection over union of boxes (n, 4) and (m, 4), left, top, width, height: (n, m)."""
+    a, b = a[:, None], b[None]
+    low = np.maximum(a[..., :2], b[..., :2])
+    high = np.minimum(a[..., :2] + a[..., 2:], b[..., :2] + b[..., 2:])
+    shared = (high - low).clip(min=0).prod(-1)
+    return shared / (a[..., 2:].prod(-1) + b[..., 2:].prod(-1) - shared)

@@ -1,0 +1,205 @@
+"""The examples: a tracker that works on clear cases, identity measures by hand, and a scene that is what it says."""
+
+import sys
+
+import numpy as np
+import pytest
+from conftest import ROOT, run_script
+from networks import write_checkpoint
+from PIL import Image
+
+sys.path.insert(0, str(ROOT / "examples"))
+
+import scene
+import track_demo
+from identity_measures import identity_measures
+from tracker import Kalman, Tracker, overlap
+
+pytest.importorskip("scipy", reason="the examples need scipy")
+
+LEFT, RIGHT = np.eye(2)  # two appearances that have nothing in common
+
+
+def crossing(frame: int) -> np.ndarray:
+    """Two people who walk through each other: 5 pixels a frame, from 100 and 300 to 300 and 100."""
+    return np.array([[100 + 5 * frame, 50, 40, 100], [300 - 5 * frame, 52, 40, 100]], dtype=float)
+
+
+# -- overlap and motion
+
+
+def test_overlap_by_hand():
+    boxes = np.array([[0, 0, 10, 10], [5, 0, 10, 10], [20, 20, 10, 10]], dtype=float)
+    np.testing.assert_allclose(overlap(boxes[:1], boxes), [[1, 50 / 150, 0]])
+
+
+def test_motion_learns_the_speed():
+    motion = Kalman(np.array([100, 50, 0.4, 100.0]))
+    for frame in range(1, 30):
+        motion.predict()
+        motion.update(np.array([100 + 4 * frame, 50, 0.4, 100]))
+    motion.predict()
+    np.testing.assert_allclose(motion.mean[:4], [220, 50, 0.4, 100], atol=0.5)
+    assert motion.mean[4] == pytest.approx(4, abs=0.1)
+    near, far = motion.distance(np.array([[220, 50, 0.4, 100], [300, 50, 0.4, 100]]))
+    assert near < 1
+    assert far > 9.4877
+
+
+# -- the tracker
+
+
+@pytest.mark.parametrize("max_distance", [None, 0.2])
+def test_numbers_stay_while_people_walk(max_distance):
+    tracker = Tracker(max_distance)
+    called = [tracker.update(crossing(frame), np.stack([LEFT, RIGHT])) for frame in range(10)]
+    assert [rows.tolist() for rows in called[:2]] == [[-1, -1], [-1, -1]]  # not before the third time
+    assert {tuple(rows) for rows in called[2:]} == {(1, 2)}
+
+
+def test_appearance_finds_people_again_who_turned_round_unseen():
+    """Two people meet, are hidden for 8 frames and come back the way they came: motion alone exchanges them."""
+    results = {}
+    for name, max_distance in (("motion", None), ("appearance", 0.2)):
+        tracker = Tracker(max_distance)
+        for frame in [*range(17), *[None] * 8, *range(16, 3, -1)]:
+            boxes = np.empty((0, 4)) if frame is None else crossing(frame)
+            vectors = np.empty((0, 2)) if frame is None else np.stack([LEFT, RIGHT])
+            called = tracker.update(boxes, vectors)
+        results[name] = called.tolist()
+    assert results["appearance"] == [1, 2]
+    assert results["motion"] != [1, 2]
+
+
+def test_tracks_are_given_up():
+    tracker = Tracker(0.2, max_age=5)
+    for frame in range(5):
+        tracker.update(crossing(frame), np.stack([LEFT, RIGHT]))
+    for _ in range(6):
+        tracker.update(np.empty((0, 4)), np.empty((0, 2)))
+    assert tracker.tracks == []
+    tracker.update(crossing(0), np.stack([LEFT, RIGHT]))
+    assert [track.number for track in tracker.tracks] == [3, 4]
+
+
+# -- identity measures, by hand
+
+
+def frames(*numbers):
+    """One person standing still, called so in each frame (None: not found)."""
+    box = np.array([[0.0, 0, 10, 20]])
+    people, boxes = [np.array([7])] * len(numbers), [box] * len(numbers)
+    called = [np.array([] if number is None else [number], dtype=int) for number in numbers]
+    return people, boxes, called, [box[: len(number)] for number in called]
+
+
+@pytest.mark.parametrize(
+    ("numbers", "idf1", "switches"),
+    [
+        ([1, 1, 1, 1], 1, 0),
+        ([1, 1, 1, 2], 2 * 3 / 8, 1),
+        ([1, 2, 1, 2], 2 * 2 / 8, 3),
+        ([1, None, None, 1], 2 * 2 / 6, 0),
+        ([1, None, None, 2], 2 * 1 / 6, 1),
+        ([None] * 4, 0, 0),
+    ],
+)
+def test_identity_measures_of_one_person(numbers, idf1, switches):
+    measured = identity_measures(*frames(*numbers))
+    assert measured["IDF1"] == pytest.approx(idf1)
+    assert measured["switches"] == switches
+
+
+def test_exchanged_people_count_twice():
+    boxes = [crossing(0)] * 4
+    called = [np.array([1, 2])] * 3 + [np.array([2, 1])]
+    measured = identity_measures([np.array([0, 1])] * 4, boxes, called, boxes)
+    assert measured == {"IDF1": pytest.approx(6 / 8), "switches": 2, "tracks": 2}
+
+
+def test_a_box_beside_the_person_is_wrong():
+    people, boxes, called, found = frames(1, 1, 1, 1)
+    beside = [box + np.array([8, 0, 0, 0]) for box in found]
+    assert identity_measures(people, boxes, called, beside)["IDF1"] == 0
+
+
+# -- the scene
+
+
+@pytest.fixture(scope="module")
+def recorded():
+    return scene.record(seed=3, frames=70, people=3)
+
+
+def test_scene_is_repeatable_and_complete(recorded):
+    again = scene.record(seed=3, frames=3, people=3)
+    assert all(np.array_equal(a, b) for a, b in zip(recorded.frames, again.frames, strict=False))
+    assert recorded.frames[0].shape == (192, 512, 3)
+    assert {len(part) for part in vars(recorded).values()} == {70}
+    assert set(np.concatenate(recorded.people)) == {0, 1, 2}
+    boxes = np.vstack(recorded.boxes)
+    assert (boxes[:, :2] >= 0).all()
+    assert (boxes[:, 0] + boxes[:, 2]).max() <= 512
+    assert (boxes[:, 3] > 80).all()
+    found, there = sum(map(len, recorded.detections)), len(boxes)
+    assert 0.9 < found / there < 1.05
+
+
+def test_people_are_where_their_boxes_say(recorded):
+    """Inside a box the picture differs from the empty place, outside all boxes it hardly does."""
+    empty = scene.develop(scene.draw([], 3)[0], 60, 3).astype(int)
+    moved = np.abs(recorded.frames[60].astype(int) - empty).max(2) > 40
+    assert len(recorded.boxes[60])
+    for left, top, width, height in recorded.boxes[60].round().astype(int):
+        assert moved[top : top + height, left : left + width].mean() > 0.2
+
+
+# -- the demonstration
+
+
+def test_colours_are_unit_rows_of_colours():
+    red, also_red = np.full((40, 20, 3), (200, 30, 30), np.uint8), np.full((70, 30, 3), (180, 25, 25), np.uint8)
+    blue = np.full((40, 20, 3), (30, 30, 200), np.uint8)
+    rows = track_demo.colours([red, also_red, blue])
+    np.testing.assert_allclose(rows @ rows.T, [[1, 1, 0], [1, 1, 0], [0, 0, 1]], atol=1e-6)
+    assert track_demo.colours([]).shape == (0, 128)
+
+
+def test_demo_writes_what_it_promises(tmp_path):
+    weights = write_checkpoint(tmp_path / "best.pth", "osnet_x0_25")
+    done = run_script(
+        "examples/track_demo.py",
+        *("--weights", weights, "--scenes", 1, "--frames", 24, "--people", 2),
+        *("--gif", "demo.gif", "--picture", "demo.png", "--json", "demo.json"),
+        cwd=tmp_path,
+    )
+    assert done.code == 0, done.stderr
+    for name in ("motion alone", "colour histogram", "network"):
+        assert name in done.stdout
+    with Image.open(tmp_path / "demo.gif") as gif:
+        assert gif.size == (512, 192)
+    with Image.open(tmp_path / "demo.png") as picture:
+        assert picture.width == 64 + 2 * 24 + 10
+
+
+def test_animation(recorded, tmp_path):
+    numbers = track_demo.track(recorded, track_demo.describe(recorded, track_demo.colours), 0.2)
+    pictures = track_demo.animation(recorded, numbers, range(55, 65))
+    track_demo.save_gif(pictures, tmp_path / "demo.gif")
+    with Image.open(tmp_path / "demo.gif") as gif:
+        assert gif.n_frames == 10
+        gif.seek(9)
+        off = np.abs(np.asarray(gif.convert("RGB")).astype(int) - np.asarray(pictures[9]))
+    assert off.mean() < 8  # the palette
+
+
+def test_with_deep_sort_realtime(recorded, tmp_path):
+    pytest.importorskip("deep_sort_realtime", reason="pip install deep-sort-realtime opencv-python-headless")
+    import with_deep_sort_realtime
+
+    from feature_extractor import Extractor
+
+    extractor = Extractor(write_checkpoint(tmp_path / "best.pth", "osnet_x0_25"), use_cuda=False)
+    measured = with_deep_sort_realtime.track(recorded, extractor, 0.2)
+    assert measured["tracks"] >= 2
+    assert measured["IDF1"] > 0.2
