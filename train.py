@@ -240,8 +240,6 @@ class Training:
             lambda step: recipe.lr_factor(step, args.epochs * self.steps_per_epoch, args.warmup, args.lrf),
         )
         self.scaler = torch.amp.GradScaler(device.type, enabled=self.precision == "fp16")
-        if hasattr(self, "_resumed"):
-            self._restore_state(self._resumed)
         self.forward = torch.compile(self.objective) if args.compile else self.objective
         if self.world.size > 1:
             self.forward = nn.parallel.DistributedDataParallel(
@@ -249,6 +247,8 @@ class Training:
                 device_ids=[device] if device.type == "cuda" else None,
                 **{keep_buffers_apart(): False},  # BatchNorm statistics are averaged each epoch instead
             )
+        if hasattr(self, "_resumed"):  # last: the wrapper gives all processes the buffers of rank 0
+            self._restore_state(self._resumed)
 
     def _restore_state(self, extra: dict) -> None:
         try:
