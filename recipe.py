@@ -1,6 +1,7 @@
 """Training recipes: named sets of flags, and the optimizer, schedules and resolutions that they describe."""
 
 import math
+from itertools import accumulate
 
 import torch
 from torch import nn
@@ -82,13 +83,22 @@ def optimizer(args, objective: nn.Module) -> torch.optim.Optimizer:
     return torch.optim.SGD(groups, lr=args.lr, momentum=0.9, fused=fused)
 
 
-def lr_factor(step: int, steps: int, warmup: float, lrf: float) -> float:
-    """What `--lr` is multiplied by: a linear warm-up over a share of all steps, then a cosine down to `lrf`."""
-    warm = round(warmup * steps)
-    if step < warm:
-        return (step + 1) / warm
-    done = (step - warm) / max(1, steps - warm)
-    return lrf + (1 - lrf) * (1 + math.cos(math.pi * min(done, 1.0))) / 2
+def lr_factors(args, steps_per_epoch: int) -> list[float]:
+    """What `--lr` is multiplied by at each step: a linear warm-up, then a cosine down to `--lrf`.
+
+    Both run over the compute that is spent, not over the steps: an epoch at the whole size costs four of those at half
+    the height and width, and gets four times as much of the schedule. Falling by steps, the rate would be near its end
+    before the network first sees the size that it is made for.
+    """
+    sizes = [resolution(e, args.epochs, args.height, args.width, args.progressive) for e in range(args.epochs)]
+    spent = list(accumulate(height * width for height, width in sizes for _ in range(steps_per_epoch)))
+    return [_factor(pixels / spent[-1], args.warmup, args.lrf) for pixels in spent]
+
+
+def _factor(share: float, warmup: float, lrf: float) -> float:
+    if share < warmup:
+        return share / warmup
+    return lrf + (1 - lrf) * (1 + math.cos(math.pi * (share - warmup) / max(1 - warmup, 1e-9))) / 2
 
 
 def resolution(epoch: int, epochs: int, height: int, width: int, progressive: bool) -> tuple[int, int]:

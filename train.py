@@ -235,9 +235,9 @@ class Training:
         self.average = recipe.weight_average(self.net, args.ema)
         self.optimizer = recipe.optimizer(args, self.objective)
         self.steps_per_epoch = len(self.order(0))
+        factors = recipe.lr_factors(args, self.steps_per_epoch)
         self.scheduler = torch.optim.lr_scheduler.LambdaLR(
-            self.optimizer,
-            lambda step: recipe.lr_factor(step, args.epochs * self.steps_per_epoch, args.warmup, args.lrf),
+            self.optimizer, lambda step: factors[min(step, len(factors) - 1)]
         )
         self.scaler = torch.amp.GradScaler(device.type, enabled=self.precision == "fp16")
         self.forward = torch.compile(self.objective) if args.compile else self.objective
@@ -402,9 +402,7 @@ class Training:
         if not counted[0].isfinite():
             step = self.world.lowest(self.first_bad)
             args, row = self.args, self.order(epoch)[step]
-            factor = recipe.lr_factor(
-                epoch * self.steps_per_epoch + step, args.epochs * self.steps_per_epoch, args.warmup, args.lrf
-            )
+            factor = recipe.lr_factors(args, self.steps_per_epoch)[epoch * self.steps_per_epoch + step]
             names = ", ".join(Path(self.train_samples[index].path).name for index in row[:3].tolist())
             raise RunFailed(
                 f"the loss is not finite at step {step + 1} of epoch {epoch + 1} "

@@ -2,6 +2,7 @@
 
 import csv
 import json
+import math
 import os
 import signal
 import subprocess
@@ -418,10 +419,20 @@ def test_recipes_set_the_same_flags():
 
 
 def test_learning_rate_by_hand():
-    factors = [recipe.lr_factor(step, 10, warmup=0.2, lrf=0.1) for step in range(11)]
-    assert factors[:3] == [0.5, 1.0, 1.0]
-    assert factors[6] == pytest.approx(0.55)  # half way down the cosine from 1 to 0.1
-    assert factors[10] == pytest.approx(0.1)
+    args = train.get_args_parser().parse_args(["--epochs", "10", "--warmup", "0.2", "--lrf", "0.1", "--no-progressive"])
+    factors = recipe.lr_factors(args, steps_per_epoch=1)
+    assert factors[:2] == pytest.approx([0.5, 1.0])
+    assert factors[5] == pytest.approx(0.55)  # half way down the cosine from 1 to 0.1
+    assert factors[9] == pytest.approx(0.1)
+
+
+def test_learning_rate_follows_the_compute_that_is_spent():
+    """8 epochs: 6 at a quarter of the pixels, one at 9/16, one at all: 1.5 + 0.5625 + 1 whole epochs."""
+    args = train.get_args_parser().parse_args(["--epochs", "8", "--warmup", "0", "--lrf", "0", "--progressive"])
+    factors = recipe.lr_factors(args, steps_per_epoch=2)
+    assert len(factors) == 16
+    assert factors[11] == pytest.approx((1 + math.cos(math.pi * 1.5 / 3.0625)) / 2)
+    assert factors[15] == pytest.approx(0.0, abs=1e-12)
 
 
 def test_resolutions_by_hand():
