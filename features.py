@@ -34,7 +34,6 @@ from files import atomic_write
 
 FEATURES, LABELS, CAMERAS, TIMES, PATHS = ("qf", "gf"), ("ql", "gl"), ("qc", "gc"), ("qt", "gt"), ("q_paths", "g_paths")
 ARRAYS = FEATURES + LABELS + CAMERAS + TIMES
-FRAMES_PER_SEQUENCE = 10_000_000  # time = sequence * this + frame: images of two sequences are always far apart
 TORCH_SUFFIXES = (".pth", ".pt", ".t7")
 MAT_NAMES = {"qf": "query_f", "ql": "query_label", "qc": "query_cam"}
 MAT_NAMES |= {"gf": "gallery_f", "gl": "gallery_label", "gc": "gallery_cam"}

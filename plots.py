@@ -16,8 +16,8 @@ from cli import InputError
 from files import atomic_write
 
 # Okabe and Ito's palette: told apart by colour-blind readers, too
-BLUE, ORANGE, GREEN, RED, PURPLE, SKY, YELLOW, GREY = (
-    *("#0072B2", "#E69F00", "#009E73", "#D55E00", "#CC79A7", "#56B4E9", "#F0E442"),
+BLUE, ORANGE, GREEN, RED, PURPLE, SKY, GREY = (
+    *("#0072B2", "#E69F00", "#009E73", "#D55E00", "#CC79A7", "#56B4E9"),
     "#777777",
 )
 RIGHT, WRONG = "#1a9850", "#d7191c"

@@ -19,6 +19,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from machine import machine
 
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
@@ -161,20 +162,6 @@ def peak_memory(command: list[str]) -> int:
     start += "print(resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss)"
     done = subprocess.run([sys.executable, "-c", start, *command], stdout=subprocess.PIPE, text=True, check=True)
     return int(done.stdout) * (1 if sys.platform == "darwin" else 1024)
-
-
-def machine(device: str) -> dict:
-    """What the figures were measured on."""
-    name = "unknown processor"
-    if Path("/proc/cpuinfo").exists():
-        rows = Path("/proc/cpuinfo").read_text().splitlines()
-        names = [row.split(":")[1].strip() for row in rows if row.startswith("model name")]
-        name = names[0] if names else name
-    found = {"processor": name, "threads": torch.get_num_threads()}
-    if device.startswith("cuda"):
-        found["gpu"] = torch.cuda.get_device_name()
-    load = [round(value, 2) for value in os.getloadavg()] if hasattr(os, "getloadavg") else None
-    return found | {"torch": torch.__version__, "date": time.strftime("%Y-%m-%d"), "load_average_before": load}
 
 
 if __name__ == "__main__":

@@ -19,7 +19,6 @@ random: they do not change the time.
 import argparse
 import json
 import os
-import platform
 import sys
 import tempfile
 import time
@@ -27,6 +26,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from machine import machine
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # the scripts of the collection
 
@@ -122,8 +122,8 @@ def main(args) -> None:
         raise cli.InputError("--crops: must be 1 or more")
     if args.threads:
         torch.set_num_threads(args.threads)
-    device = torch.cuda.get_device_name() if args.device == "cuda" else platform.processor() or platform.machine()
-    print(f"{device}, {torch.get_num_threads()} of {os.cpu_count()} CPU threads, torch {torch.__version__}")
+    hardware = machine(args.device)["hardware"]
+    print(f"{hardware}, {torch.get_num_threads()} of {os.cpu_count()} CPU threads, torch {torch.__version__}")
     print(f"p50 / p95 in milliseconds from crops to vectors, network input {args.height}x{args.width}")
     print(f"  {'network':<24}" + "".join(f"{f'{count} crops':>18}" for count in args.crops) + f"{'crops/s':>10}")
     with tempfile.TemporaryDirectory() as folder:

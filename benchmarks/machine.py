@@ -1,18 +1,20 @@
 """What a figure was measured on: goes into the JSON of every benchmark."""
 
 import datetime
+import os
 from pathlib import Path
 
 import torch
 
 
 def machine(device: torch.device | str = "cpu") -> dict:
-    """Hardware, threads, torch version and date."""
+    """Hardware, threads, torch version, date, and the load average (1, 5, 15 minutes) before the measurement."""
     return {
         "hardware": torch.cuda.get_device_name(device) if torch.device(device).type == "cuda" else processor(),
         "threads": torch.get_num_threads(),
         "torch": torch.__version__,
         "date": datetime.date.today().isoformat(),
+        "load_average_before": [round(load, 2) for load in os.getloadavg()] if hasattr(os, "getloadavg") else None,
     }
 
 

@@ -12,7 +12,8 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from evaluate_speed import IMAGES, QUERIES, ROOT, clock, machine, market_like, peak_memory
+from evaluate_speed import IMAGES, QUERIES, ROOT, clock, market_like, peak_memory
+from machine import machine
 
 from cli import ArgumentParser, run
 from evaluate import re_ranking
