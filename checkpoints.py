@@ -25,8 +25,9 @@ from cli import InputError
 from files import atomic_write
 from model import ARCHITECTURES, build_model
 
-OPTIONS = {"last_stride": (1, 2), "pooling": ("avg", "gem"), "truncated": (True, False)}
+OPTIONS = {"last_stride": (1, 2), "pooling": ("avg", "gem"), "neck": ("none", "bn"), "truncated": (True, False)}
 NUMBERS = (torch.float32, torch.float64, torch.float16, torch.bfloat16, torch.int64)
+HEAD = ("avgpool.p", "neck.")  # trained parts that a file of ImageNet weights has not got
 LARGEST_SIDE = 4096  # pixels of an input
 
 
@@ -173,7 +174,7 @@ def recognise(net_dict: dict[str, Tensor], path: str | os.PathLike = "weights") 
             # 32 groups of 4 channels where resnet50 has one group of 64
             arch = "resnext50_32x4d" if net_dict["layer1.0.conv2.weight"].shape[1] == 4 else "resnet50"
         # a file that does not say its last stride was trained as torchvision builds it
-        options = {"last_stride": 2, "pooling": "gem" if "avgpool.p" in net_dict else "avg"}
+        options = {"last_stride": 2} | _head(net_dict)
         if "layer4.0.conv1.weight" not in net_dict:
             options["truncated"] = True
         return arch, options, rows("fc.weight")
@@ -182,9 +183,16 @@ def recognise(net_dict: dict[str, Tensor], path: str | os.PathLike = "weights") 
         if rows("conv1.conv.weight") in widths:
             return widths[rows("conv1.conv.weight")], {}, rows("classifier.weight")
     if "features.18.1.weight" in net_dict and "features.1.conv.0.0.weight" in net_dict:
-        options = {"last_stride": 2, "pooling": "gem" if "avgpool.p" in net_dict else "avg"}
-        return "mobilenet_v2", options, rows("classifier.1.weight")
+        return "mobilenet_v2", {"last_stride": 2} | _head(net_dict), rows("classifier.1.weight")
     raise InputError(f"{path}: not a network of this collection ({', '.join(ARCHITECTURES)}); is it a checkpoint?")
+
+
+def _head(net_dict: dict[str, Tensor]) -> dict:
+    """The options of what follows the convolutions."""
+    return {
+        "pooling": "gem" if "avgpool.p" in net_dict else "avg",
+        "neck": "bn" if "neck.weight" in net_dict else "none",
+    }
 
 
 def load_pretrained(net: nn.Module, arch: str, checkpoint: Checkpoint) -> str:
@@ -204,7 +212,7 @@ def load_pretrained(net: nn.Module, arch: str, checkpoint: Checkpoint) -> str:
     own = net.state_dict()
     fits = {k: v for k, v in checkpoint.net_dict.items() if k in own and v.shape == own[k].shape}
     trunk = [k for k in own if not k.startswith(net.classifier_prefix)]
-    missing = [k for k in trunk if k not in fits and not k.endswith("num_batches_tracked") and k != "avgpool.p"]
+    missing = [k for k in trunk if k not in fits and not k.endswith("num_batches_tracked") and not k.startswith(HEAD)]
     if missing:
         raise InputError(
             f"--weights {checkpoint.path}: {len(missing)} of {len(trunk)} trunk tensors of {arch} are missing or of "

@@ -46,7 +46,7 @@ from utils import default_workers, single_process
 OPSET = 17  # of ONNX; onnxruntime 1.12 and OpenCV 4.8 read it
 COMPARED_IMAGES = 64
 DEEP_SORT_SIZE = (128, 64)  # deep_sort_pytorch resizes every crop to this height and width
-BOXMOT_RESNET = {"last_stride": 2, "pooling": "avg"}  # BoxMOT builds its ResNets so
+BOXMOT_RESNET = {"last_stride": 2, "pooling": "avg", "neck": "none"}  # BoxMOT builds its ResNets so
 
 
 @dataclass
@@ -104,10 +104,10 @@ def write_ckpt(job: Job, path: Path) -> None:
 def write_boxmot(job: Job, path: Path) -> None:
     checkpoint = job.checkpoint
     if checkpoint.arch.startswith("res"):
-        options = {key: checkpoint.model_options.get(key) for key in BOXMOT_RESNET}
+        options = {key: checkpoint.model_options.get(key, value) for key, value in BOXMOT_RESNET.items()}
         if options != BOXMOT_RESNET or checkpoint.model_options.get("truncated"):
             raise InputError(
-                f"--format boxmot: BoxMOT's {checkpoint.arch} has last stride 2 and average pooling, and the one in "
+                f"--format boxmot: BoxMOT's {checkpoint.arch} has last stride 2, average pooling and no neck, and the one in "
                 f"{checkpoint.path} has {checkpoint.model_options}; use --format onnx, which BoxMOT loads as well"
             )
     elif not checkpoint.arch.startswith("osnet"):

@@ -19,7 +19,7 @@ def get_args_parser() -> cli.ArgumentParser:
     add("--data-dir", type=Path, help="dataset: class folders, Market-1501 or MARS layout (default: the sample)")
     add("--height", type=positive, default=128, help="height of the network's input in pixels")
     add("--width", type=positive, default=64, help="width of the network's input in pixels")
-    add("--val-ratio", type=share, default=0.2, help="share of each identity's images held out")
+    add("--val-ratio", type=share, default=0.1, help="share of each identity's images held out")
     add("--cache", choices=("auto", "ram", "disk", "none"), default="auto", help="where decoded images are kept")
     add("--cache-dir", type=Path, default=Path("data/cache"), help="folder of --cache disk")
     add("--skip-bad-images", action="store_true", help="leave out images that cannot be read, and say how many")
@@ -29,6 +29,7 @@ def get_args_parser() -> cli.ArgumentParser:
     add("--model", choices=sorted(ARCHITECTURES), default="net", help="architecture; net is DeepSORT's")
     add("--last-stride", type=int, choices=(1, 2), default=1, help="of ResNets and MobileNet, last stage")
     add("--pooling", choices=("avg", "gem"), default="avg", help="pooling of ResNets and MobileNet")
+    add("--neck", choices=("none", "bn"), default="none", help="batch normalisation after it, in the same networks")
     add("--weights", metavar="FILE|imagenet", help="start from these weights instead of random ones")
     add("--freeze-layers", action="store_true", help="train the classifier alone; all else stays as it is")
 

@@ -8,7 +8,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torchvision.models import MobileNetV2
 
-from resnet import GeM
+from resnet import BNNeck, GeM
 
 LAST_STRIDE_AT = 14  # the block of `features` that halves the image for the last time
 
@@ -21,21 +21,25 @@ class ReIDMobileNetV2(MobileNetV2):
         reid: `forward` returns unit feature rows instead of logits.
         last_stride: stride of the last stage, 1 (re-ID) or 2 (torchvision).
         pooling: "avg" or "gem".
+        neck: "none" or "bn", what follows the pooling.
     """
 
     feature_dim = 1280
     classifier_prefix = "classifier."
 
-    def __init__(self, num_classes: int, reid: bool = False, last_stride: int = 1, pooling: str = "avg"):
+    def __init__(
+        self, num_classes: int, reid: bool = False, last_stride: int = 1, pooling: str = "avg", neck: str = "none"
+    ):
         super().__init__(num_classes=num_classes)
         self.reid = reid
         if last_stride == 1:
             self.features[LAST_STRIDE_AT].conv[1][0].stride = (1, 1)
         self.avgpool = GeM() if pooling == "gem" else nn.AdaptiveAvgPool2d(1)
+        self.neck = BNNeck(self.feature_dim) if neck == "bn" else nn.Identity()
 
     def embed(self, images: Tensor) -> Tensor:
         x = self.features(images)  # (N, 1280, H/16, W/16) with last_stride=1
-        return self.avgpool(x).flatten(1)  # (N, 1280)
+        return self.neck(self.avgpool(x).flatten(1))  # (N, 1280)
 
     def classify(self, features: Tensor) -> Tensor:
         return self.classifier(features)  # (N, num_classes)

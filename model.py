@@ -96,7 +96,7 @@ ARCHITECTURES = {
     **{name: osnet.builder(name) for name in osnet.WIDTHS},
     **{name: resnet.builder(name) for name in resnet.TRUNKS},
 }
-HAVE_LAST_STRIDE = {"mobilenet_v2", *resnet.TRUNKS}  # these take `last_stride` and `pooling`; the others are fixed
+HAVE_OPTIONS = {"mobilenet_v2", *resnet.TRUNKS}  # `last_stride`, `pooling` and `neck`; the others are fixed
 
 
 def build_model(name: str, num_classes: int = 751, reid: bool = False, **options) -> nn.Module:
@@ -106,8 +106,8 @@ def build_model(name: str, num_classes: int = 751, reid: bool = False, **options
         name: a key of `ARCHITECTURES`.
         num_classes: outputs of the classifier.
         reid: return unit feature rows instead of logits.
-        options: for those in `HAVE_LAST_STRIDE` `last_stride` (1 or 2) and `pooling` ("avg" or "gem"), for the ResNets
-            `truncated` (no `layer4`).
+        options: for those in `HAVE_OPTIONS` `last_stride` (1 or 2), `pooling` ("avg" or "gem") and `neck` ("none" or
+            "bn"), for the ResNets `truncated` (no `layer4`).
 
     Raises:
         KeyError: no architecture of that name.

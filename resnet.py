@@ -38,6 +38,18 @@ class GeM(nn.Module):
         return F.adaptive_avg_pool2d(x.float().clamp_min(self.eps) ** self.p, 1) ** (1 / self.p)
 
 
+class BNNeck(nn.BatchNorm1d):
+    """Batch normalisation between pooling and classifier, without a shift: (N, D) -> (N, D).
+
+    Luo et al., "Bag of Tricks", section 3.5. The vector that leaves it is the one a tracker compares. Here all losses
+    see that vector; in the paper the triplet loss takes the one before.
+    """
+
+    def __init__(self, feature_dim: int):
+        super().__init__(feature_dim)
+        self.bias.requires_grad_(False)
+
+
 class ReIDResNet(ResNet):
     """torchvision's ResNet with the calls of this collection (`embed`, `classify`, `reid=True`).
 
@@ -47,6 +59,7 @@ class ReIDResNet(ResNet):
         reid: `forward` returns unit feature rows instead of logits.
         last_stride: stride of `layer4`, 1 (re-ID) or 2 (torchvision).
         pooling: "avg" or "gem".
+        neck: "none" or "bn", what follows the pooling.
         truncated: no `layer4`, as in files of older DeepSORT scripts (256-d or 1024-d features).
     """
 
@@ -59,6 +72,7 @@ class ReIDResNet(ResNet):
         reid: bool = False,
         last_stride: int = 1,
         pooling: str = "avg",
+        neck: str = "none",
         truncated: bool = False,
     ):
         block, blocks, arguments = TRUNKS[name]
@@ -75,6 +89,7 @@ class ReIDResNet(ResNet):
             self.fc = nn.Linear(self.feature_dim, num_classes)
         if pooling == "gem":
             self.avgpool = GeM()
+        self.neck = BNNeck(self.feature_dim) if neck == "bn" else nn.Identity()
 
     def embed(self, images: Tensor) -> Tensor:
         x = self.maxpool(self.relu(self.bn1(self.conv1(images))))  # (N, 64, H/4, W/4)
@@ -82,7 +97,7 @@ class ReIDResNet(ResNet):
         x = self.layer2(x)  # (N, 128e, H/8, W/8)
         x = self.layer3(x)  # (N, 256e, H/16, W/16)
         x = self.layer4(x)  # (N, 512e, H/16, W/16) with last_stride=1
-        return self.avgpool(x).flatten(1)  # (N, 512e)
+        return self.neck(self.avgpool(x).flatten(1))  # (N, 512e)
 
     def classify(self, features: Tensor) -> Tensor:
         return self.fc(features)  # (N, num_classes)

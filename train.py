@@ -34,7 +34,7 @@ from extract import fixed_batches, test_features
 from files import atomic_write, claimed
 from flags import get_args_parser
 from losses import Objective, classification
-from model import HAVE_LAST_STRIDE, build_model, fuse_for_inference
+from model import HAVE_OPTIONS, build_model, fuse_for_inference
 from resume import agree_on_resumed, find_resumed
 from utils import World, autocast, explained_failures, seed_everything, single_process
 
@@ -165,8 +165,8 @@ class Training:
                 "with two images or more for each"
             )
         options = {}
-        if args.model in HAVE_LAST_STRIDE:
-            options = {"last_stride": args.last_stride, "pooling": args.pooling}
+        if args.model in HAVE_OPTIONS:
+            options = {"last_stride": args.last_stride, "pooling": args.pooling, "neck": args.neck}
         self.model_options = options
         self.net = build_model(args.model, len(self.pids), **options)
         self.precision = args.amp

@@ -64,7 +64,7 @@ def run_one(args, name: str, seed: int) -> dict:
         return json.loads(kept.read_text())
     flags = ["--output", str(folder), "--epochs", str(args.epochs), "--seed", str(seed), "--device", args.device]
     flags += ["--model", args.model, "--height", str(args.height), "--width", str(args.width)]
-    flags += ["--data-dir", str(args.data_dir)] + VARIANTS[name]
+    flags += ["--data-dir", str(args.data_dir), "--eval-interval", str(args.epochs)] + VARIANTS[name]
     wall, processor = time.perf_counter(), time.process_time()
     train.main(train.get_args_parser().parse_args(flags))
     result = {"variant": name, "seed": seed, "epochs": args.epochs, "flags": " ".join(VARIANTS[name])}

@@ -74,6 +74,17 @@ def test_ours_says_what_keys_cannot_tell(tmp_path):
     assert loaded.build().layer4[0].conv1.stride == (1, 1)
 
 
+@pytest.mark.parametrize("name", ["resnet18", "mobilenet_v2"])
+def test_the_neck_is_recognised_and_starts_fresh_from_weights_without_one(tmp_path, name):
+    plain = saved(tmp_path / "plain.pth", build_model(name, 3).state_dict())
+    net = build_model(name, 7, neck="bn")
+    line = checkpoints.load_pretrained(net, name, checkpoints.load(plain))
+    assert "neck." in line
+    loaded = checkpoints.load(saved(tmp_path / "neck.pth", net.state_dict()))
+    assert loaded.model_options == {"last_stride": 2, "pooling": "avg", "neck": "bn"}
+    assert same(loaded.build(), net.state_dict())
+
+
 @pytest.mark.parametrize("name", ["resnet18", "resnet34", "resnet50", "resnext50_32x4d"])
 def test_torchvisions_files_are_recognised(tmp_path, name):
     weights = torchvision.models.get_model(name, weights=None).state_dict()

@@ -164,7 +164,11 @@ def test_boxmot_osnet(tmp_path, data):
 
 @pytest.mark.parametrize(
     ("arch", "options", "words"),
-    [("net", {}, "does not build net"), ("resnet18", {"last_stride": 1, "pooling": "avg"}, "last stride 2")],
+    [
+        ("net", {}, "does not build net"),
+        ("resnet18", {"last_stride": 1, "pooling": "avg"}, "last stride 2"),
+        ("resnet18", {"last_stride": 2, "pooling": "avg", "neck": "bn"}, "no neck"),
+    ],
 )
 def test_boxmot_refuses_what_it_would_build_otherwise(tmp_path, data, arch, options, words):
     weights = write_checkpoint(tmp_path / "best.pth", arch, **options)

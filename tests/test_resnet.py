@@ -55,6 +55,20 @@ def test_feature_sizes_whole_and_truncated(name, whole, truncated):
     torch.testing.assert_close(vectors.norm(dim=1), torch.ones(2))
 
 
+@pytest.mark.parametrize("name", ["resnet18", "mobilenet_v2"])
+def test_the_neck_normalises_without_a_shift(name):
+    torch.manual_seed(0)
+    net = build_model(name, 5, neck="bn").train()
+    features = net.embed(torch.randn(8, 3, 64, 32))
+    torch.testing.assert_close(features.mean(0), torch.zeros(net.feature_dim), atol=1e-4, rtol=0)
+    moving = features.detach().var(0, unbiased=False) > 0.5  # channels that do not answer to noise stay near 0
+    assert moving.float().mean() > 0.5
+    net.classify(features).sum().backward()
+    assert net.neck.weight.grad is not None
+    assert net.neck.bias.grad is None
+    assert torch.equal(net.neck.bias, torch.zeros(net.feature_dim))
+
+
 @torch.inference_mode()
 def test_truncated_is_torchvision_up_to_layer3():
     theirs = torchvision_net("resnet18")

@@ -112,7 +112,7 @@ def test_deepsort_recipe_and_other_networks_train(data, here):
     run("--data-dir", data, "--epochs", 1, "--recipe", "deepsort", "--model", "resnet18", "--cache", "none", *TINY)
     best = checkpoints.load(here / "checkpoint/best.pth")
     assert best.arch == "resnet18"
-    assert best.model_options == {"last_stride": 1, "pooling": "avg"}
+    assert best.model_options == {"last_stride": 1, "pooling": "avg", "neck": "none"}
     assert best.extra["args"]["optimizer"] == "sgd"
 
 
