@@ -107,8 +107,8 @@ def write_boxmot(job: Job, path: Path) -> None:
         options = {key: checkpoint.model_options.get(key, value) for key, value in BOXMOT_RESNET.items()}
         if options != BOXMOT_RESNET or checkpoint.model_options.get("truncated"):
             raise InputError(
-                f"--format boxmot: BoxMOT's {checkpoint.arch} has last stride 2, average pooling and no neck, and the one in "
-                f"{checkpoint.path} has {checkpoint.model_options}; use --format onnx, which BoxMOT loads as well"
+                f"--format boxmot: BoxMOT's {checkpoint.arch} has last stride 2, average pooling and no neck, and the "
+                f"one in {checkpoint.path} has {checkpoint.model_options}; use --format onnx, which BoxMOT loads as well"
             )
     elif not checkpoint.arch.startswith("osnet"):
         raise InputError(f"--format boxmot: BoxMOT does not build {checkpoint.arch}; use --format onnx, which it loads")

@@ -8,17 +8,13 @@ threads, BatchNorm folded, channels-last. A third figure leaves decoding out: pi
 """
 
 import argparse
-import json
 import statistics
-import sys
 import tempfile
 import time
 from pathlib import Path
 
-sys.path.insert(0, str(Path(__file__).parent.parent))
-
 import torch
-from machine import machine, synchronise
+from machine import machine, publish, synchronise
 from torch.utils.data import DataLoader, Dataset
 from torchvision.transforms import v2
 
@@ -63,6 +59,7 @@ def get_args_parser() -> argparse.ArgumentParser:
     add("--rounds", type=int, default=5, help="passes timed of each loop, after one to warm up")
     add("--precision", choices=("fp32", "bf16", "fp16"), default="fp32", help="arithmetic of ours")
     add("--device", default="auto", help="auto, cpu or cuda")
+    add("--json", type=Path, help="also write the result to this file")
     return parser
 
 
@@ -97,22 +94,18 @@ def main(args) -> None:
                 if number:
                     speeds[name].append(len(images) / (time.perf_counter() - started))
     pairs = zip(speeds["ours"], speeds["reference"], strict=True)
-    print(
-        json.dumps(
-            {
-                "benchmark": "extract_speed",
-                "model": args.model,
-                "input": [args.height, args.width],
-                "images": len(images),
-                "precision": args.precision,
-                **{f"{name}_images_per_second": round(statistics.median(v), 1) for name, v in speeds.items()},
-                "ratio": round(statistics.median(o / r for o, r in pairs), 2),
-                "largest_difference": float((results["ours"] - results["reference"]).abs().max()),
-                **machine(device),
-            },
-            indent=1,
-        )
-    )
+    result = {
+        "benchmark": "extract_speed",
+        "model": args.model,
+        "input": [args.height, args.width],
+        "images": len(images),
+        "precision": args.precision,
+        **{f"{name}_images_per_second": round(statistics.median(v), 1) for name, v in speeds.items()},
+        "ratio": round(statistics.median(o / r for o, r in pairs), 2),
+        "largest_difference": float((results["ours"] - results["reference"]).abs().max()),
+        **machine(device),
+    }
+    publish(result, args.json)
 
 
 if __name__ == "__main__":

@@ -1,10 +1,16 @@
-"""What a figure was measured on: goes into the JSON of every benchmark."""
+"""What a figure was measured on, and how it is told: shared by the benchmarks."""
 
 import datetime
+import json
 import os
+import sys
 from pathlib import Path
 
 import torch
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # the scripts of the collection
+
+from files import atomic_write
 
 
 def machine(device: torch.device | str = "cpu") -> dict:
@@ -32,3 +38,11 @@ def synchronise(device: torch.device) -> None:
     """Wait until the device has done what it was asked, before reading the clock."""
     if device.type == "cuda":
         torch.cuda.synchronize(device)
+
+
+def publish(result: dict, path: Path | None) -> None:
+    """Print a result as JSON, and write it to `path` if there is one."""
+    text = json.dumps(result, indent=1)
+    if path:
+        atomic_write(path, lambda file: file.write((text + "\n").encode()))
+    print(text)

@@ -1,11 +1,13 @@
 """Accuracy of recipes: trains each variant with each seed, tests it, and prints a table and JSON.
 
     python benchmarks/recipe.py --data-dir ROOT --epochs 12 [--variants default deepsort ...] [--seeds 0 1 2]
+    python benchmarks/recipe.py --data-dir ROOT --variants deepsort:12 default:32     what the same time buys
 
-A variant is a recipe, or the default recipe with one part changed (`--list` names them). Every run is `train.py` with
-flags that anyone can type. Besides rank-1, mAP and mINP the table gives what a tracker lives on: the cosine between
-images of one person from different cameras, and between strangers (mean, 1 % and 99 % points), and the wall and
-processor time of the training. Runs that are finished are not repeated (`--output` keeps them).
+A variant is a recipe, or the default recipe with one part changed (`--list` names them), with epochs of its own where
+it is followed by a colon and their number. Every run is `train.py` with flags that anyone can type. Besides rank-1, mAP
+and mINP the table gives what a tracker lives on: the cosine between images of one person from different cameras, and
+between strangers (mean, 1 % and 99 % points), and the wall and processor time of the training. Runs that are finished
+are not repeated (`--output` keeps them).
 """
 
 import argparse
@@ -18,7 +20,7 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).parent.parent))
 
 import torch
-from machine import machine
+from machine import machine, publish
 
 import checkpoints
 import cli
@@ -56,18 +58,32 @@ VARIANTS = {
 }
 
 
-def run_one(args, name: str, seed: int) -> dict:
+def variant(text: str, epochs: int) -> tuple[str, int]:
+    """A variant's name and epochs, from NAME or NAME:EPOCHS.
+
+    Raises:
+        InputError: there is no such variant, or the epochs are no number.
+    """
+    name, _, own = text.partition(":")
+    if name not in VARIANTS:
+        raise cli.InputError(f"--variants {name}: no such variant; --list names them")
+    if own and not (own.isdecimal() and int(own)):
+        raise cli.InputError(f"--variants {text}: the epochs must be a whole number above 0")
+    return name, int(own or epochs)
+
+
+def run_one(args, name: str, epochs: int, seed: int) -> dict:
     """Train and test one variant; the finished result is kept beside the checkpoint."""
-    folder = args.output / name.replace(" ", "_").replace(",", "") / f"seed{seed}"
+    folder = args.output / f"{name}_{epochs}".replace(" ", "_").replace(",", "") / f"seed{seed}"
     kept = folder / "result.json"
     if kept.is_file():
         return json.loads(kept.read_text())
-    flags = ["--output", str(folder), "--epochs", str(args.epochs), "--seed", str(seed), "--device", args.device]
+    flags = ["--output", str(folder), "--epochs", str(epochs), "--seed", str(seed), "--device", args.device]
     flags += ["--model", args.model, "--height", str(args.height), "--width", str(args.width)]
-    flags += ["--data-dir", str(args.data_dir), "--eval-interval", str(args.epochs)] + VARIANTS[name]
+    flags += ["--data-dir", str(args.data_dir), "--eval-interval", str(epochs), "--overwrite"] + VARIANTS[name]
     wall, processor = time.perf_counter(), time.process_time()
     train.main(train.get_args_parser().parse_args(flags))
-    result = {"variant": name, "seed": seed, "epochs": args.epochs, "flags": " ".join(VARIANTS[name])}
+    result = {"variant": name, "seed": seed, "epochs": epochs, "flags": " ".join(VARIANTS[name])}
     result |= {"seconds": time.perf_counter() - wall, "processor_seconds": time.process_time() - processor}
     checkpoint = checkpoints.load(folder / "best.pth")
     world = single_process(args.device)
@@ -96,11 +112,11 @@ def cosine_points(found: dict) -> dict:
 def table(results: list[dict]) -> str:
     """One markdown row a variant: means over the seeds, with the spread of mAP where there are several."""
     lines = [
-        "| variant | rank-1 | mAP | mINP | same person | strangers (99 %) | minutes |",
-        "|---|---|---|---|---|---|---|",
+        "| variant | epochs | rank-1 | mAP | mINP | same person | strangers (99 %) | minutes |",
+        "|---|---|---|---|---|---|---|---|",
     ]
-    for name in dict.fromkeys(r["variant"] for r in results):
-        rows = [r for r in results if r["variant"] == name]
+    for name, epochs in dict.fromkeys((r["variant"], r["epochs"]) for r in results):
+        rows = [r for r in results if (r["variant"], r["epochs"]) == (name, epochs)]
 
         def mean(key, rows=rows):
             return statistics.mean(r[key] for r in rows)
@@ -108,7 +124,7 @@ def table(results: list[dict]) -> str:
         spread = f" ± {100 * statistics.stdev(r['mAP'] for r in rows):.1f}" if len(rows) > 1 else ""
         cosines = f"{mean('same_mean'):.2f} | {mean('strangers_mean'):.2f} ({mean('strangers_p99'):.2f})"
         lines.append(
-            f"| {name} | {mean('rank1'):.1%} | {mean('mAP'):.1%}{spread} | {mean('mINP'):.1%} | {cosines} "
+            f"| {name} | {epochs} | {mean('rank1'):.1%} | {mean('mAP'):.1%}{spread} | {mean('mINP'):.1%} | {cosines} "
             f"| {mean('seconds') / 60:.1f} |"
         )
     return "\n".join(lines)
@@ -119,7 +135,7 @@ def get_args_parser() -> argparse.ArgumentParser:
     add = parser.add_argument
     add("--data-dir", type=Path, help="dataset with query and gallery; the built-in sample if left out")
     add("--output", type=Path, default=Path("runs/recipe"), help="folder that keeps the runs")
-    add("--variants", nargs="+", default=["default", "deepsort"], help="names of variants, or all")
+    add("--variants", nargs="+", default=["default", "deepsort"], help="NAME[:EPOCHS], or all")
     add("--list", action="store_true", help="print the variants and their flags, and stop")
     add("--seeds", nargs="+", type=int, default=[0], help="seeds to run each variant with")
     add("--epochs", type=int, default=12, help="epochs of each run")
@@ -135,20 +151,14 @@ def main(args) -> None:
     if args.list:
         print("\n".join(f"{name:<24} {' '.join(flags)}" for name, flags in VARIANTS.items()))
         return
-    names = list(VARIANTS) if args.variants == ["all"] else args.variants
-    unknown = [name for name in names if name not in VARIANTS]
-    if unknown:
-        raise cli.InputError(f"--variants {unknown[0]}: no such variant; --list names them")
+    variants = [variant(text, args.epochs) for text in (VARIANTS if args.variants == ["all"] else args.variants)]
     args.data_dir = args.data_dir or sample.ensure()
     results = []
-    for name in names:
+    for name, epochs in variants:
         for seed in args.seeds:
-            results.append(run_one(args, name, seed))
+            results.append(run_one(args, name, epochs, seed))
             print(table(results), flush=True)
-    text = json.dumps({"benchmark": "recipe", "results": results}, indent=1)
-    if args.json:
-        atomic_write(args.json, lambda file: file.write(text.encode()))
-    print(text)
+    publish({"benchmark": "recipe", "results": results}, args.json)
 
 
 if __name__ == "__main__":

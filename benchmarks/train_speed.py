@@ -6,21 +6,19 @@ The reference does what simple scripts do: float32 in the default memory layout,
 one in a DataLoader every epoch, SGD, loss and accuracy read at every step. Ours is `Training.train_epoch` with the
 default recipe at one size (no progressive resizing, which would only flatter it). The two take turns; the figures are
 medians. Images are the sample's, drawn once. Prints JSON: images/s of both, their ratio, and the share of the device's
-measured matrix-product peak that our forward and backward passes reach.
+measured matrix-product peak that our forward and backward passes reach. `--profile` adds where our time goes.
 """
 
 import argparse
-import json
 import statistics
-import sys
 import tempfile
 import time
 from pathlib import Path
 
-sys.path.insert(0, str(Path(__file__).parent.parent))
-
 import torch
-from machine import machine, synchronise
+from machine import machine, publish, synchronise
+from torch.autograd import DeviceType
+from torch.profiler import ProfilerActivity, profile
 from torch.utils.data import DataLoader, Dataset
 from torch.utils.flop_counter import FlopCounterMode
 from torchvision.transforms import v2
@@ -132,6 +130,28 @@ def matmul_peak(device, dtype) -> float:
     return best
 
 
+def where_time_goes(loop, device, rows: int = 12) -> dict[str, float]:
+    """Share of the device's own time that each operation takes in one epoch, the largest first.
+
+    On a GPU an operation is a kernel, and "idle" is the share of the wall time in which none ran.
+    """
+    kinds = [ProfilerActivity.CPU] + ([ProfilerActivity.CUDA] if device.type == "cuda" else [])
+    started = time.perf_counter()
+    with profile(activities=kinds) as profiler:
+        loop.epoch()
+        synchronise(device)
+    wall = time.perf_counter() - started
+    spent = {}
+    for event in profiler.key_averages():
+        on_gpu = event.device_type == DeviceType.CUDA
+        if on_gpu == (device.type == "cuda"):
+            seconds = (event.self_device_time_total if on_gpu else event.self_cpu_time_total) / 1e6
+            spent[event.key[:80]] = spent.get(event.key[:80], 0.0) + seconds
+    largest = sorted(spent.items(), key=lambda item: -item[1])[:rows]
+    shares = {name: round(seconds / sum(spent.values()), 3) for name, seconds in largest}
+    return shares | ({"idle": round(max(0.0, 1 - sum(spent.values()) / wall), 3)} if device.type == "cuda" else {})
+
+
 def flops_per_image(args, classes: int) -> int:
     """Of a forward and a backward pass, which costs twice a forward pass."""
     net = build_model(args.model, classes).eval()
@@ -152,6 +172,8 @@ def get_args_parser() -> argparse.ArgumentParser:
     add("--workers", type=int, default=default_workers(), help="decoding workers of the reference on a GPU")
     add("--device", default="auto", help="auto, cpu or cuda")
     add("--compile", action="store_true", help="let ours use torch.compile")
+    add("--profile", action="store_true", help="profile one more epoch of ours: the operations that take the time")
+    add("--json", type=Path, help="also write the result to this file")
     return parser
 
 
@@ -170,6 +192,7 @@ def main(args) -> None:
                 if number:
                     speeds[name].append(speed)
         precision = loops["ours"].training.precision
+        shares = where_time_goes(loops["ours"], device) if args.profile else None
     ours = statistics.median(speeds["ours"])
     dtype = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}[precision]
     result = {
@@ -184,9 +207,10 @@ def main(args) -> None:
         "ratio": round(statistics.median(o / r for o, r in zip(speeds["ours"], speeds["reference"], strict=True)), 2),
         "rounds": {name: [round(s, 1) for s in values] for name, values in speeds.items()},
         "share_of_matmul_peak": round(ours * flops_per_image(args, 100) / matmul_peak(device, dtype), 3),
+        **({"where_time_goes": shares} if shares else {}),
         **machine(device),
     }
-    print(json.dumps(result, indent=1))
+    publish(result, args.json)
 
 
 if __name__ == "__main__":
