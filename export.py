@@ -108,7 +108,7 @@ def write_boxmot(job: Job, path: Path) -> None:
         if options != BOXMOT_RESNET or checkpoint.model_options.get("truncated"):
             raise InputError(
                 f"--format boxmot: BoxMOT's {checkpoint.arch} has last stride 2, average pooling and no neck, and the "
-                f"one in {checkpoint.path} has {checkpoint.model_options}; use --format onnx, which BoxMOT loads as well"
+                f"one in {checkpoint.path} has {checkpoint.model_options}; use --format onnx, which BoxMOT also loads"
             )
     elif not checkpoint.arch.startswith("osnet"):
         raise InputError(f"--format boxmot: BoxMOT does not build {checkpoint.arch}; use --format onnx, which it loads")

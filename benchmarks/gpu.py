@@ -21,7 +21,6 @@ import torch
 from machine import machine, publish
 
 import cli
-import sample
 
 HERE = Path(__file__).resolve().parent
 RESNET50 = "--model resnet50 --height 256 --width 128"
@@ -30,7 +29,8 @@ GRACE = 5  # seconds without which no part is worth starting
 
 def parts(args) -> dict[str, str]:
     """name -> command line, in order of importance."""
-    data, full = args.data_dir or sample.ensure(), args.full_data_dir
+    data = f"--data-dir {args.data_dir}" if args.data_dir else ""
+    full = args.full_data_dir
     speed = f"--device {args.device} --rounds {args.rounds}"
     many = f"{speed} --images {args.images}"
     accuracy = f"recipe.py --device {args.device} --output {args.output}"
@@ -40,7 +40,7 @@ def parts(args) -> dict[str, str]:
         "train_net_batch_64": f"train_speed.py {many} --batch_size 64",
         "extract_net": f"extract_speed.py {many} --batch_size 512 --precision bf16",
         "train_resnet50": f"train_speed.py {many} {RESNET50} --batch_size 128 --profile",
-        "accuracy": f"{accuracy} --data-dir {data} --variants deepsort:12 default:12 default:32 --seeds 0 1 2",
+        "accuracy": f"{accuracy} {data} --variants deepsort:12 default:12 default:32 --seeds 0 1 2",
         "extract_net_fp32": f"extract_speed.py {many} --batch_size 512",
         "extract_resnet50": f"extract_speed.py {many} {RESNET50} --precision bf16",
         "latency": f"latency.py --device {args.device} --models net resnet50 --seconds 0.5",
