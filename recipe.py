@@ -86,34 +86,36 @@ def optimizer(args, objective: nn.Module) -> torch.optim.Optimizer:
 def lr_factors(args, steps_per_epoch: int) -> list[float]:
     """What `--lr` is multiplied by at each step: a linear warm-up, then a cosine down to `--lrf`.
 
-    Both run over the compute that is spent, not over the steps: an epoch at the whole size costs four of those at half
-    the height and width, and gets four times as much of the schedule. Falling by steps, the rate would be near its end
-    before the network first sees the size that it is made for.
+    The warm-up is a share of the steps. The cosine runs over something between steps and compute: a step counts as the
+    number of its pixels to the power of 3/4. Falling by steps, the rate would be near its end before the network first
+    sees the size that it is made for; falling by compute, the many small epochs would all run at the highest rate.
     """
     sizes = [resolution(e, args.epochs, args.height, args.width, args.progressive) for e in range(args.epochs)]
-    spent = list(accumulate(height * width for height, width in sizes for _ in range(steps_per_epoch)))
-    return [_factor(pixels / spent[-1], args.warmup, args.lrf) for pixels in spent]
+    weights = [(height * width) ** 0.75 for height, width in sizes for _ in range(steps_per_epoch)]
+    rising = round(args.warmup * len(weights))
+    falling = list(accumulate(weights[rising:]))
+    up = [(step + 1) / rising for step in range(rising)]
+    return up + [args.lrf + (1 - args.lrf) * (1 + math.cos(math.pi * done / falling[-1])) / 2 for done in falling]
 
 
-def _factor(share: float, warmup: float, lrf: float) -> float:
-    if share < warmup:
-        return share / warmup
-    return lrf + (1 - lrf) * (1 + math.cos(math.pi * (share - warmup) / max(1 - warmup, 1e-9))) / 2
+# share of height and width -> share of the epochs that are left when its stage ends
+STAGES = {0.75: 0.04, 0.5: 0.12, 0.25: 0.35}
+SMALLEST_SIDE = 16  # pixels; less leaves too little of a person
 
 
 def resolution(epoch: int, epochs: int, height: int, width: int, progressive: bool) -> tuple[int, int]:
     """Height and width that epoch `epoch` (from 0) trains at.
 
-    Most epochs see half the height and width at a quarter of the cost, an eighth of them three quarters, and the last
-    eighth the whole size (progressive resizing; Touvron et al., "Fixing the train-test resolution discrepancy",
-    NeurIPS 2019, is why the last epochs train at the size of testing).
+    Most epochs see a quarter of the height and width, where they cost a tenth, then half, three quarters, and the last
+    ones the whole size (progressive resizing; Touvron et al., "Fixing the train-test resolution discrepancy", NeurIPS
+    2019, is why the last epochs train at the size of testing). A stage that would be too small trains at the next size.
     """
-    share = max(1, round(epochs / 8))
-    left = epochs - epoch
-    if not progressive or left <= share:
-        return height, width
-    factor = 0.75 if left <= 2 * share else 0.5
-    return tuple(max(16, 8 * round(factor * side / 8)) for side in (height, width))
+    size = (height, width)
+    for factor, left in STAGES.items():
+        smaller = tuple(8 * round(factor * side / 8) for side in (height, width))
+        if progressive and epochs - epoch > max(1, round(left * epochs)) and min(smaller) >= SMALLEST_SIDE:
+            size = smaller
+    return size
 
 
 def weight_average(net: nn.Module, decay: float) -> AveragedModel | None:

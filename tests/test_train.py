@@ -426,19 +426,26 @@ def test_learning_rate_by_hand():
     assert factors[9] == pytest.approx(0.1)
 
 
-def test_learning_rate_follows_the_compute_that_is_spent():
-    """8 epochs: 6 at a quarter of the pixels, one at 9/16, one at all: 1.5 + 0.5625 + 1 whole epochs."""
-    args = train.get_args_parser().parse_args(["--epochs", "8", "--warmup", "0", "--lrf", "0", "--progressive"])
+def test_learning_rate_falls_slower_over_small_images():
+    """5 epochs: 3 at a quarter of height and width, one at half, one at the whole: 3/8 + 1/8**0.5 + 1 whole epochs."""
+    args = train.get_args_parser().parse_args(["--epochs", "5", "--warmup", "0", "--lrf", "0", "--progressive"])
     factors = recipe.lr_factors(args, steps_per_epoch=2)
-    assert len(factors) == 16
-    assert factors[11] == pytest.approx((1 + math.cos(math.pi * 1.5 / 3.0625)) / 2)
-    assert factors[15] == pytest.approx(0.0, abs=1e-12)
+    assert len(factors) == 10
+    whole = 3 / 8 + 8**-0.5 + 1
+    assert factors[5] == pytest.approx((1 + math.cos(math.pi * 3 / 8 / whole)) / 2)
+    assert factors[7] == pytest.approx((1 + math.cos(math.pi * (3 / 8 + 8**-0.5) / whole)) / 2)
+    assert factors[9] == pytest.approx(0.0, abs=1e-12)
 
 
 def test_resolutions_by_hand():
-    sizes = [recipe.resolution(epoch, 16, 128, 64, True) for epoch in range(16)]
-    assert sizes == [(64, 32)] * 12 + [(96, 48)] * 2 + [(128, 64)] * 2
-    assert recipe.resolution(0, 1, 128, 64, True) == (128, 64)
+    def sizes(epochs, height, width):
+        return [recipe.resolution(epoch, epochs, height, width, True) for epoch in range(epochs)]
+
+    assert sizes(40, 128, 64) == [(32, 16)] * 26 + [(64, 32)] * 9 + [(96, 48)] * 3 + [(128, 64)] * 2
+    assert sizes(5, 128, 64) == [(32, 16)] * 3 + [(64, 32), (128, 64)]
+    assert sizes(1, 128, 64) == [(128, 64)]
+    assert sizes(3, 256, 128) == [(64, 32)] * 2 + [(256, 128)]
+    assert sizes(3, 64, 32) == [(32, 16)] * 2 + [(64, 32)]  # a quarter would be 16x8
     assert recipe.resolution(0, 16, 128, 64, False) == (128, 64)
 
 
