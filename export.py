@@ -9,10 +9,11 @@
     onnx         float32, any batch size; for BoxMOT, Ultralytics, OpenCV, onnxruntime, ...
     onnx-int8    the same in 8-bit integers: two to five times as fast on CPUs
     torchscript  float32, any batch size
+    npy-manifest one .npz: each tensor as .npy, and a manifest.json that tells shapes and input; for other languages
 
-The last three take RGB crops at the network's size. With `--normalize outside` these come normalised by ImageNet's mean
-and standard deviation, as most re-ID code does; with `--normalize inside` they come as they are from 0 to 1, as
-Ultralytics does. Each file says which (see `exported.py`), and the output is always unit rows.
+ONNX and TorchScript files take RGB crops at the network's size. With `--normalize outside` these come normalised by
+ImageNet's mean and standard deviation, as most re-ID code does; with `--normalize inside` they come as they are from 0
+to 1, as Ultralytics does. Each file says which (see `exported.py`), and the output is always unit rows.
 
 A file appears under its name only after its vectors were compared with those of the checkpoint on real images.
 """
@@ -23,10 +24,12 @@ import logging
 import os
 import tempfile
 import warnings
+import zipfile
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -35,16 +38,17 @@ import cli
 import exported
 import layouts
 import sample
-from augment import normalize
+from augment import IMAGENET_MEAN, IMAGENET_STD, normalize
 from cli import InputError, RunFailed
 from datasets import PersonImages
 from evaluate import rank_metrics
 from extract import fixed_batches, stream_pixels, test_features
-from model import fuse_for_inference, unit_rows
+from model import build_model, fuse_for_inference, unit_rows
 from utils import default_workers, single_process
 
 OPSET = 17  # of ONNX; onnxruntime 1.12 and OpenCV 4.8 read it
 COMPARED_IMAGES = 64
+MANIFEST = "manifest.json"
 DEEP_SORT_SIZE = (128, 64)  # deep_sort_pytorch resizes every crop to this height and width
 BOXMOT_RESNET = {"last_stride": 2, "pooling": "avg", "neck": "none"}  # BoxMOT builds its ResNets so
 
@@ -191,6 +195,32 @@ def write_torchscript(job: Job, path: Path) -> None:
         torch.jit.save(traced, str(path), _extra_files={exported.KEY: job.description()})
 
 
+def write_npy_manifest(job: Job, path: Path) -> None:
+    arrays = {name: value.numpy() for name, value in _trunk(job).items()}
+    manifest = json.loads(job.description()) | {
+        "normalize": "outside",  # plain weights: nothing is inside
+        "mean": IMAGENET_MEAN,
+        "std": IMAGENET_STD,
+        "model_options": job.checkpoint.model_options,
+        "tensors": {name: {"shape": value.shape, "dtype": str(value.dtype)} for name, value in arrays.items()},
+    }
+    np.savez(path, **arrays)
+    with zipfile.ZipFile(path, "a") as file:
+        file.writestr(MANIFEST, json.dumps(manifest, indent=1))
+
+
+def read_npy_manifest(path: Path) -> nn.Module:
+    """The network in a file of `write_npy_manifest`, from nothing but what is in it."""
+    with np.load(path) as file:
+        manifest = json.loads(file[MANIFEST])
+        weights = {name: torch.from_numpy(file[name]) for name in manifest["tensors"]}
+    net = build_model(manifest["arch"], 1, reid=True, **manifest["model_options"])
+    missing, unexpected = net.load_state_dict(weights, strict=False)
+    if unexpected or not all(name.startswith(net.classifier_prefix) for name in missing):
+        raise RunFailed(f"{path}: not the tensors of {manifest['arch']}")
+    return net.eval()
+
+
 @dataclass(frozen=True)
 class Format:
     write: Callable[[Job, Path], None]
@@ -204,6 +234,7 @@ FORMATS = {
     "onnx": Format(write_onnx, "{arch}_{size}.onnx", 1e-5),
     "onnx-int8": Format(write_onnx_int8, "{arch}_{size}_int8.onnx", 0.05),
     "torchscript": Format(write_torchscript, "{arch}_{size}.torchscript", 1e-5),
+    "npy-manifest": Format(write_npy_manifest, "{arch}_{size}.npz", 1e-5),
 }
 
 
@@ -215,6 +246,8 @@ def load_back(path: Path, job: Job) -> nn.Module:
     """The network as a reader of the file gets it."""
     if path.suffix in exported.SUFFIXES:
         return exported.load(path)
+    if path.suffix == ".npz":
+        return read_npy_manifest(path)
     checkpoint = checkpoints.load(path)
     return checkpoint.build(reid=True)
 

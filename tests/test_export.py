@@ -1,6 +1,7 @@
 """Exports: every file gives the checkpoint's vectors, and a file that does not is not written."""
 
 import dataclasses
+import json
 import sys
 
 import numpy as np
@@ -137,6 +138,21 @@ def test_int8(tmp_path, data):
     apart = 1 - (Extractor(weights, use_cuda=False)(crops) * Extractor(small)(crops)).sum(1)
     assert 1e-6 < apart.max() < 0.05
     assert sorted(path.name for path in tmp_path.iterdir()) == ["best.pth", whole.name, small.name]
+
+
+def test_npy_manifest_is_read_without_torch_and_without_us(tmp_path, data):
+    weights = write_checkpoint(tmp_path / "best.pth", height=128, width=64)
+    run_export("--weights", weights, "--format", "npy-manifest", "--output", tmp_path, "--data-dir", data)
+    with np.load(tmp_path / "net_128x64.npz", allow_pickle=False) as file:
+        manifest = json.loads(file["manifest.json"])
+        arrays = {name: file[name] for name in manifest["tensors"]}
+    assert (manifest["arch"], manifest["height"], manifest["width"]) == ("net", 128, 64)
+    assert manifest["mean"] == pytest.approx(MEAN.tolist())
+    for name, entry in manifest["tensors"].items():
+        assert (list(arrays[name].shape), str(arrays[name].dtype)) == (entry["shape"], entry["dtype"])
+    crops = sized_crops(128, 64)
+    found = published_network({k: torch.from_numpy(v) for k, v in arrays.items()}, normalised(crops)).numpy()
+    np.testing.assert_allclose(found, Extractor(weights, use_cuda=False)(crops), atol=1e-4)
 
 
 def test_boxmot_resnet_is_torchvisions(tmp_path, data):
