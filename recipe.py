@@ -86,14 +86,13 @@ def optimizer(args, objective: nn.Module) -> torch.optim.Optimizer:
 def lr_factors(args, steps_per_epoch: int) -> list[float]:
     """What `--lr` is multiplied by at each step: a linear warm-up, then a cosine down to `--lrf`.
 
-    The warm-up is a share of the steps. The cosine runs over something between steps and compute: a step counts as the
-    number of its pixels to the power of 3/4. Falling by steps, the rate would be near its end before the network first
-    sees the size that it is made for; falling by compute, the many small epochs would all run at the highest rate.
+    The warm-up is a share of the steps. The cosine runs over their cost: falling by steps, the rate would be near its
+    end before the network first sees the size that it is made for.
     """
     sizes = [resolution(e, args.epochs, args.height, args.width, args.progressive) for e in range(args.epochs)]
-    weights = [(height * width) ** 0.75 for height, width in sizes for _ in range(steps_per_epoch)]
-    rising = round(args.warmup * len(weights))
-    falling = list(accumulate(weights[rising:]))
+    costs = [cost(*size) for size in sizes for _ in range(steps_per_epoch)]
+    rising = round(args.warmup * len(costs))
+    falling = list(accumulate(costs[rising:]))
     up = [(step + 1) / rising for step in range(rising)]
     return up + [args.lrf + (1 - args.lrf) * (1 + math.cos(math.pi * done / falling[-1])) / 2 for done in falling]
 
@@ -116,6 +115,11 @@ def resolution(epoch: int, epochs: int, height: int, width: int, progressive: bo
         if progressive and epochs - epoch > max(1, round(left * epochs)) and min(smaller) >= SMALLEST_SIDE:
             size = smaller
     return size
+
+
+def cost(height: int, width: int) -> float:
+    """What training at this size counts for: pixels to the power of 3/4, about its time on a CPU and less on a GPU."""
+    return (height * width) ** 0.75
 
 
 def weight_average(net: nn.Module, decay: float) -> AveragedModel | None:

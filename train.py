@@ -586,14 +586,14 @@ class Training:
         return "  ".join(parts)
 
     def time_left(self) -> str:
-        """An estimate from the last epoch: the cost of the others goes with their number of pixels."""
+        """An estimate from the last epoch, and what the sizes of the others cost beside its own."""
         args, row = self.args, self.history[-1]
         sizes = [
             recipe.resolution(epoch, args.epochs, args.height, args.width, args.progressive)
             for epoch in range(self.epoch, args.epochs)
         ]
-        here = row["height"] * row["width"]
-        seconds = sum(row["seconds"] * height * width / here for height, width in sizes)
+        epochs = sum(recipe.cost(*size) for size in sizes) / recipe.cost(row["height"], row["width"])
+        seconds = epochs * row["seconds"]
         return f"{seconds / 60:.0f} min" if seconds >= 90 else f"{seconds:.0f} s"
 
 
