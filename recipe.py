@@ -89,7 +89,7 @@ def lr_factors(args, steps_per_epoch: int) -> list[float]:
     The warm-up is a share of the steps. The cosine runs over their cost: falling by steps, the rate would be near its
     end before the network first sees the size that it is made for.
     """
-    sizes = [resolution(e, args.epochs, args.height, args.width, args.progressive) for e in range(args.epochs)]
+    sizes = [resolution(args, epoch) for epoch in range(args.epochs)]
     costs = [cost(*size) for size in sizes for _ in range(steps_per_epoch)]
     rising = round(args.warmup * len(costs))
     falling = list(accumulate(costs[rising:]))
@@ -102,17 +102,19 @@ STAGES = {0.75: 0.04, 0.5: 0.12, 0.25: 0.35}
 SMALLEST_SIDE = 16  # pixels; less leaves too little of a person
 
 
-def resolution(epoch: int, epochs: int, height: int, width: int, progressive: bool) -> tuple[int, int]:
+def resolution(args, epoch: int) -> tuple[int, int]:
     """Height and width that epoch `epoch` (from 0) trains at.
 
     Most epochs see a quarter of the height and width, where they cost a tenth, then half, three quarters, and the last
     ones the whole size (progressive resizing; Touvron et al., "Fixing the train-test resolution discrepancy", NeurIPS
-    2019, is why the last epochs train at the size of testing). A stage that would be too small trains at the next size.
+    2019, is why the last epochs train at the size of testing). A stage that would be too small trains at the next size,
+    and so does a network with `--weights` at the first stage: it has seen larger images already.
     """
-    size = (height, width)
+    size = (args.height, args.width)
     for factor, left in STAGES.items():
-        smaller = tuple(8 * round(factor * side / 8) for side in (height, width))
-        if progressive and epochs - epoch > max(1, round(left * epochs)) and min(smaller) >= SMALLEST_SIDE:
+        smaller = tuple(8 * round(factor * side / 8) for side in (args.height, args.width))
+        fits = min(smaller) >= SMALLEST_SIDE and not (args.weights and factor == min(STAGES))
+        if args.progressive and fits and args.epochs - epoch > max(1, round(left * args.epochs)):
             size = smaller
     return size
 

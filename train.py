@@ -318,7 +318,7 @@ class Training:
     def train_epoch(self, epoch: int, stop: GracefulStop) -> None:
         """Steps `self.step` to the last one of an epoch."""
         args, world = self.args, self.world
-        self.size = recipe.resolution(epoch, args.epochs, args.height, args.width, args.progressive)
+        self.size = recipe.resolution(args, epoch)
         self.enter_stage(self.size)
         self.started, self.images_before = time.perf_counter(), float(self.totals[2])
         self.set_train_mode()
@@ -588,10 +588,7 @@ class Training:
     def time_left(self) -> str:
         """An estimate from the last epoch, and what the sizes of the others cost beside its own."""
         args, row = self.args, self.history[-1]
-        sizes = [
-            recipe.resolution(epoch, args.epochs, args.height, args.width, args.progressive)
-            for epoch in range(self.epoch, args.epochs)
-        ]
+        sizes = [recipe.resolution(args, epoch) for epoch in range(self.epoch, args.epochs)]
         epochs = sum(recipe.cost(*size) for size in sizes) / recipe.cost(row["height"], row["width"])
         seconds = epochs * row["seconds"]
         return f"{seconds / 60:.0f} min" if seconds >= 90 else f"{seconds:.0f} s"

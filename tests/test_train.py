@@ -438,15 +438,18 @@ def test_learning_rate_falls_slower_over_small_images():
 
 
 def test_resolutions_by_hand():
-    def sizes(epochs, height, width):
-        return [recipe.resolution(epoch, epochs, height, width, True) for epoch in range(epochs)]
+    def sizes(*flags):
+        args = train.get_args_parser().parse_args(list(map(str, flags)))
+        recipe.fill_in(args)
+        return [recipe.resolution(args, epoch) for epoch in range(args.epochs)]
 
-    assert sizes(40, 128, 64) == [(32, 16)] * 26 + [(64, 32)] * 9 + [(96, 48)] * 3 + [(128, 64)] * 2
-    assert sizes(5, 128, 64) == [(32, 16)] * 3 + [(64, 32), (128, 64)]
-    assert sizes(1, 128, 64) == [(128, 64)]
-    assert sizes(3, 256, 128) == [(64, 32)] * 2 + [(256, 128)]
-    assert sizes(3, 64, 32) == [(32, 16)] * 2 + [(64, 32)]  # a quarter would be 16x8
-    assert recipe.resolution(0, 16, 128, 64, False) == (128, 64)
+    assert sizes() == [(32, 16)] * 26 + [(64, 32)] * 9 + [(96, 48)] * 3 + [(128, 64)] * 2
+    assert sizes("--epochs", 5) == [(32, 16)] * 3 + [(64, 32), (128, 64)]
+    assert sizes("--epochs", 1) == [(128, 64)]
+    assert sizes("--epochs", 3, "--height", 256, "--width", 128) == [(64, 32)] * 2 + [(256, 128)]
+    assert sizes("--epochs", 3, "--height", 64, "--width", 32) == [(32, 16)] * 2 + [(64, 32)]  # a quarter: 16x8
+    assert sizes("--weights", "imagenet") == [(64, 32)] * 35 + [(96, 48)] * 3 + [(128, 64)] * 2
+    assert sizes("--no-progressive") == sizes("--recipe", "deepsort") == [(128, 64)] * 40
 
 
 def test_cli_reports_a_failed_run_with_exit_code_1(capsys):
