@@ -75,7 +75,7 @@ def get_args_parser() -> cli.ArgumentParser:
     add("--pad", type=share, help="random crop from the image padded by this share of its size")
     add("--jitter", type=share, help="strength of brightness, contrast and saturation changes")
     add("--erase", type=share, help="probability of erasing a rectangle")
-    add("--progressive", action=argparse.BooleanOptionalAction, help="begin at a quarter of the size, end at the whole")
+    add("--progressive", action=argparse.BooleanOptionalAction, help="most epochs at half, then 3/4 of the size")
     return parser
 
 

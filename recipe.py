@@ -98,30 +98,33 @@ def lr_factors(args, steps_per_epoch: int) -> list[float]:
 
 
 # share of height and width -> share of the epochs that are left when its stage ends
-STAGES = {0.75: 0.04, 0.5: 0.12, 0.25: 0.35}
+STAGES = {0.75: 0.125, 0.5: 0.25}
 SMALLEST_SIDE = 16  # pixels; less leaves too little of a person
 
 
 def resolution(args, epoch: int) -> tuple[int, int]:
     """Height and width that epoch `epoch` (from 0) trains at.
 
-    Most epochs see a quarter of the height and width, where they cost a tenth, then half, three quarters, and the last
-    ones the whole size (progressive resizing; Touvron et al., "Fixing the train-test resolution discrepancy", NeurIPS
-    2019, is why the last epochs train at the size of testing). A stage that would be too small trains at the next size,
-    and so does a network with `--weights` at the first stage: it has seen larger images already.
+    Most epochs see half the height and width at a quarter of the cost, an eighth of them three quarters, and the last
+    eighth the whole size (progressive resizing; Touvron et al., "Fixing the train-test resolution discrepancy",
+    NeurIPS 2019, is why the last epochs train at the size of testing). A stage that would be too small trains at the
+    next size.
     """
     size = (args.height, args.width)
     for factor, left in STAGES.items():
         smaller = tuple(8 * round(factor * side / 8) for side in (args.height, args.width))
-        fits = min(smaller) >= SMALLEST_SIDE and not (args.weights and factor == min(STAGES))
-        if args.progressive and fits and args.epochs - epoch > max(1, round(left * args.epochs)):
+        if (
+            args.progressive
+            and min(smaller) >= SMALLEST_SIDE
+            and args.epochs - epoch > max(1, round(left * args.epochs))
+        ):
             size = smaller
     return size
 
 
 def cost(height: int, width: int) -> float:
-    """What training at this size counts for: pixels to the power of 3/4, about its time on a CPU and less on a GPU."""
-    return (height * width) ** 0.75
+    """What a step at this size counts for: its pixels."""
+    return height * width
 
 
 def weight_average(net: nn.Module, decay: float) -> AveragedModel | None:

@@ -5,8 +5,9 @@
     python benchmarks/latency.py --models net --runtimes eager onnx-int8 --threads 2
 
 What is timed is the whole call `extractor(crops)`: crops as a detector cuts them (190 x 80 pixels on average), resize,
-normalisation, network, unit rows. Runtimes take turns call by call, so that all meet the same machine. Weights are
-random: they do not change the time.
+normalisation, network, unit rows. Runtimes take turns, so that all meet the same machine, with a pause between them:
+the threads of each go on spinning for a while after a call, and would take the cores from the next. Weights are random:
+they do not change the time.
 
     eager        the network as it was trained, in PyTorch
     fused        BatchNorm folded, channels-last: what `Extractor` runs
@@ -39,6 +40,7 @@ from model import ARCHITECTURES, build_model
 
 RUNTIMES = ("eager", "fused", "compiled", "onnx", "onnx-int8")
 ON_CPU_ONLY = {"onnx", "onnx-int8"}
+PAUSE = 0.3  # seconds between the turns
 
 
 def some_crops(count: int) -> list[np.ndarray]:
@@ -83,16 +85,22 @@ def realtime_embedder(device: str):
 
 
 def time_in_turns(calls: dict, crops: list[np.ndarray], seconds: float) -> dict[str, np.ndarray]:
-    """Milliseconds of each call, all in turn until `seconds` a call have passed, five turns at least."""
+    """Milliseconds of each call, until `seconds` a call have passed, five calls at least.
+
+    All take turns of three calls; of each turn the first is not counted.
+    """
     times = {name: [] for name in calls}
     for call in calls.values():
         call(crops)  # memory, compilation, first-time choices
     started = time.perf_counter()
     while len(times[next(iter(times))]) < 5 or time.perf_counter() - started < seconds * len(calls):
         for name, call in calls.items():
-            before = time.perf_counter()
-            call(crops)  # the vectors come back as numpy arrays: a GPU has finished
-            times[name].append(1000 * (time.perf_counter() - before))
+            time.sleep(PAUSE)
+            call(crops)
+            for _ in range(2):
+                before = time.perf_counter()
+                call(crops)  # the vectors come back as numpy arrays: a GPU has finished
+                times[name].append(1000 * (time.perf_counter() - before))
     return {name: np.array(values) for name, values in times.items()}
 
 

@@ -427,13 +427,12 @@ def test_learning_rate_by_hand():
 
 
 def test_learning_rate_falls_slower_over_small_images():
-    """5 epochs: 3 at a quarter of height and width, one at half, one at the whole: 3/8 + 1/8**0.5 + 1 whole epochs."""
+    """5 epochs: 4 at a quarter of the pixels and one at the whole, so 2 whole epochs."""
     args = train.get_args_parser().parse_args(["--epochs", "5", "--warmup", "0", "--lrf", "0", "--progressive"])
     factors = recipe.lr_factors(args, steps_per_epoch=2)
     assert len(factors) == 10
-    whole = 3 / 8 + 8**-0.5 + 1
-    assert factors[5] == pytest.approx((1 + math.cos(math.pi * 3 / 8 / whole)) / 2)
-    assert factors[7] == pytest.approx((1 + math.cos(math.pi * (3 / 8 + 8**-0.5) / whole)) / 2)
+    assert factors[3] == pytest.approx((1 + math.cos(math.pi / 4)) / 2)
+    assert factors[7] == pytest.approx(0.5)
     assert factors[9] == pytest.approx(0.0, abs=1e-12)
 
 
@@ -443,12 +442,12 @@ def test_resolutions_by_hand():
         recipe.fill_in(args)
         return [recipe.resolution(args, epoch) for epoch in range(args.epochs)]
 
-    assert sizes() == [(32, 16)] * 26 + [(64, 32)] * 9 + [(96, 48)] * 3 + [(128, 64)] * 2
-    assert sizes("--epochs", 5) == [(32, 16)] * 3 + [(64, 32), (128, 64)]
+    assert sizes() == [(64, 32)] * 30 + [(96, 48)] * 5 + [(128, 64)] * 5
+    assert sizes("--epochs", 5) == [(64, 32)] * 4 + [(128, 64)]
     assert sizes("--epochs", 1) == [(128, 64)]
-    assert sizes("--epochs", 3, "--height", 256, "--width", 128) == [(64, 32)] * 2 + [(256, 128)]
-    assert sizes("--epochs", 3, "--height", 64, "--width", 32) == [(32, 16)] * 2 + [(64, 32)]  # a quarter: 16x8
-    assert sizes("--weights", "imagenet") == [(64, 32)] * 35 + [(96, 48)] * 3 + [(128, 64)] * 2
+    assert sizes("--epochs", 3, "--height", 256, "--width", 128) == [(128, 64)] * 2 + [(256, 128)]
+    assert sizes("--epochs", 3, "--height", 64, "--width", 32) == [(32, 16)] * 2 + [(64, 32)]
+    assert sizes("--epochs", 2, "--height", 32, "--width", 16) == [(24, 16), (32, 16)]  # half: 16x8
     assert sizes("--no-progressive") == sizes("--recipe", "deepsort") == [(128, 64)] * 40
 
 
