@@ -6,6 +6,7 @@ from pathlib import Path
 
 import cli
 import recipe
+from losses import METRIC_LOSSES, metric_losses
 from model import ARCHITECTURES
 from utils import default_workers
 
@@ -67,7 +68,12 @@ def get_args_parser() -> cli.ArgumentParser:
     add("--images-per-identity", type=positive, default=4, help="the K of --sampler balanced")
     add("--label-smoothing", type=share, help="probability taken from the right class")
     add("--classifier-weight", type=from_zero, help="weight of the classifier's cross-entropy")
-    add("--metric-loss", choices=("none", "cosine", "arcface", "triplet", "circle", "center"), help="loss on features")
+    add(
+        "--metric-loss",
+        type=metric_loss,
+        metavar="NAMES",
+        help=f"losses on the features, joined by +: {', '.join(METRIC_LOSSES)}; or none",
+    )
     add("--metric-weight", type=from_zero, help="weight of --metric-loss")
     add("--scale", type=from_zero, help="scale of the cosine and arcface losses")
     add("--margin", type=from_zero, help="margin of cosine, arcface and triplet (0: the soft-margin triplet)")
@@ -75,16 +81,16 @@ def get_args_parser() -> cli.ArgumentParser:
     add("--pad", type=share, help="random crop from the image padded by this share of its size")
     add("--jitter", type=share, help="strength of brightness, contrast and saturation changes")
     add("--erase", type=share, help="probability of erasing a rectangle")
-    add("--progressive", action=argparse.BooleanOptionalAction, help="most epochs at half, then 3/4 of the size")
+    add("--progressive", action=argparse.BooleanOptionalAction, help="start at a quarter of the size, then half, 3/4")
     return parser
 
 
 def _recipe_table() -> str:
     names = sorted(recipe.RECIPES)
-    lines = ["recipes:", f"  {'flag':<22}" + "".join(f"{name:>10}" for name in names)]
+    lines = ["recipes:", f"  {'flag':<22}" + "".join(f"{name:>16}" for name in names)]
     for flag in recipe.RECIPES["default"]:
         spelled = flag if flag == "batch_size" else flag.replace("_", "-")
-        lines.append(f"  --{spelled:<20}" + "".join(f"{recipe.RECIPES[name][flag]!s:>10.8}" for name in names))
+        lines.append(f"  --{spelled:<20}" + "".join(f"{recipe.RECIPES[name][flag]!s:>16}" for name in names))
     return "\n".join(lines)
 
 
@@ -112,3 +118,12 @@ def share(text: str) -> float:
 
 def from_zero(text: str) -> float:
     return _number(float, text, lambda value: value >= 0, "a number from 0 up")
+
+
+def metric_loss(text: str) -> str:
+    try:
+        metric_losses(text)
+    except ValueError:
+        known = ", ".join(METRIC_LOSSES)
+        raise argparse.ArgumentTypeError(f"{text} is not none, nor one or more of {known} joined by +") from None
+    return text

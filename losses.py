@@ -110,10 +110,21 @@ def _gathered(features: Tensor, labels: Tensor) -> tuple[Tensor, Tensor, int]:
     return torch.cat(all_gather(features)), torch.cat(all_labels), dist.get_rank() * len(labels)
 
 
+METRIC_LOSSES = ("cosine", "arcface", "triplet", "circle", "center")
+
+
 class Objective(nn.Module):
     """The network and everything it is trained against: images and labels in, loss and logits out.
 
     One module, so that one DistributedDataParallel wrapper synchronises the heads' weights as well.
+
+    Args:
+        net: a network of `model.build_model`.
+        num_classes: identities.
+        smoothing: of the labels, for the classifier and the softmax over cosines.
+        metric_loss: names from `METRIC_LOSSES` joined by "+", or "none".
+        metric_weight, classifier_weight: what the sum of the metric losses and the cross-entropy count.
+        scale, margin: of the cosine and ArcFace losses; the margin is the triplet's as well (0: soft margin).
     """
 
     def __init__(
@@ -130,28 +141,42 @@ class Objective(nn.Module):
         super().__init__()
         self.net = net
         self.smoothing = smoothing
-        self.metric_loss, self.metric_weight, self.classifier_weight = metric_loss, metric_weight, classifier_weight
+        self.metric_weight, self.classifier_weight = metric_weight, classifier_weight
         self.margin = margin
-        heads = {"cosine": CosineSoftmax, "arcface": ArcFace}
-        if metric_loss in heads:
-            self.head = heads[metric_loss](net.feature_dim, num_classes, scale, margin)
-        elif metric_loss == "center":
-            self.head = CenterLoss(net.feature_dim, num_classes)
+        self.metric_losses = metric_losses(metric_loss)
+        heads = {
+            "cosine": lambda: CosineSoftmax(net.feature_dim, num_classes, scale, margin),
+            "arcface": lambda: ArcFace(net.feature_dim, num_classes, scale, margin),
+            "center": lambda: CenterLoss(net.feature_dim, num_classes),
+        }
+        self.heads = nn.ModuleDict({name: heads[name]() for name in self.metric_losses if name in heads})
 
     def forward(self, images: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
         """(N, 3, H, W) images and (N,) labels -> scalar loss, (N, C) logits."""
         features = self.net.embed(images)
         logits = self.net.classify(features)
         loss = self.classifier_weight * classification(logits, labels, self.smoothing)
-        if self.metric_loss != "none":
-            loss = loss + self.metric_weight * self._metric(features, labels)
+        for name in self.metric_losses:
+            loss = loss + self.metric_weight * self._metric(name, features, labels)
         return loss, logits
 
-    def _metric(self, features: Tensor, labels: Tensor) -> Tensor:
-        if self.metric_loss == "triplet":
+    def _metric(self, name: str, features: Tensor, labels: Tensor) -> Tensor:
+        if name == "triplet":
             return batch_hard_triplet(features, labels, self.margin or None)
-        if self.metric_loss == "circle":
+        if name == "circle":
             return circle(features, labels)
-        if self.metric_loss == "center":
-            return self.head(features, labels)
-        return self.head(features, labels, self.smoothing)
+        if name == "center":
+            return self.heads[name](features, labels)
+        return self.heads[name](features, labels, self.smoothing)
+
+
+def metric_losses(names: str) -> list[str]:
+    """The names in "cosine+triplet"; none in "none".
+
+    Raises:
+        ValueError: a name is unknown or stands there twice.
+    """
+    parts = [] if names == "none" else names.split("+")
+    if not set(parts) <= set(METRIC_LOSSES) or len(set(parts)) < len(parts):
+        raise ValueError(names)
+    return parts

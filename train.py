@@ -235,9 +235,10 @@ class Training:
         self.average = recipe.weight_average(self.net, args.ema)
         self.optimizer = recipe.optimizer(args, self.objective)
         self.steps_per_epoch = len(self.order(0))
-        factors = recipe.lr_factors(args, self.steps_per_epoch)
+        self.lr_factors = recipe.lr_factors(args, self.steps_per_epoch)
         self.scheduler = torch.optim.lr_scheduler.LambdaLR(
-            self.optimizer, lambda step: factors[min(step, len(factors) - 1)]
+            self.optimizer,
+            lambda step: self.lr_factor(step),  # a function: of other callables the scheduler saves the attributes
         )
         self.scaler = torch.amp.GradScaler(device.type, enabled=self.precision == "fp16")
         self.forward = torch.compile(self.objective) if args.compile else self.objective
@@ -249,6 +250,10 @@ class Training:
             )
         if hasattr(self, "_resumed"):  # last: the wrapper gives all processes the buffers of rank 0
             self._restore_state(self._resumed)
+
+    def lr_factor(self, step: int) -> float:
+        """Of a step counted from the start; epochs of balanced batches can be a step longer than the first."""
+        return self.lr_factors[min(step, len(self.lr_factors) - 1)]
 
     def _restore_state(self, extra: dict) -> None:
         try:
@@ -402,11 +407,11 @@ class Training:
         if not counted[0].isfinite():
             step = self.world.lowest(self.first_bad)
             args, row = self.args, self.order(epoch)[step]
-            factor = recipe.lr_factors(args, self.steps_per_epoch)[epoch * self.steps_per_epoch + step]
+            lr = args.lr * self.lr_factor(epoch * self.steps_per_epoch + step)
             names = ", ".join(Path(self.train_samples[index].path).name for index in row[:3].tolist())
             raise RunFailed(
                 f"the loss is not finite at step {step + 1} of epoch {epoch + 1} "
-                f"(learning rate {args.lr * factor:.2g}, batch of {len(row)}: {names}, ...); "
+                f"(learning rate {lr:.2g}, batch of {len(row)}: {names}, ...); "
                 f"{args.output / 'last.pth'} is left as it was last saved: try a lower --lr"
             )
         self.totals = self.totals + counted

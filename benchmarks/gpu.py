@@ -40,7 +40,7 @@ def parts(args) -> dict[str, str]:
         "train_net_batch_64": f"train_speed.py {many} --batch_size 64",
         "extract_net": f"extract_speed.py {many} --batch_size 512 --precision bf16",
         "train_resnet50": f"train_speed.py {many} {RESNET50} --batch_size 128 --profile",
-        "accuracy": f"{accuracy} {data} --variants deepsort:12 default:12 default:32 --seeds 0 1 2",
+        "accuracy": f"{accuracy} {data} --variants deepsort:12 default:12 default:40 --seeds 0 1 2",
         "extract_net_fp32": f"extract_speed.py {many} --batch_size 512",
         "extract_resnet50": f"extract_speed.py {many} {RESNET50} --precision bf16",
         "latency": f"latency.py --device {args.device} --models net resnet50 --seconds 0.5",

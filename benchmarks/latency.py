@@ -28,6 +28,7 @@ from pathlib import Path
 import numpy as np
 import torch
 from machine import machine
+from torch import nn
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # the scripts of the collection
 
@@ -50,11 +51,24 @@ def some_crops(count: int) -> list[np.ndarray]:
     return [rng.integers(0, 256, (height, width, 3), dtype=np.uint8) for height, width in sizes]
 
 
+def random_network(name: str) -> nn.Module:
+    """A network with random weights and statistics.
+
+    Fresh BatchNorms are all alike; folded, they leave equal biases, which an ONNX file keeps once for all layers, and
+    onnxruntime then runs these layers in float32 where int8 is asked for. In trained networks no two are equal.
+    """
+    torch.manual_seed(0)
+    net = build_model(name, 1)
+    for module in net.modules():
+        if isinstance(module, nn.BatchNorm2d):
+            nn.init.normal_(module.running_mean, std=0.1)
+    return net
+
+
 def extractors(name: str, args, folder: Path) -> dict[str, Extractor]:
     """One Extractor for each runtime of a network with random weights."""
-    torch.manual_seed(0)
     weights = folder / f"{name}.pth"
-    content = {"net_dict": build_model(name, 1).state_dict(), "arch": name, "model_options": {}}
+    content = {"net_dict": random_network(name).state_dict(), "arch": name, "model_options": {}}
     checkpoints.save(weights, content | {"height": args.height, "width": args.width})
     checkpoint = checkpoints.load(weights)
     job = Job(checkpoint, False, torch.randint(0, 256, (32, 3, args.height, args.width), dtype=torch.uint8))

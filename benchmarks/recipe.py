@@ -1,7 +1,7 @@
 """Accuracy of recipes: trains each variant with each seed, tests it, and prints a table and JSON.
 
     python benchmarks/recipe.py --data-dir ROOT --epochs 12 [--variants default deepsort ...] [--seeds 0 1 2]
-    python benchmarks/recipe.py --data-dir ROOT --variants deepsort:12 default:32     what the same time buys
+    python benchmarks/recipe.py --data-dir ROOT --variants deepsort:12 default:40     what the same time buys
 
 A variant is a recipe, or the default recipe with one part changed (`--list` names them), with epochs of its own where
 it is followed by a colon and their number. Every run is `train.py` with flags that anyone can type. Besides rank-1, mAP
@@ -39,12 +39,14 @@ VARIANTS = {
     "no progressive resizing": ["--no-progressive"],
     "no metric loss": ["--metric-loss", "none", "--classifier-weight", "1"],
     "metric loss alone": ["--classifier-weight", "0"],
-    "triplet, balanced": ["--metric-loss", "triplet", "--sampler", "balanced"],
-    "circle, balanced": ["--metric-loss", "circle", "--metric-weight", "0.05", "--sampler", "balanced"],
+    "no triplet": ["--metric-loss", "cosine"],
+    "no softmax over cosines": ["--metric-loss", "triplet"],
+    "no triplet, shuffled batches": ["--metric-loss", "cosine", "--sampler", "shuffle"],
+    "shuffled batches": ["--sampler", "shuffle"],
+    "circle": ["--metric-loss", "circle", "--metric-weight", "0.05"],
     "arcface": ["--metric-loss", "arcface", "--margin", "0.2"],
     "center": ["--metric-loss", "center"],
-    "cosine margin 0.1": ["--margin", "0.1"],
-    "balanced batches": ["--sampler", "balanced"],
+    "margin 0.1": ["--margin", "0.1"],
     "no label smoothing": ["--label-smoothing", "0"],
     "no erasing": ["--erase", "0"],
     "no jitter": ["--jitter", "0"],

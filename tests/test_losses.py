@@ -124,7 +124,7 @@ def test_center_by_hand():
     assert loss.item() == pytest.approx((0.5 * 1.0 + 0.5 * 0.64) / 2)
 
 
-@pytest.mark.parametrize("name", ["none", "cosine", "arcface", "triplet", "circle", "center"])
+@pytest.mark.parametrize("name", ["none", "cosine", "arcface", "triplet", "circle", "center", "cosine+triplet"])
 def test_objective_adds_the_weighted_losses_and_every_parameter_learns(name):
     torch.manual_seed(0)
     net = build_model("resnet18", 3)
@@ -134,14 +134,14 @@ def test_objective_adds_the_weighted_losses_and_every_parameter_learns(name):
     assert logits.shape == (6, 3)
     features = net.embed(images)  # in training mode BatchNorm gives the same numbers again
     expected = 2.0 * F.cross_entropy(net.classify(features), labels, label_smoothing=0.1)
-    if name == "triplet":
+    if "triplet" in name:
         expected = expected + 0.5 * batch_hard_triplet(features, labels)
-    elif name == "circle":
+    if name == "circle":
         expected = expected + 0.5 * circle(features, labels)
-    elif name == "center":
-        expected = expected + 0.5 * objective.head(features, labels)
-    elif name != "none":
-        expected = expected + 0.5 * objective.head(features, labels, 0.1)
+    if name == "center":
+        expected = expected + 0.5 * objective.heads["center"](features, labels)
+    if "cosine" in name or "arcface" in name:
+        expected = expected + 0.5 * objective.heads[name.split("+")[0]](features, labels, 0.1)
     torch.testing.assert_close(loss, expected)
     loss.backward()
     assert all(p.grad is not None and p.grad.isfinite().all() for p in objective.parameters())
