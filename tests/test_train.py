@@ -139,7 +139,8 @@ def reports(data, here, processes: int, *flags) -> list[dict]:
 
 
 def test_two_processes_share_the_work_and_end_alike(data, here):
-    first, second = reports(data, here, 2, "--epochs", 2, "--batch_size", 16, "--val-ratio", 0.2, "--sampler", "shuffle")
+    flags = ["--epochs", 2, "--batch_size", 16, "--val-ratio", 0.2, "--sampler", "shuffle"]
+    first, second = reports(data, here, 2, *flags)
     assert same(first["weights"], second["weights"])  # bit-identical, BatchNorm statistics included
     train_samples, val_samples = datasets.split_validation(layouts.find(data).train, 0.2, 0)
     for a, b in zip(first["trained"], second["trained"], strict=True):
