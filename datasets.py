@@ -25,6 +25,7 @@ from tqdm import tqdm
 import cli
 from cli import InputError
 from layouts import DISTRACTOR, JUNK, UNKNOWN, ReIDData, Sample, find
+from resize import resize
 
 SMALLEST_SIDE = 16  # pixels; below it a crop holds nothing to recognise
 LARGEST_AREA = 50_000_000  # pixels; a small file can claim any size, and would fill the memory
@@ -64,13 +65,6 @@ def unreadable(errors: Sequence[str], of: int) -> str:
     """One line for all images of a set that cannot be read."""
     listed = "; ".join(errors[:5]) + (f"; and {len(errors) - 5} more" if len(errors) > 5 else "")
     return f"{len(errors)} of {of:,} images cannot be read; mend them or add --skip-bad-images: {listed}"
-
-
-def resize(pixels: Tensor, height: int, width: int) -> Tensor:
-    """(..., 3, h, w) uint8 -> (..., 3, height, width) uint8: bilinear with antialiasing, the aspect ratio not kept."""
-    if pixels.shape[-2:] == (height, width):
-        return pixels
-    return v2.functional.resize(pixels, [height, width], antialias=True)
 
 
 class PersonImages(ImageFolder):

@@ -28,9 +28,10 @@ import cli
 import exported
 from augment import normalize
 from cli import InputError
-from datasets import load_rgb, resize
+from datasets import load_rgb
 from files import atomic_write
 from model import fuse_for_inference
+from resize import resize, resize_all
 
 MEAN_BGR = (104, 116, 124)  # ImageNet's mean colour
 
@@ -98,28 +99,35 @@ class Extractor:
     @torch.inference_mode()
     def _embed(self, crops: Sequence[np.ndarray], bgr: bool = False) -> np.ndarray:
         rows = [
-            self.net(normalize(self._pixels(crops, start, bgr).to(self.device))).cpu()
+            self.net(normalize(self._pixels(crops, start, bgr))).cpu()
             for start in range(0, len(crops), self.batch_size)
         ]
         return torch.cat(rows).numpy() if rows else np.empty((0, self.feature_dim), np.float32)
 
     def _pixels(self, crops: Sequence[np.ndarray], start: int, bgr: bool) -> Tensor:
-        """The batch from crop `start` on: (B, 3, height, width) uint8 RGB.
+        """The batch from crop `start` on: (B, 3, height, width) uint8 RGB, on the device.
 
-        The resize runs on the CPU, one call for each crop: 0.04 to 0.17 ms for crops of 128x64 to 800x350 pixels on one
-        core, and then 24 KB a crop travel to a GPU instead of all the crop's pixels.
+        A GPU resizes all crops in one go. A CPU takes torchvision's kernel crop by crop, which is seven times as fast
+        there; the pixels are the same.
         """
-        batch = []
-        for index, crop in enumerate(crops[start : start + self.batch_size], start):
-            if not isinstance(crop, np.ndarray) or crop.dtype != np.uint8 or crop.ndim != 3 or crop.shape[2] != 3:
-                found = f"{crop.dtype} {crop.shape}" if isinstance(crop, np.ndarray) else type(crop).__name__
-                raise ValueError(f"crop {index} is not a (height, width, 3) uint8 array: {found}")
-            if crop.size == 0:
-                raise ValueError(f"crop {index} has no pixels: its shape is {crop.shape}")
-            pixels = torch.from_numpy(np.array(crop, order="C")).permute(2, 0, 1)  # (3, h, w)
-            batch.append(resize(pixels, self.height, self.width))
-        pixels = torch.stack(batch)  # (B, 3, height, width)
+        batch = crops[start : start + self.batch_size]
+        for index, crop in enumerate(batch, start):
+            check_crop(crop, index)
+        if self.device.type == "cuda":
+            pixels = resize_all(batch, self.height, self.width, self.device)
+        else:
+            tensors = [torch.from_numpy(np.array(crop, order="C")).permute(2, 0, 1) for crop in batch]  # (3, h, w) each
+            pixels = torch.stack([resize(tensor, self.height, self.width) for tensor in tensors])
         return pixels.flip(1) if bgr else pixels
+
+
+def check_crop(crop, index: int) -> None:
+    """Raises ValueError, naming the index, where a crop is no (h, w, 3) uint8 array with pixels in it."""
+    if not isinstance(crop, np.ndarray) or crop.dtype != np.uint8 or crop.ndim != 3 or crop.shape[2] != 3:
+        found = f"{crop.dtype} {crop.shape}" if isinstance(crop, np.ndarray) else type(crop).__name__
+        raise ValueError(f"crop {index} is not a (height, width, 3) uint8 array: {found}")
+    if crop.size == 0:
+        raise ValueError(f"crop {index} has no pixels: its shape is {crop.shape}")
 
 
 def patch(box: np.ndarray, shape: Sequence[int], height: int, width: int) -> tuple[int, int, int, int]:

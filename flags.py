@@ -50,12 +50,12 @@ def get_args_parser() -> cli.ArgumentParser:
         default=10,
         help="steps between readings of a GPU's loss and accuracy",
     )
-    add("--amp", choices=("auto", "fp32", "bf16", "fp16"), default="auto", help="arithmetic; auto: bf16 on GPUs")
     add("--compile", action="store_true", help="compile the network with torch.compile: slow start, faster steps")
     add("--accumulate", type=positive, default=1, help="run each batch in so many parts, to save memory")
 
     add = parser.add_argument_group("recipe (defaults by recipe below)").add_argument
     add("--recipe", choices=sorted(recipe.RECIPES), default="default", help="named set of the flags that follow")
+    add("--amp", choices=("auto", "fp32", "bf16", "fp16"), help="arithmetic; auto: bf16 where that is faster")
     add("--batch_size", type=positive, help="images per step, over all processes together")
     add("--lr", type=from_zero, help="highest learning rate, for the whole batch of all processes")
     add("--lrf", type=share, help="last learning rate as a share of --lr, reached by a cosine")

@@ -12,6 +12,7 @@ from augment import Augment
 # flag destination -> value; a flag given on the command line wins
 RECIPES = {
     "default": {
+        "amp": "auto",
         "batch_size": 64,
         "lr": 2e-3,
         "lrf": 0.01,
@@ -35,6 +36,7 @@ RECIPES = {
     },
     # the plain recipe of the well-known scripts, for comparison
     "deepsort": {
+        "amp": "fp32",
         "batch_size": 32,
         "lr": 0.01,
         "lrf": 0.1,

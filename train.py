@@ -36,7 +36,7 @@ from flags import get_args_parser
 from losses import Objective, classification
 from model import HAVE_OPTIONS, build_model, fuse_for_inference
 from resume import agree_on_resumed, find_resumed
-from utils import World, autocast, explained_failures, seed_everything, single_process
+from utils import World, autocast, explained_failures, fastest_precision, seed_everything, single_process
 
 
 @explained_failures()
@@ -169,9 +169,9 @@ class Training:
             options = {"last_stride": args.last_stride, "pooling": args.pooling, "neck": args.neck}
         self.model_options = options
         self.net = build_model(args.model, len(self.pids), **options)
-        self.precision = args.amp
         if args.amp == "auto":
-            self.precision = "bf16" if world.device.type == "cuda" and torch.cuda.is_bf16_supported() else "fp32"
+            args.amp = world.broadcast(fastest_precision(world.device))  # kept: a resumed run goes on with it
+        self.precision = args.amp
         self.augment = recipe.augmentation(args)
         self.epoch, self.step = 0, 0  # done: whole epochs, and steps of the one under way
         self.totals = torch.zeros(3, dtype=torch.float64)  # of the epoch under way: loss, correct, images
@@ -497,8 +497,8 @@ class Training:
 
     def retrieval(self) -> dict:
         features = test_features(
-            self.usable_net(), self.data, *self.size, self.world, precision=self.precision, workers=self.args.workers
-        )
+            self.usable_net(), self.data, *self.size, self.world, workers=self.args.workers
+        )  # in float32, so that `test.py` gives the same figures
         if features is None:
             return {}
         metrics = rank_metrics(*(features[key] for key in ("qf", "ql", "qc", "gf", "gl", "gc")))

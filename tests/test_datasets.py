@@ -12,8 +12,9 @@ from PIL import Image
 import datasets
 import layouts
 from cli import InputError
-from datasets import PersonImages, load_rgb, plan_split, resize, split_validation, unmatched_queries
+from datasets import PersonImages, load_rgb, plan_split, split_validation, unmatched_queries
 from layouts import Sample
+from resize import resize
 
 # ------------------------------------------------------------------------------------------------------------ images
 
@@ -101,14 +102,6 @@ def test_items_are_resized_pixels_and_labels(class_folders):
     assert torch.equal(
         pixels, resize(torch.from_numpy(np.array(load_rgb(data.train[5].path))).permute(2, 0, 1), 64, 24)
     )
-
-
-def test_resize_is_bilinear_with_antialiasing():
-    pixels = torch.tensor([[[0, 100], [200, 60]]], dtype=torch.uint8).expand(3, 2, 2)
-    assert resize(pixels, 1, 1).flatten().tolist() == [90, 90, 90]
-    assert resize(pixels, 2, 2) is pixels
-    one = torch.full((3, 1, 1), 7, dtype=torch.uint8)
-    assert torch.equal(resize(one, 16, 8), torch.full((3, 16, 8), 7, dtype=torch.uint8))
 
 
 # ------------------------------------------------------------------------------------------------------------ splits
