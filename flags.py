@@ -60,7 +60,7 @@ def get_args_parser() -> cli.ArgumentParser:
     add("--lr", type=from_zero, help="highest learning rate, for the whole batch of all processes")
     add("--lrf", type=share, help="last learning rate as a share of --lr, reached by a cosine")
     add("--warmup", type=share, help="share of all steps in which the learning rate rises linearly")
-    add("--optimizer", choices=("adamw", "sgd"), help="AdamW, or SGD with momentum 0.9")
+    add("--optimizer", choices=("muon", "adamw", "sgd"), help="Muon with AdamW, AdamW, or SGD with momentum 0.9")
     add("--weight-decay", type=from_zero, help="weight decay of weight matrices and kernels")
     add("--clip", type=from_zero, help="largest gradient norm; 0: not clipped")
     add("--ema", type=share, help="decay of the weights' moving average, which is then saved; 0: none")

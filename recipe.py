@@ -8,6 +8,7 @@ from torch import nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from augment import Augment
+from muon import Muon, learns_by_muon
 
 # flag destination -> value; a flag given on the command line wins
 RECIPES = {
@@ -16,7 +17,7 @@ RECIPES = {
         "batch_size": 64,
         "lr": 2e-3,
         "lrf": 0.01,
-        "optimizer": "adamw",
+        "optimizer": "muon",
         "weight_decay": 0.05,
         "warmup": 0.1,
         "sampler": "balanced",
@@ -73,13 +74,19 @@ def augmentation(args) -> Augment:
 
 
 def optimizer(args, objective: nn.Module) -> torch.optim.Optimizer:
-    """AdamW or SGD with momentum 0.9; no weight decay on biases and normalisation (parameters with one dimension)."""
+    """Muon, AdamW, or SGD with momentum 0.9; no weight decay on biases and normalisation, which have one dimension."""
     trained = [p for p in objective.parameters() if p.requires_grad]
+    by_muon = [p for p in trained if args.optimizer == "muon" and learns_by_muon(p)]
+    others = [p for p in trained if not any(p is kernel for kernel in by_muon)]
     groups = [
-        {"params": [p for p in trained if p.ndim > 1], "weight_decay": args.weight_decay},
-        {"params": [p for p in trained if p.ndim <= 1], "weight_decay": 0.0},
+        {"params": by_muon, "weight_decay": args.weight_decay, "muon": True},
+        {"params": [p for p in others if p.ndim > 1], "weight_decay": args.weight_decay, "muon": False},
+        {"params": [p for p in others if p.ndim <= 1], "weight_decay": 0.0, "muon": False},
     ]
+    groups = [group for group in groups if group["params"]]
     fused = all(p.device.type in ("cuda", "cpu") for p in trained)
+    if args.optimizer == "muon":
+        return Muon(groups, args.lr, dtype=torch.bfloat16 if args.amp == "bf16" else torch.float32, fused=fused)
     if args.optimizer == "adamw":
         return torch.optim.AdamW(groups, lr=args.lr, fused=fused)
     return torch.optim.SGD(groups, lr=args.lr, momentum=0.9, fused=fused)

@@ -170,7 +170,8 @@ class Training:
         self.model_options = options
         self.net = build_model(args.model, len(self.pids), **options)
         if args.amp == "auto":
-            args.amp = world.broadcast(fastest_precision(world.device))  # kept: a resumed run goes on with it
+            fastest = fastest_precision(self.net, args.height, args.width, world.device)
+            args.amp = world.broadcast(fastest)  # kept: a resumed run goes on with it
         self.precision = args.amp
         self.augment = recipe.augmentation(args)
         self.epoch, self.step = 0, 0  # done: whole epochs, and steps of the one under way

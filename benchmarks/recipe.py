@@ -52,11 +52,14 @@ VARIANTS = {
     "no jitter": ["--jitter", "0"],
     "no shifted crops": ["--pad", "0"],
     "no mirroring": ["--flip", "0"],
+    "adamw": ["--optimizer", "adamw"],
     "sgd": ["--optimizer", "sgd", "--lr", "0.05", "--weight-decay", "5e-4"],
     "no warm-up": ["--warmup", "0"],
     "no clipping": ["--clip", "0"],
     "moving average": ["--ema", "0.99"],
-    "batch 32": ["--batch_size", "32"],
+    "batch 64": ["--batch_size", "64"],
+    "float32": ["--amp", "fp32"],
+    "deepsort, any arithmetic": ["--recipe", "deepsort", "--amp", "auto"],
 }
 
 

@@ -9,6 +9,7 @@ import subprocess
 import sys
 import time
 import urllib.error
+from contextlib import nullcontext
 from pathlib import Path
 
 import pytest
@@ -23,6 +24,7 @@ import recipe
 import sample
 import train
 import train_multiGPU
+import utils
 from cli import InputError, RunFailed
 from model import Net
 
@@ -126,6 +128,36 @@ def test_every_metric_loss_trains(data, here, loss):
     assert 0 < history[0]["train_loss"] < 60
 
 
+def test_auto_arithmetic_is_measured_once_a_run(data, here, monkeypatch):
+    def amp():
+        return torch.load(here / "checkpoint/last.pth", weights_only=True)["args"]["amp"]
+
+    monkeypatch.setattr(train, "fastest_precision", lambda *_: "bf16")
+    run("--data-dir", data, "--epochs", 1, *TINY)
+    assert amp() == "bf16"
+    monkeypatch.setattr(train, "fastest_precision", lambda *_: "fp32")
+    run("--resume", "--epochs", 2)
+    assert amp() == "bf16"
+    run("--data-dir", data, "--epochs", 1, "--output", "checkpoint", "--overwrite", *TINY)
+    assert amp() == "fp32"
+
+
+@pytest.mark.parametrize(("bf16_seconds", "faster"), [(0.5, "bf16"), (0.95, "fp32"), (3.0, "fp32")])
+def test_a_cpu_takes_bfloat16_where_it_is_clearly_faster(monkeypatch, bf16_seconds, faster):
+    clock = [0.0]
+
+    def autocast(device, precision):
+        clock[0] += bf16_seconds if precision == "bf16" else 1.0
+        return nullcontext()
+
+    monkeypatch.setattr(utils, "autocast", autocast)
+    monkeypatch.setattr(utils.time, "perf_counter", lambda: clock[0])
+    net = Net(2)
+    before = {name: value.clone() for name, value in net.state_dict().items()}
+    assert utils.fastest_precision(net, 32, 16, torch.device("cpu")) == faster
+    assert same(net.state_dict(), before)  # BatchNorm's statistics did not move
+
+
 # -- several processes -------------------------------------------------------------------------------------------------
 
 
@@ -155,7 +187,7 @@ def test_two_processes_share_the_work_and_end_alike(data, here):
 def test_two_processes_train_like_one(data, here):
     """The same global batches, augmentation and mining; with BatchNorm and dropout fixed the weights agree."""
     flags = ["--plain", "--epochs", 1, "--batch_size", 16, "--metric-loss", "triplet", "--sampler", "balanced"]
-    flags += ["--optimizer", "sgd", "--lr", "0.01", "--no-progressive"]
+    flags += ["--optimizer", "sgd", "--lr", "0.01", "--no-progressive", "--amp", "fp32"]
     (one,) = reports(data, here, 1, *flags)
     two, _ = reports(data, here, 2, *flags)
     for key, value in one["weights"].items():
