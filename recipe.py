@@ -14,7 +14,7 @@ from muon import Muon, learns_by_muon
 RECIPES = {
     "default": {
         "amp": "auto",
-        "batch_size": 64,
+        "batch_size": 128,
         "lr": 2e-3,
         "lrf": 0.01,
         "optimizer": "muon",
