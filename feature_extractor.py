@@ -107,8 +107,8 @@ class Extractor:
     def _pixels(self, crops: Sequence[np.ndarray], start: int, bgr: bool) -> Tensor:
         """The batch from crop `start` on: (B, 3, height, width) uint8 RGB, on the device.
 
-        A GPU resizes all crops in one go. A CPU takes torchvision's kernel crop by crop, which is seven times as fast
-        there; the pixels are the same.
+        A GPU resizes all crops in one go. A CPU takes torchvision's kernel crop by crop, which is faster there; the
+        pixels are the same.
         """
         batch = crops[start : start + self.batch_size]
         for index, crop in enumerate(batch, start):

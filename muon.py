@@ -29,8 +29,8 @@ class Muon(AdamW):
         groups: as for AdamW, each with `muon` set.
         lr: the highest learning rate.
         momentum: of Muon; Nesterov's.
-        block: output channels that are made orthogonal to each other at a time. Whole kernels of 512 outputs would cost
-            three times as much.
+        block: output channels that are made orthogonal to each other at a time; a kernel's products
+            cost in proportion to it.
         dtype: of the matrix products; bfloat16 is exact enough, where the device is fast with it.
         fused: of AdamW.
     """

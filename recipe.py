@@ -77,7 +77,7 @@ def optimizer(args, objective: nn.Module) -> torch.optim.Optimizer:
     """Muon, AdamW, or SGD with momentum 0.9; no weight decay on biases and normalisation, which have one dimension."""
     trained = [p for p in objective.parameters() if p.requires_grad]
     by_muon = [p for p in trained if args.optimizer == "muon" and learns_by_muon(p)]
-    others = [p for p in trained if not any(p is kernel for kernel in by_muon)]
+    others = [p for p in trained if args.optimizer != "muon" or not learns_by_muon(p)]
     groups = [
         {"params": by_muon, "weight_decay": args.weight_decay, "muon": True},
         {"params": [p for p in others if p.ndim > 1], "weight_decay": args.weight_decay, "muon": False},
@@ -114,8 +114,8 @@ SMALLEST_SIDE = 16  # pixels; less leaves too little of a person
 def resolution(args, epoch: int) -> tuple[int, int]:
     """Height and width that epoch `epoch` (from 0) trains at.
 
-    A third of the epochs see a quarter of the height and width, at a tenth of the cost, half of them half, the rest
-    three quarters and the whole size (progressive resizing; Touvron et al., "Fixing the train-test resolution
+    A third of the epochs see a quarter of the height and width, half of them half, the rest three quarters and the
+    whole size (progressive resizing; Touvron et al., "Fixing the train-test resolution
     discrepancy", NeurIPS 2019, is why the last epochs train at the size of testing). A stage that would be too small
     trains at the next size.
     """
