@@ -11,12 +11,14 @@ from dataclasses import dataclass
 import numpy as np
 from PIL import Image, ImageDraw
 
-import sample
+import sample_cameras
+from sample_cameras import stream
+from sample_people import Identity, draw_person
 
 PERSON_STREAM, WALK_STREAM, DEVELOP_STREAM, DETECTOR_STREAM = 100, 101, 102, 103  # apart from those of the sample
-CAMERA = sample.CAMERAS[0]
+CAMERA = sample_cameras.CAMERAS[0]
 WIDTH, HEIGHT = 1024, 384  # pixels in which the scene is drawn; a frame has half as many
-SCALE = sample.SUPERSAMPLE
+SCALE = sample_cameras.SUPERSAMPLE
 OCCLUDERS = ((300, 372, (96, 104, 96)), (690, 790, (120, 92, 70)))  # left, right, colour
 PHASES = 12  # drawings of a walking cycle
 EXPOSURE_FRAMES = 25  # from one exposure of the camera to the next
@@ -61,7 +63,7 @@ def record(seed: int = 0, frames: int = 300, people: int = 8) -> Scene:
 
 def walk(person: int, seed: int, frames: int) -> list[Pose | None]:
     """One person's pose in each frame, None while out of sight."""
-    rng = sample.stream(seed, WALK_STREAM, person)
+    rng = stream(seed, WALK_STREAM, person)
     poses: list[Pose | None] = [None] * int(rng.integers(0, 60))
     while len(poses) < frames:
         depth, speed = rng.uniform(), rng.uniform(6, 12)  # 0 is far away; pixels per frame
@@ -92,8 +94,8 @@ def _stop(rng: np.random.Generator) -> float:
 @functools.lru_cache(maxsize=4096)
 def sheet(person: int, seed: int, view: str, phase: int, height: int) -> Image.Image:
     """A person's drawing: (height, 0.8 height) RGBA."""
-    identity = sample.Identity.random(sample.stream(seed, PERSON_STREAM, person))
-    return sample.draw_person(identity, view, 2 * math.pi * phase / PHASES, height)
+    identity = Identity.random(stream(seed, PERSON_STREAM, person))
+    return draw_person(identity, view, 2 * math.pi * phase / PHASES, height)
 
 
 def draw(poses: list[Pose], seed: int) -> tuple[Image.Image, list[tuple[int, list[float]]]]:
@@ -103,8 +105,8 @@ def draw(poses: list[Pose], seed: int) -> tuple[Image.Image, list[tuple[int, lis
     shapes = []
     for index, pose in enumerate(poses):
         figure = sheet(pose.person, seed, pose.view, pose.phase, pose.height)
-        framing = sample.Framing(fill=1.0, dx=pose.x / WIDTH - 0.5, dy=pose.feet / HEIGHT - 1)
-        sample.place(picture, figure, framing)
+        framing = sample_cameras.Framing(fill=1.0, dx=pose.x / WIDTH - 0.5, dy=pose.feet / HEIGHT - 1)
+        sample_cameras.place(picture, figure, framing)
         corner = round(pose.x) - figure.width // 2, round(pose.feet) - figure.height
         shape = figure.getchannel("A").point(lambda alpha: 255 * (alpha > 127))
         owner.paste(index, corner, shape)
@@ -130,12 +132,12 @@ def develop(picture: Image.Image, number: int, seed: int) -> np.ndarray:
     """
     light = np.linspace(1.15, 0.62, WIDTH // SCALE, dtype=np.float32)[:, None] * np.array([1.0, 1.0, 1.04], np.float32)
     lit = Image.fromarray((np.asarray(picture.reduce(SCALE)) * light).clip(0, 255).astype(np.uint8))
-    return np.asarray(CAMERA.develop(lit, sample.stream(seed, DEVELOP_STREAM, number // EXPOSURE_FRAMES)))
+    return np.asarray(CAMERA.develop(lit, stream(seed, DEVELOP_STREAM, number // EXPOSURE_FRAMES)))
 
 
 def detect(boxes: np.ndarray, number: int, seed: int) -> np.ndarray:
     """What a detector makes of the true boxes: 4 % missed, edges off by 3 % of the height, a ghost in 3 % of frames."""
-    rng = sample.stream(seed, DETECTOR_STREAM, number)
+    rng = stream(seed, DETECTOR_STREAM, number)
     noise = rng.normal(0, 0.03, boxes.shape) * boxes[:, 3:4] * [0.5, 1, 0.5, 1]
     found = (boxes + noise)[rng.random(len(boxes)) > 0.04]
     if rng.random() < 0.03:

@@ -12,6 +12,8 @@ from PIL import Image
 
 import cli
 import sample
+import sample_cameras
+import sample_people
 
 SCRIPT = Path(sample.__file__)
 NAME = re.compile(r"(-1|\d{4})_c([1-6])s(\d)_(\d{6})_(\d{2})\.jpg")
@@ -179,11 +181,11 @@ def test_of_two_processes_at_once_both_get_the_dataset(tmp_path):
 # ------------------------------------------------------------------------------------------------------------- drawing
 
 
-@pytest.mark.parametrize("view", sample.VIEWS)
+@pytest.mark.parametrize("view", sample_people.VIEWS)
 def test_a_person_fills_the_sheet_from_crown_to_sole(view):
-    identity = sample.Identity.random(sample.stream(3))
+    identity = sample_people.Identity.random(sample_cameras.stream(3))
     for height in (64, 300):
-        person = sample.draw_person(identity, view, 0.4, height)
+        person = sample_people.draw_person(identity, view, 0.4, height)
         assert (person.mode, person.height) == ("RGBA", height)
         left, top, right, bottom = person.getbbox()
         assert top <= 0.03 * height
@@ -193,8 +195,10 @@ def test_a_person_fills_the_sheet_from_crown_to_sole(view):
 
 def test_nobody_is_cut_off_at_the_sides():
     for number in range(40):
-        rng = sample.stream(number)
-        person = sample.draw_person(sample.Identity.random(rng), str(rng.choice(sample.VIEWS)), rng.uniform(0, 6), 100)
+        rng = sample_cameras.stream(number)
+        person = sample_people.draw_person(
+            sample_people.Identity.random(rng), str(rng.choice(sample_people.VIEWS)), rng.uniform(0, 6), 100
+        )
         left, _, right, _ = person.getbbox()
         assert 0 < left < right < person.width
 
