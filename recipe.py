@@ -107,17 +107,16 @@ def lr_factors(args, steps_per_epoch: int) -> list[float]:
 
 
 # share of height and width -> share of the epochs that are left when its stage ends
-STAGES = {0.75: 0.075, 0.5: 0.15, 0.25: 0.65}
+STAGES = {0.75: 0.2, 0.5: 0.4, 0.25: 0.85}
 SMALLEST_SIDE = 16  # pixels; less leaves too little of a person
 
 
 def resolution(args, epoch: int) -> tuple[int, int]:
     """Height and width that epoch `epoch` (from 0) trains at.
 
-    A third of the epochs see a quarter of the height and width, half of them half, the rest three quarters and the
-    whole size (progressive resizing; Touvron et al., "Fixing the train-test resolution
-    discrepancy", NeurIPS 2019, is why the last epochs train at the size of testing). A stage that would be too small
-    trains at the next size.
+    Few epochs see a quarter of the height and width, half of them half, the rest three quarters and the whole size
+    (progressive resizing; Touvron et al., "Fixing the train-test resolution discrepancy", NeurIPS 2019, is why the last
+    epochs train at the size of testing). A stage that would be too small trains at the next size.
     """
     size = (args.height, args.width)
     for factor, left in STAGES.items():

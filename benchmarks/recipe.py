@@ -57,6 +57,7 @@ VARIANTS = {
     "no warm-up": ["--warmup", "0"],
     "no clipping": ["--clip", "0"],
     "moving average": ["--ema", "0.99"],
+    "stronger augmentation": ["--erase", "0.5", "--jitter", "0.3", "--pad", "0.1"],
     "batch 64": ["--batch_size", "64"],
     "float32": ["--amp", "fp32"],
     "deepsort, any arithmetic": ["--recipe", "deepsort", "--amp", "auto"],

@@ -460,12 +460,12 @@ def test_learning_rate_by_hand():
 
 
 def test_learning_rate_falls_slower_over_small_images():
-    """5 epochs: 2 at a sixteenth of the pixels, 2 at a quarter and one at the whole, so 1.625 whole epochs."""
+    """5 epochs at 1/16, 1/4, 1/4, 9/16 and all of the pixels are 2.125 whole ones."""
     args = train.get_args_parser().parse_args(["--epochs", "5", "--warmup", "0", "--lrf", "0", "--progressive"])
     factors = recipe.lr_factors(args, steps_per_epoch=2)
     assert len(factors) == 10
-    assert factors[3] == pytest.approx((1 + math.cos(math.pi * 0.125 / 1.625)) / 2)
-    assert factors[7] == pytest.approx((1 + math.cos(math.pi * 0.625 / 1.625)) / 2)
+    for step, done in ((1, 0.0625), (5, 0.5625), (7, 1.125)):
+        assert factors[step] == pytest.approx((1 + math.cos(math.pi * done / 2.125)) / 2)
     assert factors[9] == pytest.approx(0.0, abs=1e-12)
 
 
@@ -475,10 +475,10 @@ def test_resolutions_by_hand():
         recipe.fill_in(args)
         return [recipe.resolution(args, epoch) for epoch in range(args.epochs)]
 
-    assert sizes() == [(32, 16)] * 14 + [(64, 32)] * 20 + [(96, 48)] * 3 + [(128, 64)] * 3
-    assert sizes("--epochs", 5) == [(32, 16)] * 2 + [(64, 32)] * 2 + [(128, 64)]
+    assert sizes() == [(32, 16)] * 6 + [(64, 32)] * 18 + [(96, 48)] * 8 + [(128, 64)] * 8
+    assert sizes("--epochs", 5) == [(32, 16), (64, 32), (64, 32), (96, 48), (128, 64)]
     assert sizes("--epochs", 1) == [(128, 64)]
-    assert sizes("--epochs", 3, "--height", 256, "--width", 128) == [(64, 32), (128, 64), (256, 128)]
+    assert sizes("--epochs", 3, "--height", 256, "--width", 128) == [(128, 64)] * 2 + [(256, 128)]
     assert sizes("--epochs", 3, "--height", 64, "--width", 32) == [(32, 16)] * 2 + [(64, 32)]  # 16x8
     assert sizes("--epochs", 2, "--height", 32, "--width", 16) == [(24, 16), (32, 16)]  # half: 16x8
     assert sizes("--no-progressive") == sizes("--recipe", "deepsort") == [(128, 64)] * 40
