@@ -7,6 +7,7 @@
 Then `python evaluate.py` reads the file. (Run this as a script: Python's own `test` package has the same name.)
 """
 
+import os
 import time
 from pathlib import Path
 
@@ -63,8 +64,10 @@ def main(args) -> None:
         workers=args.workers,
     )
     if found is not None:
+        for side in ("q_paths", "g_paths"):
+            found[side] = [os.path.relpath(path, data.root) for path in found[side]]
         found["meta"] = {
-            "data_dir": str(data.root),
+            "data_dir": os.path.abspath(data.root),  # a report finds the images from wherever it is made
             "layout": data.layout,
             "weights": str(args.weights),
             "arch": checkpoint.arch,

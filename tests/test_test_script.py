@@ -62,7 +62,7 @@ def test_published_style_checkpoints_work(data, tmp_path, monkeypatch, classes):
     assert found["ql"].tolist() == [s.pid for s in listed.query]
     assert found["gc"].tolist() == [s.camera for s in listed.gallery]
     assert {-1, 0} <= set(found["gl"].tolist())  # junk and distractors keep their labels
-    assert found["q_paths"] == [s.path for s in listed.query]
+    assert [str(Path(found["meta"]["data_dir"], path)) for path in found["q_paths"]] == [s.path for s in listed.query]
     assert found["meta"]["height"] == 32
 
     # by hand: scale to 0..1, ImageNet's mean and deviation, the network without any fusing
@@ -83,6 +83,19 @@ def test_one_and_two_processes_write_the_same_file(data, tmp_path):
     two = script(*flags, "--output", "two.pth", cwd=tmp_path, launcher=TORCHRUN)
     assert one.returncode == two.returncode == 0, one.stderr + two.stderr
     assert (tmp_path / "one.pth").read_bytes() == (tmp_path / "two.pth").read_bytes()
+
+
+def test_a_report_finds_the_images_of_a_relative_root_from_anywhere(data, tmp_path, monkeypatch):
+    monkeypatch.chdir(data.parent)
+    torch.save({"net_dict": Net(7).state_dict()}, tmp_path / "ckpt.t7")
+    answer = tmp_path / "f.pth"
+    in_process(monkeypatch, "--data-dir", data.name, "--weights", tmp_path / "ckpt.t7", "--output", answer, *SMALL)
+    monkeypatch.chdir(tmp_path)
+    evaluate = [sys.executable, ROOT / "evaluate.py", answer, "--report", "report"]
+    result = subprocess.run(evaluate, cwd=tmp_path, capture_output=True, text=True, timeout=300)
+    assert result.returncode == 0, result.stderr
+    assert "could not be read" not in result.stdout + result.stderr
+    assert (tmp_path / "report" / "best.jpg").is_file()
 
 
 def test_another_architecture_than_asked_for_is_an_error(data, tmp_path):
