@@ -11,19 +11,31 @@ from pathlib import Path
 
 import torch
 
-import calibrate as calibration
-import features as features_file
-import plots
-import protocols
-import report
-from cli import ArgumentParser, InputError, run
-from files import atomic_write
-from metrics import breakdown, rank_distances, rank_metrics, rank_queries, summary
-from rerank import average_query_expansion, re_ranking
-
-__all__ = ["main", "rank_metrics", "re_ranking"]
+from appearance.cli import ArgumentParser, InputError, run
+from appearance.files import atomic_write
+from appearance.measure import calibrate as calibration
+from appearance.measure import features_file, protocols
+from appearance.measure.metrics import DEFAULT_MEMORY, breakdown, rank_distances, rank_queries, summary
+from appearance.measure.rerank import average_query_expansion, re_ranking
+from appearance.pictures import plots, report
 
 COLUMNS = {"rank-1": "rank1", "rank-5": "rank5", "rank-10": "rank10", "rank-20": "rank20", "mAP": "mAP", "mINP": "mINP"}
+
+
+def rank_metrics(qf, ql, qc, gf, gl, gc, memory: int = DEFAULT_MEMORY) -> dict:
+    """Rank-k, mAP and mINP of queries against a gallery.
+
+    Args:
+        qf, gf: (Nq, D), (Ng, D) unit rows, arrays or tensors, on the CPU or a GPU (the work is done where gf is).
+        ql, gl: (Nq,), (Ng,) identities, -1 is junk.
+        qc, gc: (Nq,), (Ng,) cameras, -1 is unknown.
+        memory: bytes that may be used beside the features.
+
+    Returns the dict that `summary` describes.
+    Raises InputError when the arrays do not fit together, rows are not finite or not unit, or no query is valid.
+    """
+    data = features_file.check(dict(qf=qf, ql=ql, qc=qc, gf=gf, gl=gl, gc=gc))
+    return summary(rank_queries(data, memory))
 
 
 def get_args_parser():

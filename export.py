@@ -13,7 +13,8 @@
 
 ONNX and TorchScript files take RGB crops at the network's size. With `--normalize outside` these come normalised by
 ImageNet's mean and standard deviation, as most re-ID code does; with `--normalize inside` they come as they are from 0
-to 1, as Ultralytics does. Each file says which (see `exported.py`), and the output is always unit rows.
+to 1, as Ultralytics does. Each file says which (`appearance/networks/runtimes.py` reads it), and the output is always
+unit rows.
 
 A file appears under its name only after its vectors were compared with those of the checkpoint on real images.
 """
@@ -33,18 +34,19 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-import checkpoints
-import cli
-import exported
-import layouts
-import sample
-from augment import IMAGENET_MEAN, IMAGENET_STD, normalize
-from cli import InputError, RunFailed
+from appearance import cli
+from appearance.cli import InputError, RunFailed
+from appearance.data import layouts
+from appearance.data.augment import IMAGENET_MEAN, IMAGENET_STD, normalize
+from appearance.drawn import sample
+from appearance.machine import decoders
+from appearance.measure.embed import fixed_batches, stream_pixels, test_features
+from appearance.networks import checkpoints, runtimes
+from appearance.networks.inference import fuse_for_inference, unit_rows
 from datasets import PersonImages
 from evaluate import rank_metrics
-from extract import fixed_batches, stream_pixels, test_features
-from model import build_model, fuse_for_inference, unit_rows
-from utils import default_workers, single_process
+from model import build_model, from_checkpoint
+from utils import single_process
 
 OPSET = 17  # of ONNX; onnxruntime 1.12 and OpenCV 4.8 read it
 COMPARED_IMAGES = 64
@@ -64,13 +66,13 @@ class Job:
     @functools.cached_property
     def net(self) -> nn.Module:
         """The network as it is run everywhere else: normalised images -> unit rows."""
-        return fuse_for_inference(self.checkpoint.build(reid=True))
+        return fuse_for_inference(from_checkpoint(self.checkpoint))
 
     def graph(self) -> tuple[nn.Module, Tensor]:
         """The module to trace and an example batch for it."""
         height, width = self.checkpoint.height, self.checkpoint.width
         net = self.net.to(memory_format=torch.contiguous_format)
-        module = exported.WithNormalization(net) if self.inside else net
+        module = runtimes.WithNormalization(net) if self.inside else net
         return module.eval(), torch.rand(2, 3, height, width)
 
     def description(self) -> str:
@@ -135,7 +137,7 @@ def _trunk(job: Job) -> dict[str, Tensor]:
 
 
 def write_onnx(job: Job, path: Path) -> None:
-    onnx = exported.needed("onnx")
+    onnx = runtimes.needed("onnx")
     module, example = job.graph()
     with warnings.catch_warnings():
         # the exporter of torch.export needs a third package, and its files hold the same convolutions
@@ -151,13 +153,13 @@ def write_onnx(job: Job, path: Path) -> None:
             dynamo=False,
         )
     model = onnx.load(str(path))
-    model.metadata_props.add(key=exported.KEY, value=job.description())
+    model.metadata_props.add(key=runtimes.KEY, value=job.description())
     onnx.save(model, str(path))
 
 
 def write_onnx_int8(job: Job, path: Path) -> None:
     """Weights of each output channel in int8, activations in uint8, ranges from the calibration images."""
-    onnxruntime = exported.needed("onnxruntime")
+    onnxruntime = runtimes.needed("onnxruntime")
     from onnxruntime.quantization import CalibrationDataReader, QuantFormat, QuantType, quantize_static
 
     images = normalize(job.calibration) if not job.inside else job.calibration.float() / 255
@@ -193,7 +195,7 @@ def write_torchscript(job: Job, path: Path) -> None:
     with warnings.catch_warnings(), torch.no_grad():
         warnings.simplefilter("ignore")  # torch announces an end of TorchScript; trackers still load it
         traced = torch.jit.trace(module, example)
-        torch.jit.save(traced, str(path), _extra_files={exported.KEY: job.description()})
+        torch.jit.save(traced, str(path), _extra_files={runtimes.KEY: job.description()})
 
 
 def write_npy_manifest(job: Job, path: Path) -> None:
@@ -245,12 +247,12 @@ FORMATS = {
 
 def load_back(path: Path, job: Job) -> nn.Module:
     """The network as a reader of the file gets it."""
-    if path.suffix in exported.SUFFIXES:
-        return exported.load(path)
+    if path.suffix in runtimes.SUFFIXES:
+        return runtimes.load(path)
     if path.suffix == ".npz":
         return read_npy_manifest(path)
     checkpoint = checkpoints.load(path)
-    return checkpoint.build(reid=True)
+    return from_checkpoint(checkpoint)
 
 
 @torch.inference_mode()
@@ -263,7 +265,10 @@ def differences(net: nn.Module, reference: nn.Module, pixels: Tensor) -> Tensor:
 
 def retrieval(net: nn.Module, data: layouts.ReIDData, checkpoint: checkpoints.Checkpoint) -> tuple[float, float]:
     """Rank-1 and mAP of a network on a dataset's query and gallery."""
-    found = test_features(net, data, checkpoint.height, checkpoint.width, single_process("cpu"))
+    query, gallery = (
+        PersonImages(people, checkpoint.height, checkpoint.width) for people in (data.query, data.gallery)
+    )
+    found = test_features(net, query, gallery, single_process("cpu"))
     metrics = rank_metrics(*(found[key] for key in ("qf", "ql", "qc", "gf", "gl", "gc")))
     return metrics["rank1"], metrics["mAP"]
 
@@ -335,8 +340,8 @@ def some_pixels(samples: list[layouts.Sample], count: int, checkpoint: checkpoin
     """`count` images spread evenly over `samples`, fewer if there are not so many: (N, 3, H, W) uint8."""
     count = min(count, len(samples))
     chosen = [samples[number * len(samples) // count] for number in range(count)]
-    images = PersonImages(chosen, checkpoint.height, checkpoint.width, pids=())
-    return torch.cat(list(stream_pixels(images, fixed_batches(count, 64), default_workers())))
+    images = PersonImages(chosen, checkpoint.height, checkpoint.width)
+    return torch.cat(list(stream_pixels(images, fixed_batches(count, 64), decoders())))
 
 
 if __name__ == "__main__":

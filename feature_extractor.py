@@ -8,14 +8,17 @@
 
     python feature_extractor.py MOT16/train/*    detections with features for the original deep_sort, as .npy
 
-Crops are resized as `test.py` resizes images, so a crop has the vector that was tested. Only modules whose names
-trackers do not use as well (`utils`) are imported here, so that this folder can stand first on a tracker's path.
+Crops are resized as `test.py` resizes images, so a crop has the vector that was tested. A program imports this file
+and gets nothing else under a name that it may use itself (docs/trackers.md says where to put the folder).
 """
 
+import importlib.util
 import io
+import sys
 import warnings
 from collections.abc import Sequence
 from pathlib import Path
+from types import ModuleType
 
 import numpy as np
 import torch
@@ -23,17 +26,42 @@ from torch import Tensor
 from torchvision.datasets.folder import IMG_EXTENSIONS
 from tqdm import tqdm
 
-import checkpoints
-import cli
-import exported
-from augment import normalize
-from cli import InputError
-from datasets import load_rgb
-from files import atomic_write
-from model import fuse_for_inference
-from resize import resize, resize_all
+from appearance import cli
+from appearance.cli import InputError
+from appearance.data.augment import normalize
+from appearance.data.images import load_rgb
+from appearance.data.resize import resize, resize_all
+from appearance.files import atomic_write
+from appearance.networks import checkpoints, runtimes
+from appearance.networks.inference import fuse_for_inference
 
 MEAN_BGR = (104, 116, 124)  # ImageNet's mean colour
+
+
+def _beside(*names: str) -> ModuleType:
+    """The last of these modules of this folder; each may import those before it.
+
+    A program that tracks people often has a `model` or a `resnet` of its own. So ours are taken by their place, kept
+    under names that nobody else uses, and whatever the program imports by the plain names, before or after, is its own.
+    """
+    theirs = {name: sys.modules.get(name) for name in names}
+    try:
+        for name in names:
+            file = Path(__file__).resolve().with_name(f"{name}.py")
+            spec = importlib.util.spec_from_file_location(f"appearance_{name}", file)
+            module = importlib.util.module_from_spec(spec)
+            sys.modules[spec.name] = sys.modules[name] = module
+            spec.loader.exec_module(module)
+    finally:
+        for name, before in theirs.items():
+            if before is None:
+                sys.modules.pop(name, None)
+            else:
+                sys.modules[name] = before
+    return module
+
+
+from_checkpoint = _beside("resnet", "model").from_checkpoint
 
 
 class Extractor:
@@ -52,13 +80,13 @@ class Extractor:
     """
 
     def __init__(self, model_path, use_cuda: bool = True, batch_size: int = 128):
-        if Path(model_path).suffix in exported.SUFFIXES:
+        if Path(model_path).suffix in runtimes.SUFFIXES:
             self.device = torch.device("cpu")
-            source = self.net = exported.load(Path(model_path))
+            source = self.net = runtimes.load(Path(model_path))
         else:
             self.device = torch.device("cuda" if use_cuda and torch.cuda.is_available() else "cpu")
             source = checkpoints.load(model_path)
-            self.net = fuse_for_inference(source.build(reid=True)).to(self.device)
+            self.net = fuse_for_inference(from_checkpoint(source)).to(self.device)
         self.height, self.width = source.height, source.width
         self.feature_dim = self.net.feature_dim
         self.batch_size = batch_size

@@ -10,16 +10,16 @@ Every network here answers the same three calls:
 identities.
 """
 
-import copy
-
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 from torchvision.models.resnet import BasicBlock, conv1x1
 
-import osnet
 import resnet
-from mobilenet import ReIDMobileNetV2
+from appearance.cli import InputError
+from appearance.networks import osnet
+from appearance.networks.checkpoints import Checkpoint
+from appearance.networks.inference import unit_rows
+from appearance.networks.mobilenet import ReIDMobileNetV2
 
 
 class Net(nn.Module):
@@ -84,11 +84,6 @@ def _stage(channels_in: int, channels_out: int, stride: int) -> nn.Sequential:
     )
 
 
-def unit_rows(features: Tensor) -> Tensor:
-    """(N, D) -> (N, D) float32 rows of length 1; a zero row stays zero rather than becoming NaN."""
-    return F.normalize(features.float(), dim=1)
-
-
 # name -> builder(num_classes, reid, **options)
 ARCHITECTURES = {
     "net": Net,
@@ -116,23 +111,28 @@ def build_model(name: str, num_classes: int = 751, reid: bool = False, **options
     return ARCHITECTURES[name](num_classes=num_classes, reid=reid, **options)
 
 
-def fuse_for_inference(net: nn.Module) -> nn.Module:
-    """A copy of `net` for inference: eval mode, BatchNorm folded into the convolutions, channels-last weights.
+def from_checkpoint(checkpoint: Checkpoint, reid: bool = True) -> nn.Module:
+    """The network of a checkpoint with its weights, every tensor in its place, in eval mode.
 
-    Folding only re-associates the same multiplications, so features change by rounding alone.
+    Raises:
+        InputError: a tensor is missing, too many, or of another shape.
     """
-    net = copy.deepcopy(net).eval()
-    for module in list(net.modules()):
-        _fold_batch_norms(module)
-    return net.to(memory_format=torch.channels_last)
-
-
-def _fold_batch_norms(module: nn.Module) -> None:
-    """Fold each BatchNorm2d child of `module` into the convolution registered right before it."""
-    previous, previous_name = None, ""
-    for name, child in list(module.named_children()):
-        if isinstance(child, nn.BatchNorm2d) and isinstance(previous, nn.Conv2d):
-            fused = nn.utils.fuse_conv_bn_eval(previous, child)
-            setattr(module, previous_name, fused)
-            setattr(module, name, nn.Identity())
-        previous, previous_name = child, name
+    arch, options, weights = checkpoint.arch, checkpoint.model_options, checkpoint.net_dict
+    classes = checkpoint.num_classes or 1
+    try:
+        with torch.device("meta"):  # a file may claim any size: compare before taking memory for it
+            expected = build_model(arch, classes, **options).state_dict()
+        for name, tensor in expected.items():
+            if name in weights and weights[name].shape != tensor.shape:
+                found, wanted = (tuple(t.shape) for t in (weights[name], tensor))
+                raise ValueError(f"{name} has shape {found}, not {wanted}")
+        net = build_model(arch, classes, reid=reid, **options)
+        if checkpoint.num_classes is None:  # features only: the untrained classifier is never used
+            weights = net.state_dict() | weights
+        net.load_state_dict(weights)
+    except (ValueError, TypeError) as error:
+        raise InputError(f"{checkpoint.path}: not a whole {arch}: {error}") from None
+    except RuntimeError as error:
+        problem = str(error).split("\n\t")[1:2] or [str(error)]
+        raise InputError(f"{checkpoint.path}: not a whole {arch}: {problem[0]}") from None
+    return net.eval()

@@ -13,16 +13,18 @@ from pathlib import Path
 
 import torch
 
-import checkpoints
-import cli
-import datasets
-import features
-import layouts
-import sample
-from cli import InputError
-from extract import test_features
-from model import ARCHITECTURES
-from utils import current_world, default_workers, explained_failures
+from appearance import cli
+from appearance.cli import InputError
+from appearance.data import ready
+from appearance.data.check import summary
+from appearance.faults import explained_failures
+from appearance.machine import decoders
+from appearance.measure import features_file
+from appearance.measure.embed import test_features
+from appearance.networks import checkpoints
+from datasets import PersonImages
+from model import ARCHITECTURES, from_checkpoint
+from utils import current_world
 
 
 def get_args_parser() -> cli.ArgumentParser:
@@ -37,7 +39,7 @@ def get_args_parser() -> cli.ArgumentParser:
     add("--batch_size", type=int, default=128, help="images per forward pass")
     add("--device", default="auto", help="auto, cpu, cuda, cuda:1, ...")
     add("--gpu_id", type=int, default=0, help="which GPU, when there are several")
-    add("--workers", type=int, default=default_workers(), help="threads that decode images")
+    add("--workers", type=int, default=decoders(), help="threads that decode images")
     add("--amp", choices=("fp32", "bf16", "fp16"), default="fp32", help="arithmetic of the network")
     return parser
 
@@ -49,15 +51,14 @@ def main(args) -> None:
     checkpoint = load_checkpoint(args)
     height, width = args.height or checkpoint.height, args.width or checkpoint.width
     say(f"{args.weights}: {checkpoint.arch}, {height}x{width}" + _described(checkpoint))
-    data = load_data(args, world)
-    say(datasets.summary(data))
+    data = ready.for_testing(args.data_dir, world)
+    say(summary(data))
 
     started = time.perf_counter()
     found = test_features(
-        checkpoint.build(),
-        data,
-        height,
-        width,
+        from_checkpoint(checkpoint),
+        PersonImages(data.query, height, width),
+        PersonImages(data.gallery, height, width),
         world,
         batch_size=args.batch_size,
         precision=args.amp,
@@ -65,9 +66,9 @@ def main(args) -> None:
     )
     if found is not None:
         for side in ("q_paths", "g_paths"):
-            found[side] = [os.path.relpath(path, data.root) for path in found[side]]
+            found[side] = [os.path.abspath(path) for path in found[side]]  # for readers in any working directory
         found["meta"] = {
-            "data_dir": os.path.abspath(data.root),  # a report finds the images from wherever it is made
+            "data_dir": os.path.abspath(data.root),
             "layout": data.layout,
             "weights": str(args.weights),
             "arch": checkpoint.arch,
@@ -76,7 +77,7 @@ def main(args) -> None:
             "width": width,
             "precision": args.amp,
         }
-        features.save(args.output, found)
+        features_file.save(args.output, found)
         seconds = time.perf_counter() - started
         images = len(data.query) + len(data.gallery)
         say(f"{images:,} images in {seconds:.1f} s ({images / seconds:,.0f} img/s) -> {args.output}")
@@ -101,21 +102,6 @@ def _described(checkpoint: checkpoints.Checkpoint) -> str:
         if isinstance(checkpoint.extra.get(key), int | float):
             told.append(form.format(checkpoint.extra[key]))
     return f" ({', '.join(told)})"
-
-
-def load_data(args, world) -> layouts.ReIDData:
-    """The dataset with its query and gallery; the sample is drawn first where no other is named."""
-    if args.data_dir is None:
-        if world.is_main:
-            sample.ensure()
-        world.barrier()
-    data = layouts.find(args.data_dir or Path("data/sample"))
-    if not data.can_evaluate:
-        raise InputError(
-            f"--data-dir {data.root}: has no query and gallery images; "
-            f"`python datasets.py split {data.root} OUT` makes them from class folders"
-        )
-    return data
 
 
 if __name__ == "__main__":

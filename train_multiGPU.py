@@ -12,14 +12,14 @@ import sys
 
 import torch.distributed as dist
 
-import cli
 import train
-from cli import InputError
+from appearance import cli
+from appearance.cli import InputError
 from utils import join_process_group
 
 
 def get_args_parser() -> cli.ArgumentParser:
-    parser = train.get_args_parser()
+    parser = train.get_args_parser(otherwise="resnet18")
     parser.description = "Train a re-ID network on several GPUs or CPU processes. Start it with torchrun."
     add = parser.add_argument_group("processes").add_argument
     add("--syncBN", action=argparse.BooleanOptionalAction, help="BatchNorm over all processes (default: on GPUs)")
@@ -40,11 +40,11 @@ def main(args) -> None:
         )
     world = join_process_group(args.device, args.dist_url, args.timeout)
     on_gpu = world.device.type == "cuda"
-    if args.syncBN and not on_gpu:
-        raise InputError("--syncBN: needs GPUs; leave it out on the CPU")
-    args.syncBN = on_gpu if args.syncBN is None else args.syncBN
+    if args.syncBN and not on_gpu and world.is_main:
+        print("note: --syncBN: PyTorch has it on GPUs only; each process keeps its own BatchNorm statistics")
+    args.syncBN = on_gpu and args.syncBN is not False
     try:
-        train.main(args, world)
+        train.main(args, world, otherwise="resnet18")
     finally:
         dist.destroy_process_group()
 

@@ -24,8 +24,8 @@ from machine import machine
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
-import features as features_file  # noqa: E402
-from cli import ArgumentParser, run  # noqa: E402
+from appearance.cli import ArgumentParser, run  # noqa: E402
+from appearance.measure import features_file  # noqa: E402
 from evaluate import rank_metrics  # noqa: E402
 
 QUERIES, IMAGES, SIZE, PEOPLE, CAMERAS = 3368, 15913, 512, 750, 6

@@ -3,7 +3,7 @@
     python benchmarks/extract_speed.py [--model net] [--height 128 --width 64] [--images 512] [--rounds 5]
 
 The reference decodes one image after the other in a DataLoader, runs the network as it was trained in float32 and the
-default memory layout, and fetches each batch's features at once. Ours is `extract.features_of`: decoding ahead in
+default memory layout, and fetches each batch's features at once. Ours is `embed.features_of`: decoding ahead in
 threads, BatchNorm folded, channels-last. A third figure leaves decoding out: pixels in memory to features. Prints JSON.
 """
 
@@ -18,14 +18,17 @@ from machine import machine, publish, synchronise
 from torch.utils.data import DataLoader, Dataset
 from torchvision.transforms import v2
 
-import cli
 import datasets
-import layouts
-import sample
-from augment import IMAGENET_MEAN, IMAGENET_STD
-from extract import extract_features, features_of, fixed_batches
-from model import build_model, unit_rows
-from utils import default_workers, seed_everything, single_process
+from appearance import cli
+from appearance.data import layouts
+from appearance.data.augment import IMAGENET_MEAN, IMAGENET_STD
+from appearance.data.images import load_rgb
+from appearance.drawn import sample
+from appearance.machine import decoders
+from appearance.measure.embed import extract_features, features_of, fixed_batches
+from appearance.networks.inference import unit_rows
+from model import build_model
+from utils import seed_everything, single_process
 
 
 class PlainImages(Dataset):
@@ -40,7 +43,7 @@ class PlainImages(Dataset):
         return len(self.paths)
 
     def __getitem__(self, index: int):
-        return self.transform(datasets.load_rgb(self.paths[index]))
+        return self.transform(load_rgb(self.paths[index]))
 
 
 @torch.no_grad()
@@ -67,7 +70,7 @@ def main(args) -> None:
     seed_everything(0)
     world = single_process(args.device)
     device = world.device
-    workers = default_workers()
+    workers = decoders()
     net = build_model(args.model, 751).to(device).eval()
     with tempfile.TemporaryDirectory() as folder:
         data = layouts.find(sample.ensure(Path(folder) / "sample", identities=max(9, args.images // 13)))

@@ -32,11 +32,11 @@ import numpy as np
 import torch
 from PIL import Image
 
-import cli
 import datasets
 import evaluate
-import sample
 import train
+from appearance import cli
+from appearance.drawn import sample
 from model import build_model
 
 PATIENCE = 30  # seconds until a case counts as a hang

@@ -20,7 +20,7 @@ from pathlib import Path
 import torch
 from machine import machine, publish
 
-import cli
+from appearance import cli
 
 HERE = Path(__file__).resolve().parent
 RESNET50 = "--model resnet50 --height 256 --width 128"

@@ -24,9 +24,9 @@ sys.path.insert(0, str(Path(__file__).parent.parent))
 
 import torch
 
-import cli
-import sample
 import train
+from appearance import cli
+from appearance.drawn import sample
 
 ROOT = Path(__file__).resolve().parents[1]
 FLAGS = ["--model", "osnet_x0_25", "--height", "32", "--width", "16", "--batch_size", "16", "--workers", "1"]

@@ -32,12 +32,12 @@ from torch import nn
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # the scripts of the collection
 
-import checkpoints
-import cli
+from appearance import cli
+from appearance.files import atomic_write
+from appearance.networks import checkpoints
 from export import Job, write_onnx, write_onnx_int8
 from feature_extractor import Extractor
-from files import atomic_write
-from model import ARCHITECTURES, build_model
+from model import ARCHITECTURES, build_model, from_checkpoint
 
 RUNTIMES = ("eager", "fused", "compiled", "onnx", "onnx-int8")
 ON_CPU_ONLY = {"onnx", "onnx-int8"}
@@ -82,7 +82,7 @@ def extractors(name: str, args, folder: Path) -> dict[str, Extractor]:
             (write_onnx if runtime == "onnx" else write_onnx_int8)(job, path)
         extractor = Extractor(path, use_cuda=args.device == "cuda")
         if runtime == "eager":
-            extractor.net = checkpoint.build().to(extractor.device)
+            extractor.net = from_checkpoint(checkpoint).to(extractor.device)
         elif runtime == "compiled":
             extractor.net = torch.compile(extractor.net, dynamic=True)
         ready[runtime] = extractor

@@ -10,7 +10,7 @@ import torch
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # the scripts of the collection
 
-from files import atomic_write
+from appearance.files import atomic_write
 
 
 def machine(device: torch.device | str = "cpu") -> dict:

@@ -22,14 +22,16 @@ sys.path.insert(0, str(Path(__file__).parent.parent))
 import torch
 from machine import machine, publish
 
-import checkpoints
-import cli
-import layouts
-import sample
 import train
+from appearance import cli
+from appearance.data import layouts
+from appearance.drawn import sample
+from appearance.files import atomic_write
+from appearance.measure.embed import test_features
+from appearance.networks import checkpoints
+from datasets import PersonImages
 from evaluate import rank_metrics
-from extract import test_features
-from files import atomic_write
+from model import from_checkpoint
 from utils import single_process
 
 # name -> flags; each part of the recipe on or off
@@ -93,7 +95,9 @@ def run_one(args, name: str, epochs: int, seed: int) -> dict:
     result |= {"seconds": time.perf_counter() - wall, "processor_seconds": time.process_time() - processor}
     checkpoint = checkpoints.load(folder / "best.pth")
     world = single_process(args.device)
-    found = test_features(checkpoint.build(), layouts.find(args.data_dir), args.height, args.width, world)
+    data, size = layouts.find(args.data_dir), (args.height, args.width)
+    query, gallery = PersonImages(data.query, *size), PersonImages(data.gallery, *size)
+    found = test_features(from_checkpoint(checkpoint), query, gallery, world)
     metrics = rank_metrics(*(found[key] for key in ("qf", "ql", "qc", "gf", "gl", "gc")))
     result |= {key: metrics[key] for key in ("rank1", "mAP", "mINP")} | cosine_points(found) | machine(world.device)
     atomic_write(kept, lambda file: file.write(json.dumps(result, indent=1).encode()))

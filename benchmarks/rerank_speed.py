@@ -15,7 +15,7 @@ import torch
 from evaluate_speed import IMAGES, QUERIES, ROOT, clock, market_like, peak_memory
 from machine import machine
 
-from cli import ArgumentParser, run
+from appearance.cli import ArgumentParser, run
 from evaluate import re_ranking
 
 SIZES = ((1000, 4000), (QUERIES, IMAGES))  # queries, images

@@ -23,15 +23,17 @@ from torch.utils.data import DataLoader, Dataset
 from torch.utils.flop_counter import FlopCounterMode
 from torchvision.transforms import v2
 
-import cli
-import datasets
-import layouts
-import recipe
-import sample
 import train
-from augment import IMAGENET_MEAN, IMAGENET_STD
+from appearance import cli
+from appearance.data import layouts
+from appearance.data.augment import IMAGENET_MEAN, IMAGENET_STD
+from appearance.data.images import load_rgb
+from appearance.drawn import sample
+from appearance.machine import decoders
+from appearance.training import recipe
+from appearance.training.tally import Tally
 from model import build_model
-from utils import default_workers, seed_everything, single_process
+from utils import seed_everything, single_process
 
 
 class PlainImages(Dataset):
@@ -57,7 +59,7 @@ class PlainImages(Dataset):
 
     def __getitem__(self, index: int):
         path, label = self.items[index]
-        return self.transform(datasets.load_rgb(path)), label
+        return self.transform(load_rgb(path)), label
 
 
 class Reference:
@@ -97,15 +99,14 @@ class Ours:
         given = train.get_args_parser().parse_args(flags)
         recipe.fill_in(given)
         self.training = train.Training(given, single_process(str(device)), data, lambda *_: None)
-        self.training.prepare()
         self.number = 0
 
     def epoch(self) -> int:
-        self.training.step, self.training.totals = 0, torch.zeros(3, dtype=torch.float64)
+        self.training.step, self.training.tally = 0, Tally(self.training.world)
         with train.GracefulStop() as stop:
             self.training.train_epoch(self.number, stop)
         self.number += 1
-        return int(self.training.totals[2])
+        return int(self.training.tally.images)
 
 
 def timed(loop, device) -> float:
@@ -169,7 +170,7 @@ def get_args_parser() -> argparse.ArgumentParser:
     add("--batch_size", type=int, default=64, help="images per step")
     add("--images", type=int, default=512, help="training images, about")
     add("--rounds", type=int, default=5, help="epochs timed of each loop, after one to warm up")
-    add("--workers", type=int, default=default_workers(), help="decoding workers of the reference on a GPU")
+    add("--workers", type=int, default=decoders(), help="decoding workers of the reference on a GPU")
     add("--device", default="auto", help="auto, cpu or cuda")
     add("--compile", action="store_true", help="let ours use torch.compile")
     add("--profile", action="store_true", help="profile one more epoch of ours: the operations that take the time")

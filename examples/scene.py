@@ -11,14 +11,14 @@ from dataclasses import dataclass
 import numpy as np
 from PIL import Image, ImageDraw
 
-import sample_cameras
-from sample_cameras import stream
-from sample_people import Identity, draw_person
+from appearance.drawn import cameras
+from appearance.drawn.cameras import stream
+from appearance.drawn.people import Identity, draw_person
 
 PERSON_STREAM, WALK_STREAM, DEVELOP_STREAM, DETECTOR_STREAM = 100, 101, 102, 103  # apart from those of the sample
-CAMERA = sample_cameras.CAMERAS[0]
+CAMERA = cameras.CAMERAS[0]
 WIDTH, HEIGHT = 1024, 384  # pixels in which the scene is drawn; a frame has half as many
-SCALE = sample_cameras.SUPERSAMPLE
+SCALE = cameras.SUPERSAMPLE
 OCCLUDERS = ((300, 372, (96, 104, 96)), (690, 790, (120, 92, 70)))  # left, right, colour
 PHASES = 12  # drawings of a walking cycle
 EXPOSURE_FRAMES = 25  # from one exposure of the camera to the next
@@ -105,8 +105,8 @@ def draw(poses: list[Pose], seed: int) -> tuple[Image.Image, list[tuple[int, lis
     shapes = []
     for index, pose in enumerate(poses):
         figure = sheet(pose.person, seed, pose.view, pose.phase, pose.height)
-        framing = sample_cameras.Framing(fill=1.0, dx=pose.x / WIDTH - 0.5, dy=pose.feet / HEIGHT - 1)
-        sample_cameras.place(picture, figure, framing)
+        framing = cameras.Framing(fill=1.0, dx=pose.x / WIDTH - 0.5, dy=pose.feet / HEIGHT - 1)
+        cameras.place(picture, figure, framing)
         corner = round(pose.x) - figure.width // 2, round(pose.feet) - figure.height
         shape = figure.getchannel("A").point(lambda alpha: 255 * (alpha > 127))
         owner.paste(index, corner, shape)

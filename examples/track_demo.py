@@ -21,10 +21,10 @@ import scene
 from identity_measures import SAME, identity_measures
 from tracker import Tracker, overlap
 
-import cli
-import exported
+from appearance import cli
+from appearance.files import atomic_write
+from appearance.networks import runtimes
 from feature_extractor import Extractor
-from files import atomic_write
 
 THRESHOLDS = (0.02, 0.05, 0.1, 0.15, 0.2, 0.25, 0.3, 0.4, 0.5)
 TUNING_SEED = 1000  # of the scene that thresholds are chosen on
@@ -184,7 +184,7 @@ def get_args_parser() -> cli.ArgumentParser:
 
 
 def main(args) -> None:
-    exported.needed("scipy")
+    runtimes.needed("scipy")
     for flag in ("scenes", "frames", "people"):
         if getattr(args, flag) < 1:
             raise cli.InputError(f"--{flag} {getattr(args, flag)}: must be 1 or more")

@@ -19,9 +19,9 @@ import scene
 from identity_measures import identity_measures
 from track_demo import crops_of
 
-import cli
+from appearance import cli
+from appearance.files import atomic_write
 from feature_extractor import Extractor
-from files import atomic_write
 
 
 class Blind:

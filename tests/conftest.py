@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-import cli
+from appearance import cli
 
 ROOT = Path(__file__).resolve().parents[1]
 COLOURS = ((200, 40, 40), (40, 200, 40), (40, 40, 200), (200, 200, 40), (40, 200, 200), (200, 40, 200))

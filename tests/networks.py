@@ -6,7 +6,7 @@ import numpy as np
 import torch
 from torch import nn
 
-import checkpoints
+from appearance.networks import checkpoints
 from model import build_model
 
 

@@ -4,8 +4,8 @@ import pytest
 import torch
 import torchvision.transforms.functional as tv
 
-from augment import IMAGENET_MEAN, IMAGENET_STD, Augment, Numbers, normalize
-from batches import generator_for
+from appearance.data.augment import IMAGENET_MEAN, IMAGENET_STD, Augment, Numbers, normalize
+from appearance.data.batches import generator_for
 
 N, H, W = 12, 40, 20
 

@@ -5,12 +5,11 @@ from collections import Counter
 import pytest
 import torch
 
-import layouts
-import pixels
-from batches import Feed, balanced_order, generator_for, shuffled_order
-from cli import InputError
+from appearance.cli import InputError
+from appearance.data import layouts, pixels
+from appearance.data.batches import Feed, balanced_order, generator_for, shuffled_order
+from appearance.world import World
 from datasets import PersonImages
-from utils import World
 
 CPU = torch.device("cpu")
 
@@ -55,7 +54,7 @@ def feed_of(root, rank, size, cached):
     data = layouts.find(root)
     images = PersonImages(data.train, 32, 16, data.train_pids())
     stored = pixels.load(images, "ram", "", 1) if cached else None
-    return Feed(images, pixels.labels_of(images), stored, World(CPU, rank, size))
+    return Feed(images, stored, World(CPU, rank, size))
 
 
 @pytest.mark.parametrize("cached", [True, False])
@@ -75,7 +74,7 @@ def test_processes_take_their_parts_of_a_batch(class_folders, cached):
 def test_cached_and_fresh_pixels_are_the_same_epoch_after_epoch(class_folders, workers):
     data = layouts.find(class_folders)
     images = PersonImages(data.train, 32, 16, data.train_pids())
-    fresh = Feed(images, pixels.labels_of(images), None, World(CPU), workers)
+    fresh = Feed(images, None, World(CPU), workers)
     cached = feed_of(class_folders, 0, 1, True)
     for epoch in range(2):
         order = shuffled_order(16, 8, seed=0, epoch=epoch)
@@ -105,7 +104,7 @@ def test_a_file_that_breaks_under_a_worker_is_named_without_a_traceback(class_fo
     images = PersonImages(data.train, 32, 16, data.train_pids())
     broken = class_folders / "person2" / "c1_000.jpg"
     broken.write_bytes(b"")
-    feed = Feed(images, pixels.labels_of(images), None, World(CPU), workers=1)
+    feed = Feed(images, None, World(CPU), workers=1)
     with pytest.raises(InputError) as caught:
         list(feed(shuffled_order(16, 8, 0, 0)))
     assert str(caught.value).startswith(f"{broken}: cannot be read")

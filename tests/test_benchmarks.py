@@ -7,7 +7,7 @@ import sys
 import pytest
 from conftest import ROOT, make_market
 
-from cli import InputError
+from appearance.cli import InputError
 
 sys.path.append(str(ROOT / "benchmarks"))  # at the end: `recipe` is a room of ours and a benchmark
 

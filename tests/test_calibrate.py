@@ -4,9 +4,8 @@ import numpy as np
 import pytest
 import torch
 
-import calibrate
-import features as features_file
-from cli import InputError
+from appearance.cli import InputError
+from appearance.measure import calibrate, features_file
 
 
 def at_angles(degrees):

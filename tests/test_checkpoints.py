@@ -8,9 +8,9 @@ import pytest
 import torch
 import torchvision
 
-import checkpoints
-from cli import InputError
-from model import Net, build_model
+from appearance.cli import InputError
+from appearance.networks import checkpoints
+from model import Net, build_model, from_checkpoint
 
 
 class Bomb:
@@ -47,7 +47,7 @@ def test_the_published_kind(tmp_path, num_classes):
     loaded = checkpoints.load(path)
     assert (loaded.arch, loaded.num_classes, loaded.height, loaded.width) == ("net", num_classes, 128, 64)
     assert loaded.extra == {"acc": 93.5, "epoch": 39}
-    net = loaded.build()
+    net = from_checkpoint(loaded)
     assert not net.training
     assert net.reid
     assert same(net, weights)
@@ -63,7 +63,7 @@ def test_the_published_kind_in_torchs_old_file_format(tmp_path):
 def test_bare_and_wrapped_state_dicts_with_module_in_their_keys(tmp_path, wrap):
     weights = net_dict(5)
     path = saved(tmp_path / "a.pth", wrap({f"module.{key}": value for key, value in weights.items()}))
-    assert same(checkpoints.load(path).build(), weights)
+    assert same(from_checkpoint(checkpoints.load(path)), weights)
 
 
 def test_ours_says_what_keys_cannot_tell(tmp_path):
@@ -71,7 +71,7 @@ def test_ours_says_what_keys_cannot_tell(tmp_path):
     content = {"net_dict": net.state_dict(), "arch": "resnet18", "model_options": {"last_stride": 1, "pooling": "gem"}}
     loaded = checkpoints.load(saved(tmp_path / "best.pth", content | {"height": 256, "width": 96}))
     assert (loaded.height, loaded.width, loaded.num_classes) == (256, 96, 7)
-    assert loaded.build().layer4[0].conv1.stride == (1, 1)
+    assert from_checkpoint(loaded).layer4[0].conv1.stride == (1, 1)
 
 
 @pytest.mark.parametrize("name", ["resnet18", "mobilenet_v2"])
@@ -82,7 +82,7 @@ def test_the_neck_is_recognised_and_starts_fresh_from_weights_without_one(tmp_pa
     assert "neck." in line
     loaded = checkpoints.load(saved(tmp_path / "neck.pth", net.state_dict()))
     assert loaded.model_options == {"last_stride": 2, "pooling": "avg", "neck": "bn"}
-    assert same(loaded.build(), net.state_dict())
+    assert same(from_checkpoint(loaded), net.state_dict())
 
 
 @pytest.mark.parametrize("name", ["resnet18", "resnet34", "resnet50", "resnext50_32x4d"])
@@ -90,7 +90,7 @@ def test_torchvisions_files_are_recognised(tmp_path, name):
     weights = torchvision.models.get_model(name, weights=None).state_dict()
     loaded = checkpoints.load(saved(tmp_path / f"{name}.pth", weights))
     assert (loaded.arch, loaded.num_classes) == (name, 1000)
-    assert same(loaded.build(), weights)
+    assert same(from_checkpoint(loaded), weights)
 
 
 @pytest.mark.parametrize(("name", "features"), [("resnet18", 256), ("resnet50", 1024)])
@@ -98,7 +98,7 @@ def test_the_truncated_variant_is_recognised_from_its_keys(tmp_path, name, featu
     weights = build_model(name, 11, truncated=True).state_dict()
     loaded = checkpoints.load(saved(tmp_path / "old.pth", weights))
     assert loaded.model_options["truncated"] is True
-    net = loaded.build()
+    net = from_checkpoint(loaded)
     assert net.feature_dim == features
     assert net(torch.randn(2, 3, 64, 32)).shape == (2, features)
     other = build_model(name, 4, truncated=True)
@@ -109,7 +109,7 @@ def test_a_file_without_classifier_builds_an_extractor(tmp_path):
     weights = {key: value for key, value in net_dict().items() if not key.startswith("classifier")}
     loaded = checkpoints.load(saved(tmp_path / "a.pth", weights))
     assert loaded.num_classes is None
-    assert loaded.build()(torch.randn(1, 3, 64, 32)).shape == (1, 512)
+    assert from_checkpoint(loaded)(torch.randn(1, 3, 64, 32)).shape == (1, 512)
 
 
 # -------------------------------------------------------------------------------------------------- starting from them
@@ -144,7 +144,7 @@ def test_half_a_trunk_is_an_error(tmp_path):
     with pytest.raises(InputError, match=r"1 of \d+ trunk tensors .* first layer3\.0\.conv1\.weight"):
         checkpoints.load_pretrained(Net(5), "net", loaded)
     with pytest.raises(InputError, match=r"not a whole net: .*layer3\.0\.conv1\.weight"):
-        loaded.build()
+        from_checkpoint(loaded)
 
 
 def test_deeper_resnets_do_not_pass_for_half_of_themselves(tmp_path):
@@ -218,7 +218,7 @@ def one_wrong(key, value):
 def test_what_is_no_checkpoint_is_refused(tmp_path, content, words):
     path = saved(tmp_path / "file.pth", content() if callable(content) else content)
     with pytest.raises(InputError, match=words) as caught:
-        checkpoints.load(path).build()
+        from_checkpoint(checkpoints.load(path))
     assert str(caught.value).startswith(str(path))
     assert len(str(caught.value)) < 400
 
@@ -269,5 +269,5 @@ def test_a_failed_save_keeps_the_old_checkpoint(tmp_path, monkeypatch):
     with pytest.raises(InputError, match=r"No space left on device.*unchanged"):
         checkpoints.save(path, {"net_dict": net_dict(2, seed=1), "epoch": 2})
     assert checkpoints.load(path).extra["epoch"] == 1
-    assert same(checkpoints.load(path).build(), weights)
+    assert same(from_checkpoint(checkpoints.load(path)), weights)
     assert os.listdir(tmp_path) == ["last.pth"]

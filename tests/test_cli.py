@@ -6,7 +6,7 @@ import sys
 import pytest
 from conftest import ROOT, assert_one_line_error, call_script, load_script
 
-import cli
+from appearance import cli
 
 
 def parser():

@@ -10,11 +10,14 @@ from conftest import assert_one_line_error, call_script, make_class_folders, mak
 from PIL import Image
 
 import datasets
-import layouts
-from cli import InputError
-from datasets import PersonImages, load_rgb, plan_split, split_validation, unmatched_queries
-from layouts import Sample
-from resize import resize
+from appearance.cli import InputError
+from appearance.data import layouts
+from appearance.data.check import unmatched_queries
+from appearance.data.images import load_rgb
+from appearance.data.layouts import Sample
+from appearance.data.resize import resize
+from appearance.data.split import plan_split
+from datasets import PersonImages, split_validation
 
 # ------------------------------------------------------------------------------------------------------------ images
 

@@ -9,10 +9,8 @@ import torch
 from conftest import assert_one_line_error, run_script
 
 import evaluate
-import features as features_file
-import metrics
-import protocols
-from cli import InputError
+from appearance.cli import InputError
+from appearance.measure import features_file, metrics, protocols
 
 DATA = Path(__file__).parent / "data"
 EXPECTED = json.loads((DATA / "expected.json").read_text())
@@ -99,7 +97,7 @@ def test_correct_images_come_after_the_wrong_ones_that_tie_with_them():
 def test_a_constant_feature_scores_low():
     rows = unit(np.random.default_rng(0).normal(size=(1, 128)))
     gl = torch.arange(1000) // 10
-    found = metrics.rank_metrics(
+    found = evaluate.rank_metrics(
         rows.expand(100, -1), torch.arange(100), torch.zeros(100), rows.expand(1000, -1), gl, torch.ones(1000)
     )
     assert found["rank1"] == 0.0
@@ -116,7 +114,7 @@ def test_no_valid_query_says_why():
 def test_a_gallery_of_junk_alone_and_a_camera_that_saw_only_junk():
     data = features_file.check(random_features())
     with pytest.raises(InputError, match=r"none of the 60 query identities appears in the gallery \(0 images\)"):
-        metrics.rank_metrics(*(torch.full((500,), -1) if key == "gl" else data[key] for key in KEYS))
+        evaluate.rank_metrics(*(torch.full((500,), -1) if key == "gl" else data[key] for key in KEYS))
     data["gl"][data["gc"] == 3] = -1
     parts = metrics.breakdown(data, metrics.rank_queries(data))
     assert {pair["gallery_camera"] for pair in parts["camera_pairs"]} == {1, 2}
@@ -128,7 +126,7 @@ def test_a_gallery_of_junk_alone_and_a_camera_that_saw_only_junk():
 @pytest.mark.parametrize("name", EXPECTED)
 def test_equal_to_torchreid_and_fastreid(name):
     with np.load(DATA / f"{name}.npz") as case:
-        found = metrics.rank_metrics(*(case[key] for key in KEYS))
+        found = evaluate.rank_metrics(*(case[key] for key in KEYS))
     assert {key: found[key] for key in EXPECTED[name]["plain"]} == pytest.approx(EXPECTED[name]["plain"], abs=1e-6)
 
 
@@ -171,24 +169,24 @@ def random_features(seed=0, queries=60, images=500, size=16, people=20):
 
 def test_memory_limit_and_many_correct_images_change_nothing(monkeypatch):
     data = random_features()
-    whole = metrics.rank_metrics(*(data[key] for key in KEYS))
-    assert metrics.rank_metrics(*(data[key] for key in KEYS), memory=4000) == whole
+    whole = evaluate.rank_metrics(*(data[key] for key in KEYS))
+    assert evaluate.rank_metrics(*(data[key] for key in KEYS), memory=4000) == whole
     monkeypatch.setattr(metrics, "SORT_ABOVE", 2)
-    assert metrics.rank_metrics(*(data[key] for key in KEYS)) == whole
+    assert evaluate.rank_metrics(*(data[key] for key in KEYS)) == whole
     monkeypatch.setattr(metrics, "SORT_ABOVE", 512)
     monkeypatch.setattr(metrics, "COUNTED_AT_ONCE", 100)
-    assert metrics.rank_metrics(*(data[key] for key in KEYS)) == whole
+    assert evaluate.rank_metrics(*(data[key] for key in KEYS)) == whole
 
 
 def test_arrays_lists_of_rows_and_the_precision_setting_change_nothing():
     data = random_features()
-    whole = metrics.rank_metrics(*(data[key] for key in KEYS))
-    assert metrics.rank_metrics(*(data[key].numpy() for key in KEYS)) == whole
+    whole = evaluate.rank_metrics(*(data[key] for key in KEYS))
+    assert evaluate.rank_metrics(*(data[key].numpy() for key in KEYS)) == whole
     before = torch.get_float32_matmul_precision()
     try:
         torch.set_float32_matmul_precision("medium")
         with torch.autocast("cpu", torch.bfloat16):
-            assert metrics.rank_metrics(*(data[key] for key in KEYS)) == whole
+            assert evaluate.rank_metrics(*(data[key] for key in KEYS)) == whole
         assert torch.get_float32_matmul_precision() == "medium"
     finally:
         torch.set_float32_matmul_precision(before)
@@ -198,7 +196,9 @@ def test_arrays_lists_of_rows_and_the_precision_setting_change_nothing():
 def test_gpu_equals_cpu():
     data = random_features(queries=300, images=3000)
     on_gpu = [data[key].cuda() for key in KEYS]
-    assert metrics.rank_metrics(*on_gpu) == pytest.approx(metrics.rank_metrics(*(data[key] for key in KEYS)), abs=1e-6)
+    assert evaluate.rank_metrics(*on_gpu) == pytest.approx(
+        evaluate.rank_metrics(*(data[key] for key in KEYS)), abs=1e-6
+    )
 
 
 # --------------------------------------------------------------------------------------------------- protocols
@@ -284,7 +284,7 @@ def test_breakdown_adds_up():
     assert sorted(pairs) == [(q, g) for q in (1, 2, 3) for g in (1, 2, 3) if q != g]
     # one pair by hand: the queries of camera 1 against the gallery of camera 2 alone
     queries, images = data["qc"] == 1, data["gc"] == 2
-    one = metrics.rank_metrics(
+    one = evaluate.rank_metrics(
         *(data[key][queries] for key in ("qf", "ql", "qc")), *(data[key][images] for key in ("gf", "gl", "gc"))
     )
     assert pairs[1, 2]["mAP"] == pytest.approx(one["mAP"])
@@ -317,7 +317,7 @@ def test_command_line_as_a_user_runs_it(tmp_path):
     assert done.stderr == ""
     written = json.loads((tmp_path / "metrics.json").read_text())
     data = random_features()
-    plain = metrics.rank_metrics(*(data[key] for key in KEYS))
+    plain = evaluate.rank_metrics(*(data[key] for key in KEYS))
     assert {key: written[key] for key in plain} == plain
     assert set(plain) <= set(written["rerank"])
     assert f"{100 * plain['mAP']:.2f}" in done.stdout

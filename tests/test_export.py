@@ -13,10 +13,9 @@ from conftest import make_market, run_script
 from networks import random_crops, write_checkpoint
 from torch import Tensor
 
-import checkpoints
 import export
-import exported
-from cli import InputError, RunFailed
+from appearance.cli import InputError, RunFailed
+from appearance.networks import checkpoints, runtimes
 from feature_extractor import Extractor
 from model import Net
 
@@ -119,7 +118,7 @@ def test_graphs_give_the_same_vectors(tmp_path, data, arch, place, capsys):
         np.testing.assert_allclose(rows, wanted[: len(batch)], atol=1e-4)
         np.testing.assert_allclose(net(batch).detach().numpy(), wanted[: len(batch)], atol=1e-4)
 
-    described = exported.load(tmp_path / f"{arch}_64x32.onnx")
+    described = runtimes.load(tmp_path / f"{arch}_64x32.onnx")
     assert (described.arch, described.height, described.width) == (arch, 64, 32)
     assert described.inside == (place == "inside")
     lines = [line for line in capsys.readouterr().out.splitlines() if "rank-1" in line]

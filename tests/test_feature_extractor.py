@@ -10,13 +10,12 @@ from conftest import ROOT, run_script
 from networks import lively_network, random_crops, write_checkpoint
 from PIL import Image
 
-import checkpoints
-import exported
-from cli import InputError
+from appearance.cli import InputError
+from appearance.data.layouts import Sample
+from appearance.measure.embed import features_of
+from appearance.networks import checkpoints, runtimes
 from datasets import PersonImages
-from extract import features_of
 from feature_extractor import Extractor, patch, sequence_detections
-from layouts import Sample
 from utils import single_process
 
 HEIGHT, WIDTH = 64, 32
@@ -158,7 +157,7 @@ def test_exported_files_run_in_the_extractor(tmp_path):
     write_torchscript(job, tmp_path / "net.torchscript")
     crops = random_crops()
     wanted = Extractor(tmp_path / "best.pth", use_cuda=False)(crops)
-    for suffix in exported.SUFFIXES:
+    for suffix in runtimes.SUFFIXES:
         extractor = Extractor(tmp_path / f"net{suffix}")
         assert (extractor.height, extractor.width, extractor.feature_dim) == (64, 32, 512)
         np.testing.assert_allclose(extractor(crops), wanted, atol=1e-4)

@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 import torch
 
-import features as features_file
-from cli import InputError
+from appearance.cli import InputError
+from appearance.measure import features_file
 
 
 def small():

@@ -5,8 +5,8 @@ import stat
 
 import pytest
 
-from cli import InputError
-from files import atomic_write
+from appearance.cli import InputError
+from appearance.files import atomic_write
 
 
 def test_writes_and_makes_folders(tmp_path):

@@ -4,9 +4,9 @@ import numpy as np
 import pytest
 from conftest import make_class_folders, paint
 
-import layouts
-from cli import InputError
-from layouts import SEQUENCE_FRAMES, NameParts, parse_name
+from appearance.cli import InputError
+from appearance.data import layouts
+from appearance.data.layouts import SEQUENCE_FRAMES, NameParts, parse_name
 
 
 @pytest.mark.parametrize(

@@ -7,7 +7,15 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from losses import ArcFace, CenterLoss, CosineSoftmax, Objective, batch_hard_triplet, circle, classification
+from appearance.training.losses import (
+    ArcFace,
+    CenterLoss,
+    CosineSoftmax,
+    Objective,
+    batch_hard_triplet,
+    circle,
+    classification,
+)
 from model import build_model
 
 

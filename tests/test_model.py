@@ -5,7 +5,9 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from model import ARCHITECTURES, Net, build_model, fuse_for_inference, unit_rows
+from appearance.networks.checkpoints import NAMES
+from appearance.networks.inference import fuse_for_inference, unit_rows
+from model import ARCHITECTURES, Net, build_model
 
 
 def published_shapes(num_classes: int = 751) -> dict[str, tuple[int, ...]]:
@@ -181,3 +183,7 @@ def test_unknown_names_and_options():
         build_model("resnet1")
     with pytest.raises((TypeError, ValueError), match="last_stride"):
         build_model("net", last_stride=1)
+
+
+def test_every_architecture_is_known_to_the_reader_of_checkpoints():
+    assert set(NAMES) == set(ARCHITECTURES)

@@ -6,8 +6,8 @@ import pytest
 import torch
 from torch import nn
 
+from appearance.training.muon import Muon, learns_by_muon, orthogonal
 from model import build_model
-from muon import Muon, learns_by_muon, orthogonal
 
 
 @pytest.mark.parametrize("shape", [(8, 40), (40, 8), (16, 16)])

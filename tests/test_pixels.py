@@ -7,9 +7,8 @@ import pytest
 import torch
 from conftest import make_class_folders, paint
 
-import layouts
-import pixels
-from cli import InputError
+from appearance.cli import InputError
+from appearance.data import layouts, pixels
 from datasets import PersonImages
 
 
@@ -26,7 +25,7 @@ def test_ram_and_disk_hold_what_the_dataset_gives(class_folders, tmp_path):
         assert loaded.dtype == torch.uint8
         assert loaded.shape == (16, 3, 32, 16)
         assert torch.equal(loaded, expected)
-    assert pixels.labels_of(images).tolist() == [0] * 4 + [1] * 4 + [2] * 4 + [3] * 4
+    assert images.targets == [0] * 4 + [1] * 4 + [2] * 4 + [3] * 4
 
 
 def test_a_cache_file_is_found_again_and_renewed_when_an_image_changes(class_folders, tmp_path):
@@ -52,7 +51,7 @@ def test_several_processes_share_a_file(class_folders, tmp_path):
 
 
 def test_a_set_larger_than_memory_goes_to_disk(class_folders, tmp_path, monkeypatch):
-    monkeypatch.setattr(pixels, "_free_memory", lambda: 1000)
+    monkeypatch.setattr(pixels, "free_memory", lambda: 1000)
     pixels.load(images_of(class_folders), "auto", tmp_path / "cache", 1)
     assert len(list((tmp_path / "cache").iterdir())) == 1
 

@@ -7,9 +7,8 @@ import pytest
 from matplotlib.figure import Figure
 from PIL import Image
 
-import plots
-import tsne
-from cli import InputError
+from appearance.cli import InputError
+from appearance.pictures import plots, tsne
 
 HISTORY = [
     {"epoch": i + 1, "train_loss": 3 / (i + 1), "val_loss": 4 / (i + 1), "train_acc": i / 10, "lr": 0.1}

@@ -17,12 +17,12 @@ import pytest
 import torch
 from conftest import ROOT, assert_one_line_error, call_script, make_market, run_script, script_environment
 
-import checkpoints
 import train
 import utils
-from cli import InputError, RunFailed
-from files import claimed
-from utils import explained_failures
+from appearance.cli import InputError, RunFailed
+from appearance.faults import explained_failures
+from appearance.files import claimed
+from appearance.networks import checkpoints
 
 TINY = ["--model", "osnet_x0_25", "--height", 32, "--width", 16, "--workers", 1, "--batch_size", 8, "--device", "cpu"]
 TORCHRUN = [sys.executable, "-m", "torch.distributed.run"]
@@ -75,12 +75,12 @@ def test_a_kill_between_the_files_of_an_epoch_repeats_that_epoch(here, monkeypat
     class Killed(Exception):
         pass
 
-    def killed(self, epoch):
+    def killed(training, epoch):
         raise Killed
 
     train_on_data("--epochs", 2, "--output", "whole")
     with monkeypatch.context() as patch:
-        patch.setattr(train.Training, "save_last", killed)
+        patch.setattr(train.resume, "save", killed)
         with pytest.raises(Killed):
             train_on_data("--epochs", 2, "--output", "parts")
     assert sorted(files_of("parts")) == ["best.pth", "curves.png", "history.csv"]
@@ -189,8 +189,8 @@ def test_a_run_that_is_there_is_not_overwritten_by_chance(here):
 def test_a_dataset_that_vanishes_is_named_and_the_run_can_go_on(here, monkeypatch):
     finish = train.Training.finish_epoch
 
-    def finish_then_lose_data(self, epoch):
-        finish(self, epoch)
+    def finish_then_lose_data(self):
+        finish(self)
         os.rename("data", "elsewhere")
 
     flags = ["--epochs", 2, "--cache", "none", "--workers", 0]
@@ -217,15 +217,15 @@ def test_a_loss_that_is_not_finite_names_step_rate_and_batch(here):
 def test_weights_that_are_not_finite_are_never_saved(here, monkeypatch):
     train_on_data("--epochs", 1)
     before = files_of("checkpoint")
-    step = train.Training.train_step
+    step = train.Learner.step
 
     def poisoned(self, *arguments):
         done = step(self, *arguments)
         next(self.net.parameters()).data[0] = float("nan")
         return done
 
-    monkeypatch.setattr(train.Training, "train_step", poisoned)
-    monkeypatch.setattr(train.Training, "read_totals", lambda self, *a: self.totals.add_(1) is None)
+    monkeypatch.setattr(train.Learner, "step", poisoned)
+    monkeypatch.setattr(train.Tally, "read", lambda self, *a: self.totals.add_(1) is None)
     with pytest.raises(RunFailed, match="weights are no longer finite"):
         run("--resume", "--epochs", 2)
     assert {name: files_of("checkpoint")[name] for name in ("best.pth", "last.pth")} == {

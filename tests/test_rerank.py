@@ -8,8 +8,7 @@ import pytest
 import torch
 
 import evaluate
-import metrics
-import rerank
+from appearance.measure import metrics, rerank
 
 DATA = Path(__file__).parent / "data"
 EXPECTED = json.loads((DATA / "expected.json").read_text())

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from resize import resize, resize_all
+from appearance.data.resize import resize, resize_all
 
 CPU = torch.device("cpu")
 

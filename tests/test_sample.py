@@ -4,18 +4,16 @@ import json
 import re
 import subprocess
 import sys
-from pathlib import Path
 
 import numpy as np
 import pytest
+from conftest import ROOT, assert_one_line_error, call_script
 from PIL import Image
 
-import cli
-import sample
-import sample_cameras
-import sample_people
+from appearance import cli
+from appearance.drawn import cameras, people, sample
 
-SCRIPT = Path(sample.__file__)
+SCRIPT = ROOT / "datasets.py"
 NAME = re.compile(r"(-1|\d{4})_c([1-6])s(\d)_(\d{6})_(\d{2})\.jpg")
 SMALL = 6  # identities of the datasets that are drawn again and again
 
@@ -33,7 +31,7 @@ def names(root, folder):
 
 @pytest.fixture(scope="module")
 def default(tmp_path_factory):
-    """The dataset as `python sample.py` draws it."""
+    """The dataset as it is drawn where no other is named."""
     return sample.ensure(tmp_path_factory.mktemp("default") / "sample")
 
 
@@ -171,7 +169,7 @@ def test_an_interrupted_draw_leaves_nothing_and_can_be_repeated(tmp_path, monkey
 
 
 def test_of_two_processes_at_once_both_get_the_dataset(tmp_path):
-    command = [sys.executable, SCRIPT, "--out", tmp_path / "sample", "--identities", "3", "--workers", "1"]
+    command = [sys.executable, SCRIPT, "draw", tmp_path / "sample", "--identities", "3", "--workers", "1"]
     processes = [subprocess.Popen(command, stderr=subprocess.DEVNULL, stdout=subprocess.DEVNULL) for _ in range(2)]
     assert [process.wait() for process in processes] == [0, 0]
     assert [path.name for path in tmp_path.iterdir()] == ["sample"]
@@ -181,11 +179,11 @@ def test_of_two_processes_at_once_both_get_the_dataset(tmp_path):
 # ------------------------------------------------------------------------------------------------------------- drawing
 
 
-@pytest.mark.parametrize("view", sample_people.VIEWS)
+@pytest.mark.parametrize("view", people.VIEWS)
 def test_a_person_fills_the_sheet_from_crown_to_sole(view):
-    identity = sample_people.Identity.random(sample_cameras.stream(3))
+    identity = people.Identity.random(cameras.stream(3))
     for height in (64, 300):
-        person = sample_people.draw_person(identity, view, 0.4, height)
+        person = people.draw_person(identity, view, 0.4, height)
         assert (person.mode, person.height) == ("RGBA", height)
         left, top, right, bottom = person.getbbox()
         assert top <= 0.03 * height
@@ -195,10 +193,8 @@ def test_a_person_fills_the_sheet_from_crown_to_sole(view):
 
 def test_nobody_is_cut_off_at_the_sides():
     for number in range(40):
-        rng = sample_cameras.stream(number)
-        person = sample_people.draw_person(
-            sample_people.Identity.random(rng), str(rng.choice(sample_people.VIEWS)), rng.uniform(0, 6), 100
-        )
+        rng = cameras.stream(number)
+        person = people.draw_person(people.Identity.random(rng), str(rng.choice(people.VIEWS)), rng.uniform(0, 6), 100)
         left, _, right, _ = person.getbbox()
         assert 0 < left < right < person.width
 
@@ -269,11 +265,13 @@ def test_colour_alone_does_not_find_people(default):
 
 
 def run(*arguments):
-    return subprocess.run([sys.executable, SCRIPT, *map(str, arguments)], capture_output=True, text=True, check=False)
+    return subprocess.run(
+        [sys.executable, SCRIPT, "draw", *map(str, arguments)], capture_output=True, text=True, check=False
+    )
 
 
 def test_command_line_draws_the_same_and_a_picture(small, tmp_path):
-    result = run("--out", tmp_path / "new" / "sample", "--identities", SMALL, "--contact-sheet", tmp_path / "sheet.png")
+    result = run(tmp_path / "new" / "sample", "--identities", SMALL, "--contact-sheet", tmp_path / "sheet.png")
     assert result.returncode == 0, result.stderr
     assert result.stdout.startswith("Drawing the sample dataset into")
     assert read_bytes(tmp_path / "new" / "sample") == read_bytes(small)
@@ -285,19 +283,19 @@ def test_command_line_draws_the_same_and_a_picture(small, tmp_path):
 @pytest.mark.parametrize(
     "arguments",
     [
-        ["--no-such-flag"],
-        ["--identities", "10000"],
-        ["--identities", "2"],
-        ["--identities", "many"],
-        ["--seed", "-1"],
-        ["--workers", "-2"],
-        ["--out", SCRIPT],
-        ["--out", SCRIPT.parent],
+        [],
+        ["new", "--no-such-flag"],
+        ["new", "--identities", "10000"],
+        ["new", "--identities", "2"],
+        ["new", "--identities", "many"],
+        ["new", "--seed", "-1"],
+        ["new", "--workers", "-2"],
+        [SCRIPT],
+        [SCRIPT.parent],
     ],
 )
-def test_bad_input_is_one_line_and_exit_code_2(arguments):
-    result = run(*arguments)
-    assert result.returncode == 2
+def test_bad_input_is_one_line_and_exit_code_2(arguments, tmp_path):
+    result = call_script("datasets.py", "draw", *arguments, cwd=tmp_path)
+    assert_one_line_error(result, "datasets.py")
     assert result.stdout == ""
-    assert len(result.stderr.splitlines()) == 1
-    assert result.stderr.startswith("sample.py: error:")
+    assert not any(tmp_path.iterdir())

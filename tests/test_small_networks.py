@@ -6,10 +6,10 @@ import torchvision
 from networks import lively_network
 from torch.utils.flop_counter import FlopCounterMode
 
-import checkpoints
-import mobilenet
-from cli import InputError
-from model import build_model, fuse_for_inference, unit_rows
+from appearance.cli import InputError
+from appearance.networks import checkpoints, mobilenet
+from appearance.networks.inference import fuse_for_inference, unit_rows
+from model import build_model, from_checkpoint
 
 # millions of parameters without classifier, and of multiply-adds at 256x128, as the authors publish them
 PUBLISHED = {"osnet_x0_25": (0.2, 82.3), "osnet_x0_5": (0.6, 272.9), "osnet_x0_75": (1.3, 571.8)}
@@ -143,5 +143,5 @@ def test_flat_mobilenet_files_load(tmp_path):
     assert (loaded.arch, loaded.num_classes, loaded.model_options["last_stride"]) == ("mobilenet_v2", None, 2)
     images = torch.randn(2, 3, 64, 32)
     with torch.no_grad():
-        assert torch.equal(loaded.build().embed(images), net.embed(images))
+        assert torch.equal(from_checkpoint(loaded).embed(images), net.embed(images))
     assert mobilenet.torchvision_keys(flat).keys() == loaded.net_dict.keys()

@@ -14,9 +14,9 @@ sys.path.insert(0, str(Path(__file__).parent.parent))
 import torch
 from torch import nn
 
-import files
 import train
 import train_multiGPU
+from appearance import files
 from utils import join_process_group, single_process
 
 REPORT, RANK = sys.argv[1], int(os.environ.get("RANK", 0))
@@ -40,21 +40,21 @@ def record(training_class, plain: bool) -> dict:
     train.batches.Feed.rows = rows
     finish = training_class.finish_epoch
 
-    def finish_epoch(self, epoch):
-        finish(self, epoch)
-        report["weights"] = {k: v.clone() for k, v in self.objective.state_dict().items()}
+    def finish_epoch(self):
+        finish(self)
+        report["weights"] = {k: v.clone() for k, v in self.learner.objective.state_dict().items()}
 
     training_class.finish_epoch = finish_epoch
     if plain:
-        mode = training_class.set_train_mode
+        mode = train.Learner.train_mode
 
-        def set_train_mode(self):
+        def train_mode(self):
             mode(self)
             for module in self.objective.modules():
                 if isinstance(module, nn.BatchNorm1d | nn.BatchNorm2d | nn.Dropout):
                     module.eval()
 
-        training_class.set_train_mode = set_train_mode
+        train.Learner.train_mode = train_mode
     return report
 
 
@@ -62,7 +62,8 @@ def forbid_writing():
     def refuse(*args, **kwargs):
         raise AssertionError("a rank other than 0 writes")
 
-    files.atomic_write = train.atomic_write = train.checkpoints.atomic_write = train.plots.atomic_write = refuse
+    for module in (files, train.log, train.checkpoints, train.log.plots):
+        module.atomic_write = refuse
 
 
 if __name__ == "__main__":

@@ -7,8 +7,9 @@ import torch
 from torch import nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
-from augment import Augment
-from muon import Muon, learns_by_muon
+from appearance.data.augment import Augment
+from appearance.training.losses import Objective
+from appearance.training.muon import Muon, learns_by_muon
 
 # flag destination -> value; a flag given on the command line wins
 RECIPES = {
@@ -73,6 +74,20 @@ def augmentation(args) -> Augment:
     return Augment(flip=args.flip, pad=args.pad, jitter=args.jitter, erase=args.erase)
 
 
+def objective(args, net: nn.Module, num_classes: int) -> Objective:
+    """The losses on the network's features and logits."""
+    return Objective(
+        net,
+        num_classes,
+        smoothing=args.label_smoothing,
+        metric_loss=args.metric_loss,
+        metric_weight=args.metric_weight,
+        classifier_weight=args.classifier_weight,
+        scale=args.scale,
+        margin=args.margin,
+    )
+
+
 def optimizer(args, objective: nn.Module) -> torch.optim.Optimizer:
     """Muon, AdamW, or SGD with momentum 0.9; no weight decay on biases and normalisation, which have one dimension."""
     trained = [p for p in objective.parameters() if p.requires_grad]
@@ -114,9 +129,9 @@ SMALLEST_SIDE = 16  # pixels; less leaves too little of a person
 def resolution(args, epoch: int) -> tuple[int, int]:
     """Height and width that epoch `epoch` (from 0) trains at.
 
-    Few epochs see a quarter of the height and width, half of them half, the rest three quarters and the whole size
-    (progressive resizing; Touvron et al., "Fixing the train-test resolution discrepancy", NeurIPS 2019, is why the last
-    epochs train at the size of testing). A stage that would be too small trains at the next size.
+    Few epochs see a quarter of the height and width, nearly half of them half, the rest three quarters and the whole
+    size (progressive resizing; Touvron et al., "Fixing the train-test resolution discrepancy", NeurIPS 2019, is why the
+    last epochs train at the size of testing). A stage that would be too small trains at the next size.
     """
     size = (args.height, args.width)
     for factor, left in STAGES.items():

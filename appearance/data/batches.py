@@ -11,9 +11,8 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader
 
-from cli import InputError
-from datasets import PersonImages
-from utils import World
+from appearance.cli import InputError
+from appearance.world import World
 
 
 def seed_for(*numbers: int) -> int:
@@ -70,15 +69,15 @@ class Feed:
     """Delivers the batches of an order as (uint8 pixels, labels) on the device.
 
     Args:
-        images: the training images at the size of this stage.
-        labels: (N,) int64.
+        images: `datasets.PersonImages` at the size of this stage, with their labels.
         pixels: (N, 3, H, W) uint8, or None to decode anew each epoch.
         world: this process; of each batch it takes its own part.
         workers: decoding processes, when `pixels` is None.
     """
 
-    def __init__(self, images: PersonImages, labels: Tensor, pixels: Tensor | None, world: World, workers: int = 0):
-        self.images, self.labels, self.world = images, labels, world
+    def __init__(self, images, pixels: Tensor | None, world: World, workers: int = 0):
+        self.images, self.world = images, world
+        self.labels = torch.tensor(images.targets)  # (N,) int64
         self.pixels = self._placed(pixels) if pixels is not None else None
         self._order: list[list[int]] = []
         self._loader = None

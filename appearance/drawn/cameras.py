@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import numpy as np
 from PIL import Image, ImageDraw, ImageFilter
 
-from sample_people import VIEWS, Identity, draw_person
+from appearance.drawn.people import VIEWS, Identity, draw_person
 
 WIDTH, HEIGHT = 64, 128  # pixels of an image
 SUPERSAMPLE = 2  # everything is drawn this much larger and averaged down, which smooths the edges

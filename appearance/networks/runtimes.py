@@ -13,8 +13,8 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from augment import IMAGENET_MEAN, IMAGENET_STD
-from cli import InputError
+from appearance.cli import InputError
+from appearance.data.augment import IMAGENET_MEAN, IMAGENET_STD
 
 KEY = "reid"  # under which a file keeps its description
 SUFFIXES = (".onnx", ".torchscript")

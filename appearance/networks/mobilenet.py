@@ -4,11 +4,11 @@ Sandler et al., "MobileNetV2: Inverted Residuals and Linear Bottlenecks", CVPR 2
 keeps its resolution with `last_stride=1`; with `last_stride=2` the network is torchvision's own.
 """
 
-import torch.nn.functional as F
 from torch import Tensor, nn
 from torchvision.models import MobileNetV2
 
-from resnet import BNNeck, GeM
+from appearance.networks.heads import BNNeck, GeM
+from appearance.networks.inference import unit_rows
 
 LAST_STRIDE_AT = 14  # the block of `features` that halves the image for the last time
 
@@ -46,7 +46,7 @@ class ReIDMobileNetV2(MobileNetV2):
 
     def forward(self, images: Tensor) -> Tensor:
         features = self.embed(images)
-        return F.normalize(features.float(), dim=1) if self.reid else self.classify(features)
+        return unit_rows(features) if self.reid else self.classify(features)
 
 
 def torchvision_keys(net_dict: dict[str, Tensor]) -> dict[str, Tensor]:

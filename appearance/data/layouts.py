@@ -18,7 +18,7 @@ from typing import NamedTuple
 import numpy as np
 from torchvision.datasets.folder import IMG_EXTENSIONS
 
-from cli import InputError
+from appearance.cli import InputError
 
 JUNK = -1  # bad boxes: neither right nor wrong, left out of the ranking
 DISTRACTOR = 0  # people and background that are nobody's match: always wrong

@@ -29,8 +29,8 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from cli import InputError
-from files import atomic_write
+from appearance.cli import InputError
+from appearance.files import atomic_write
 
 FEATURES, LABELS, CAMERAS, TIMES, PATHS = ("qf", "gf"), ("ql", "gl"), ("qc", "gc"), ("qt", "gt"), ("q_paths", "g_paths")
 ARRAYS = FEATURES + LABELS + CAMERAS + TIMES

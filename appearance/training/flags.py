@@ -4,14 +4,15 @@ import argparse
 import math
 from pathlib import Path
 
-import cli
-import recipe
-from losses import METRIC_LOSSES, metric_losses
-from model import ARCHITECTURES
-from utils import default_workers
+from appearance import cli
+from appearance.machine import decoders
+from appearance.networks.checkpoints import NAMES
+from appearance.training import recipe
+from appearance.training.losses import METRIC_LOSSES, metric_losses
 
 
-def get_args_parser() -> cli.ArgumentParser:
+def get_args_parser(otherwise: str = "net") -> cli.ArgumentParser:
+    """The flags of training; `otherwise` is the network that is built where neither flag nor file names one."""
     parser = cli.ArgumentParser(
         description="Train a re-ID network for DeepSORT and its kin; without arguments, on the sample dataset.",
         epilog=_recipe_table(),
@@ -24,10 +25,10 @@ def get_args_parser() -> cli.ArgumentParser:
     add("--cache", choices=("auto", "ram", "disk", "none"), default="auto", help="where decoded images are kept")
     add("--cache-dir", type=Path, default=Path("data/cache"), help="folder of --cache disk")
     add("--skip-bad-images", action="store_true", help="leave out images that cannot be read, and say how many")
-    add("--workers", type=count, default=default_workers(), help="threads or processes that decode images")
+    add("--workers", type=count, default=decoders(), help="threads or processes that decode images")
 
     add = parser.add_argument_group("network").add_argument
-    add("--model", choices=sorted(ARCHITECTURES), default="net", help="architecture; net is DeepSORT's")
+    add("--model", choices=sorted(NAMES), help=f"architecture (default: that of --weights, else {otherwise})")
     add("--last-stride", type=int, choices=(1, 2), default=1, help="of ResNets and MobileNet, last stage")
     add("--pooling", choices=("avg", "gem"), default="avg", help="pooling of ResNets and MobileNet")
     add("--neck", choices=("none", "bn"), default="none", help="batch normalisation after it, in the same networks")

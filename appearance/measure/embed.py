@@ -7,11 +7,12 @@ import torch
 from torch import Tensor, nn
 from tqdm import tqdm
 
-from augment import normalize
-from datasets import PersonImages
-from layouts import UNKNOWN, ReIDData, Sample
-from model import fuse_for_inference, unit_rows
-from utils import World, autocast, default_workers
+from appearance.data.augment import normalize
+from appearance.data.layouts import UNKNOWN, Sample
+from appearance.machine import decoders
+from appearance.networks.inference import fuse_for_inference, unit_rows
+from appearance.networks.precision import autocast
+from appearance.world import World
 
 
 def fixed_batches(count: int, size: int) -> list[range]:
@@ -19,7 +20,7 @@ def fixed_batches(count: int, size: int) -> list[range]:
     return [range(start, min(start + size, count)) for start in range(0, count, size)]
 
 
-def stream_pixels(images: PersonImages, batches: Sequence[Sequence[int]], workers: int) -> Iterator[Tensor]:
+def stream_pixels(images, batches: Sequence[Sequence[int]], workers: int) -> Iterator[Tensor]:
     """Decode batch by batch, one batch ahead of the reader: (B, 3, H, W) uint8 each. Memory stays at two batches."""
     with ThreadPoolExecutor(max(1, workers)) as pool:
 
@@ -62,7 +63,7 @@ def extract_features(
 
 def features_of(
     net: nn.Module,
-    images: PersonImages,
+    images,
     world: World,
     batch_size: int = 128,
     precision: str = "fp32",
@@ -75,7 +76,7 @@ def features_of(
     """
     batches = fixed_batches(len(images), batch_size)
     mine = batches[world.rank :: world.size]
-    stream = stream_pixels(images, mine, workers or default_workers())
+    stream = stream_pixels(images, mine, workers or decoders())
     total = sum(map(len, mine))
     with tqdm(total=total, desc=desc, unit="img", leave=False, disable=None if world.is_main else True) as progress:
         features = extract_features(net, stream, world, precision, progress)
@@ -86,26 +87,25 @@ def features_of(
     return torch.cat(whole) if whole else torch.empty(0, net.feature_dim)
 
 
-def test_features(net: nn.Module, data: ReIDData, height: int, width: int, world: World, **options) -> dict | None:
-    """Query and gallery features of a dataset in the features file's keys, on rank 0 (None elsewhere).
+def test_features(net: nn.Module, query, gallery, world: World, **options) -> dict | None:
+    """Query and gallery features in the features file's keys, on rank 0 (None elsewhere).
 
-    `options` are those of `features_of`. Images of a tracklet (MARS) are averaged into one row.
+    Args:
+        query, gallery: `datasets.PersonImages`. Images of a tracklet (MARS) are averaged into one row.
+        options: those of `features_of`.
     """
-    splits = {}
-    for letter, name in (("q", "query"), ("g", "gallery")):
-        samples = getattr(data, name)
-        images = PersonImages(samples, height, width, pids=())
-        splits[letter] = samples, features_of(net, images, world, desc=name, **options)
+    parts = {"q": ("query", query), "g": ("gallery", gallery)}
+    rows = {side: features_of(net, images, world, desc=name, **options) for side, (name, images) in parts.items()}
     if not world.is_main:
         return None
     result = {}
-    for letter, (samples, rows) in splits.items():
-        samples, rows = average_tracklets(samples, rows)
-        result[f"{letter}f"] = rows
-        result[f"{letter}l"] = torch.tensor([s.pid for s in samples])
-        result[f"{letter}c"] = torch.tensor([s.camera for s in samples])
-        result[f"{letter}t"] = torch.tensor([s.time for s in samples])
-        result[f"{letter}_paths"] = [s.path for s in samples]
+    for side, (_, images) in parts.items():
+        samples, features = average_tracklets(images.people, rows[side])
+        result[f"{side}f"] = features
+        result[f"{side}l"] = torch.tensor([s.pid for s in samples])
+        result[f"{side}c"] = torch.tensor([s.camera for s in samples])
+        result[f"{side}t"] = torch.tensor([s.time for s in samples])
+        result[f"{side}_paths"] = [s.path for s in samples]
     return result
 
 

@@ -12,8 +12,8 @@ from matplotlib.patches import Rectangle
 from matplotlib.text import Text
 from matplotlib.ticker import MaxNLocator
 
-from cli import InputError
-from files import atomic_write
+from appearance.cli import InputError
+from appearance.files import atomic_write
 
 # Okabe and Ito's palette: told apart by colour-blind readers, too
 BLUE, ORANGE, GREEN, RED, PURPLE, SKY, GREY = (

@@ -7,7 +7,7 @@ that time is that of the similarity product plus a little, and memory is the (Nq
 
 import torch
 
-from metrics import DEFAULT_MEMORY, full_precision
+from appearance.measure.metrics import DEFAULT_MEMORY, full_precision
 
 PAIRS_AT_ONCE = 4 << 20  # entries of a step's temporary tensors
 

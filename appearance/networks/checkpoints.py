@@ -19,12 +19,12 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-import mobilenet
-import osnet
-from cli import InputError
-from files import atomic_write
-from model import ARCHITECTURES, build_model
+from appearance.cli import InputError
+from appearance.files import atomic_write
+from appearance.networks import mobilenet, osnet
 
+# the architectures that can be told apart, as `model.ARCHITECTURES` calls them
+NAMES = ("net", "resnet18", "resnet34", "resnet50", "resnext50_32x4d", *osnet.WIDTHS, "mobilenet_v2")
 OPTIONS = {"last_stride": (1, 2), "pooling": ("avg", "gem"), "neck": ("none", "bn"), "truncated": (True, False)}
 NUMBERS = (torch.float32, torch.float64, torch.float16, torch.bfloat16, torch.int64)
 HEAD = ("avgpool.p", "neck.")  # trained parts that a file of ImageNet weights has not got
@@ -43,27 +43,6 @@ class Checkpoint:
     height: int = 128
     width: int = 64
     extra: dict = field(default_factory=dict)  # everything else in the file: acc, epoch, args, optimizer, ...
-
-    def build(self, reid: bool = True) -> nn.Module:
-        """The network with these weights, every tensor in its place, in eval mode."""
-        weights = self.net_dict
-        try:
-            with torch.device("meta"):  # a file may claim any size: compare before taking memory for it
-                expected = build_model(self.arch, self.num_classes or 1, **self.model_options).state_dict()
-            for name, tensor in expected.items():
-                if name in weights and weights[name].shape != tensor.shape:
-                    found, wanted = (tuple(t.shape) for t in (weights[name], tensor))
-                    raise ValueError(f"{name} has shape {found}, not {wanted}")
-            net = build_model(self.arch, self.num_classes or 1, reid=reid, **self.model_options)
-            if self.num_classes is None:  # features only: the untrained classifier is never used
-                weights = net.state_dict() | weights
-            net.load_state_dict(weights)
-        except (ValueError, TypeError) as error:
-            raise InputError(f"{self.path}: not a whole {self.arch}: {error}") from None
-        except RuntimeError as error:
-            problem = str(error).split("\n\t")[1:2] or [str(error)]
-            raise InputError(f"{self.path}: not a whole {self.arch}: {problem[0]}") from None
-        return net.eval()
 
 
 def save(path: str | os.PathLike, checkpoint: dict) -> None:
@@ -127,7 +106,7 @@ def load(path: str | os.PathLike) -> Checkpoint:
         arch, options, num_classes = recognise(net_dict, path)
     except (KeyError, IndexError):
         raise InputError(f"{path}: not a whole network; is it a checkpoint?") from None
-    if isinstance(extra.get("arch"), str) and extra["arch"] in ARCHITECTURES:
+    if isinstance(extra.get("arch"), str) and extra["arch"] in NAMES:
         arch, options = extra["arch"], extra.get("model_options", options)  # strides and pooling: keys cannot tell them
     if not isinstance(options, dict) or not all(map(_is_known, options.items())):
         raise InputError(f"{path}: model_options {options!r:.80} are none of this collection")
@@ -184,7 +163,7 @@ def recognise(net_dict: dict[str, Tensor], path: str | os.PathLike = "weights") 
             return widths[rows("conv1.conv.weight")], {}, rows("classifier.weight")
     if "features.18.1.weight" in net_dict and "features.1.conv.0.0.weight" in net_dict:
         return "mobilenet_v2", {"last_stride": 2} | _head(net_dict), rows("classifier.1.weight")
-    raise InputError(f"{path}: not a network of this collection ({', '.join(ARCHITECTURES)}); is it a checkpoint?")
+    raise InputError(f"{path}: not a network of this collection ({', '.join(NAMES)}); is it a checkpoint?")
 
 
 def _head(net_dict: dict[str, Tensor]) -> dict:
@@ -193,6 +172,25 @@ def _head(net_dict: dict[str, Tensor]) -> dict:
         "pooling": "gem" if "avgpool.p" in net_dict else "avg",
         "neck": "bn" if "neck.weight" in net_dict else "none",
     }
+
+
+def starting_point(args, otherwise: str) -> Checkpoint | None:
+    """The file of `--weights`, if any. Sets `args.model` where it is not given: to the file's, else to `otherwise`.
+
+    Raises:
+        InputError: the file cannot be read, or holds another architecture than `--model` asks for.
+    """
+    if not args.weights or args.weights == "imagenet":
+        args.model = args.model or otherwise
+        return imagenet_checkpoint(args.model) if args.weights else None
+    start = load(args.weights)
+    args.model = args.model or start.arch
+    if start.arch != args.model:
+        raise InputError(
+            f"--weights {start.path}: holds a {start.arch}; give --model {start.arch} or leave --model out "
+            f"(it is {args.model})"
+        )
+    return start
 
 
 def load_pretrained(net: nn.Module, arch: str, checkpoint: Checkpoint) -> str:

@@ -12,14 +12,15 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-import datasets
-from cli import InputError
-from datasets import PersonImages
+from appearance.cli import InputError
+from appearance.data.images import unreadable
+from appearance.machine import free_memory
+from appearance.world import World
 
 RAM_SHARE = 0.25  # of the memory that is free: `auto` keeps a set in RAM up to this
 
 
-def load(images: PersonImages, cache: str, folder: str | os.PathLike, workers: int, shared: bool = False) -> Tensor:
+def load(images, cache: str, folder: str | os.PathLike, workers: int, shared: bool = False) -> Tensor:
     """All pixels of `images`: (N, 3, H, W) uint8.
 
     Args:
@@ -35,7 +36,7 @@ def load(images: PersonImages, cache: str, folder: str | os.PathLike, workers: i
     """
     shape = (len(images), 3, images.height, images.width)
     if cache == "auto":
-        cache = "disk" if shared or np.prod(shape, dtype=np.int64) > RAM_SHARE * _free_memory() else "ram"
+        cache = "disk" if shared or np.prod(shape, dtype=np.int64) > RAM_SHARE * free_memory() else "ram"
     if cache == "ram":
         pixels = np.empty(shape, np.uint8)
         _decode(images, pixels, workers)
@@ -49,6 +50,22 @@ def load(images: PersonImages, cache: str, folder: str | os.PathLike, workers: i
     return torch.from_numpy(pixels)
 
 
+def load_shared(images, cache: str, folder: str | os.PathLike, workers: int, world: World) -> Tensor | None:
+    """`load` for all processes of a group at once; None with cache "none", which decodes anew each epoch.
+
+    The first process writes the cache file, the others find it.
+    """
+    if cache == "none":
+        return None
+    shared = world.size > 1
+    if shared and not world.is_main:
+        world.barrier()
+    loaded = load(images, cache, folder, workers, shared)
+    if shared and world.is_main:
+        world.barrier()
+    return loaded
+
+
 def _mapped(path: Path, shape: tuple[int, ...]) -> np.ndarray | None:
     """The cache file as an array that stays on disk, or None where there is no whole one."""
     try:
@@ -58,7 +75,7 @@ def _mapped(path: Path, shape: tuple[int, ...]) -> np.ndarray | None:
     return pixels if pixels.shape == shape and pixels.dtype == np.uint8 else None
 
 
-def _write(images: PersonImages, path: Path, shape: tuple[int, ...], workers: int) -> None:
+def _write(images, path: Path, shape: tuple[int, ...], workers: int) -> None:
     """Decode into a temporary file, then rename: a crash leaves no half cache, and two writers do not meet."""
     temporary = None
     try:
@@ -78,7 +95,7 @@ def _write(images: PersonImages, path: Path, shape: tuple[int, ...], workers: in
             Path(temporary).unlink(missing_ok=True)
 
 
-def _decode(images: PersonImages, pixels: np.ndarray, workers: int) -> None:
+def _decode(images, pixels: np.ndarray, workers: int) -> None:
     """Fill `pixels` with every image. Threads suffice: decoding releases the interpreter lock.
 
     Raises:
@@ -104,10 +121,10 @@ def _decode(images: PersonImages, pixels: np.ndarray, workers: int) -> None:
                 if error:
                     broken.append(str(error))
     if broken:
-        raise InputError(datasets.unreadable(broken, len(images)))
+        raise InputError(unreadable(broken, len(images)))
 
 
-def _key(images: PersonImages) -> str:
+def _key(images) -> str:
     """What the pixels depend on: every file's path, size and time of change, and the size they are resized to."""
     files = []
     for path, _ in images.samples:
@@ -118,19 +135,3 @@ def _key(images: PersonImages) -> str:
         files.append((os.path.abspath(path), status.st_size, status.st_mtime_ns))
     content = json.dumps([1, images.height, images.width, files]).encode()
     return hashlib.blake2b(content, digest_size=12).hexdigest()
-
-
-def _free_memory() -> int:
-    """Bytes of memory that can be used without swapping."""
-    try:
-        for line in Path("/proc/meminfo").read_text().splitlines():
-            if line.startswith("MemAvailable:"):
-                return int(line.split()[1]) * 1024
-    except OSError:
-        pass
-    return 4 << 30  # not Linux: a cautious guess
-
-
-def labels_of(images: PersonImages) -> Tensor:
-    """(N,) int64 labels, in the order of the pixels; -1 where the identity is none of the training ones."""
-    return torch.tensor([label for _, label in images.samples], dtype=torch.int64)

@@ -9,6 +9,8 @@ from functools import partial
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from appearance.networks.inference import unit_rows
+
 # name -> channels after the stem and after each of the three stages (paper, table 1, times the width)
 WIDTHS = {
     "osnet_x0_25": (16, 64, 96, 128),
@@ -126,7 +128,7 @@ class OSNet(nn.Module):
 
     def forward(self, images: Tensor) -> Tensor:
         features = self.embed(images)
-        return F.normalize(features.float(), dim=1) if self.reid else self.classify(features)
+        return unit_rows(features) if self.reid else self.classify(features)
 
 
 def _stage(channels_in: int, channels_out: int, halve: bool) -> nn.Sequential:

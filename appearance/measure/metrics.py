@@ -23,30 +23,13 @@ import contextlib
 
 import torch
 
-import features as features_file
-from cli import InputError
+from appearance.cli import InputError
 
 CMC_RANKS = 50  # length of the `cmc` list
 DEFAULT_MEMORY = 1 << 30  # bytes that an evaluation may use on top of its features
 BLOCK_ROWS = 1024  # queries per matrix product; more gains no speed
 COUNTED_AT_ONCE = 2 << 20  # comparisons per step, few enough to stay in the processor's cache
 SORT_ABOVE = 512  # correct images per query from which one sort is cheaper than a comparison for each of them
-
-
-def rank_metrics(qf, ql, qc, gf, gl, gc, memory: int = DEFAULT_MEMORY) -> dict:
-    """Rank-k, mAP and mINP of queries against a gallery.
-
-    Args:
-        qf, gf: (Nq, D), (Ng, D) unit rows, arrays or tensors, on the CPU or a GPU (the work is done where gf is).
-        ql, gl: (Nq,), (Ng,) identities, -1 is junk.
-        qc, gc: (Nq,), (Ng,) cameras, -1 is unknown.
-        memory: bytes that may be used beside the features.
-
-    Returns the dict that `summary` describes.
-    Raises InputError when the arrays do not fit together, rows are not finite or not unit, or no query is valid.
-    """
-    data = features_file.check(dict(qf=qf, ql=ql, qc=qc, gf=gf, gl=gl, gc=gc))
-    return summary(rank_queries(data, memory))
 
 
 def rank_queries(data: dict, memory: int = DEFAULT_MEMORY, shots: int = 0, seed: int = 0, device=None) -> dict:

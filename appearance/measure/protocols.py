@@ -4,7 +4,7 @@ import re
 
 import torch
 
-from cli import InputError
+from appearance.cli import InputError
 
 PROTOCOLS = ("market1501", "cuhk03", "mars", "no-camera", "multi-query")
 MARS_NAME = re.compile(r"(?P<tracklet>(?:-1|00-1|\d{4})C\d+T\d{4})F\d{3,}")

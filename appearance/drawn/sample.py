@@ -1,8 +1,7 @@
 """The built-in sample dataset: pedestrians in six cameras, drawn with numpy and pillow, so that nothing is downloaded.
 
-    python sample.py                                        # 144 identities into data/sample
-    python sample.py --identities 1501 --out data/big       # as many identities as Market-1501
-    python sample.py --contact-sheet sheet.png              # and a picture of some of the images
+    python datasets.py draw data/big --identities 1501      # as many identities as Market-1501
+    python datasets.py draw data/small --contact-sheet sheet.png
 
 The folder has the layout of Market-1501 (64 x 128 JPEG files, width x height):
 
@@ -10,7 +9,7 @@ The folder has the layout of Market-1501 (64 x 128 JPEG files, width x height):
     query/                                        one image per test identity and camera
     bounding_box_test/                            the gallery; -1_c... is junk (ignored), 0000_c... are distractors
 
-`sample_people.py` draws the people and `sample_cameras.py` the places and the boxes; neither knows of datasets.
+`people.py` draws the people and `cameras.py` the places and the boxes; neither knows of datasets.
 
 The same seed gives the same bytes on one machine, however many processes draw: each image has a random stream of its
 own, keyed by (seed, what, identity, index).
@@ -32,9 +31,10 @@ from pathlib import Path
 from PIL import Image, ImageDraw, ImageFont
 from tqdm import tqdm
 
-import cli
-from sample_cameras import CAMERAS, HEIGHT, WIDTH, Framing, photograph, stream
-from sample_people import VIEWS, Identity
+from appearance import cli
+from appearance.drawn.cameras import CAMERAS, HEIGHT, WIDTH, Framing, photograph, stream
+from appearance.drawn.people import VIEWS, Identity
+from appearance.machine import cores
 
 VERSION = 2  # raise it when the same parameters no longer give the same pictures
 DEFAULT_IDENTITIES = 144
@@ -44,7 +44,7 @@ TRAIN, QUERY, GALLERY = "bounding_box_train", "query", "bounding_box_test"
 FOLDERS = [TRAIN, QUERY, GALLERY]
 JUNK, DISTRACTOR = -1, 0  # the identities that Market-1501 gives to the two kinds of gallery images without an owner
 
-# What a stream is for: the first part of its key. A place has sample_cameras.SCENE_STREAM.
+# What a stream is for: the first part of its key. A place has cameras.SCENE_STREAM.
 IDENTITY_STREAM, ROUTE_STREAM, IMAGE_STREAM, STRANGER_STREAM = range(4)
 
 
@@ -174,6 +174,8 @@ def ensure(
         raise cli.InputError(f"--identities {identities}: give 3 to 9999, file names have four digits for them")
     if seed < 0:
         raise cli.InputError(f"--seed {seed}: give a number from 0 up")
+    if (workers or 0) < 0:
+        raise cli.InputError(f"--workers {workers}: give 0 (one per core) or more")
     shots = plan(identities, seed)
     images = {folder: sum(shot.folder == folder for shot in shots) for folder in FOLDERS}
     marker = {"version": VERSION, "seed": seed, "identities": identities, "images": images}
@@ -187,7 +189,7 @@ def ensure(
         with tempfile.TemporaryDirectory(prefix=f".{root.name}-", dir=root.parent) as folder:
             folder = Path(folder, "new")  # one level down, so that its permissions are the usual ones
             folder.mkdir()
-            draw_all(shots, folder, workers or len(available_cores()))
+            draw_all(shots, folder, workers or cores())
             (folder / MARKER).write_text(json.dumps(marker, indent=1) + "\n")
             if root.is_dir() and not any(root.iterdir()):
                 root.rmdir()
@@ -200,10 +202,6 @@ def ensure(
         raise cli.InputError(f"{root}: cannot write the sample dataset there: {error}") from error
     print(table(shots) + f"\n{time.perf_counter() - started:.1f} s", flush=True)
     return root
-
-
-def available_cores() -> set[int]:
-    return os.sched_getaffinity(0) if hasattr(os, "sched_getaffinity") else set(range(os.cpu_count() or 1))
 
 
 def is_drawn(root: Path, marker: dict) -> bool:
@@ -259,40 +257,8 @@ def contact_sheet(root, path, rows: int = 4):
             if camera in seen[pid]:
                 with Image.open(seen[pid][camera]) as image:
                     sheet.paste(image, (x, top))
-    # 128 colours: a third of the bytes, and hardly a difference to the eye.
-    sheet.quantize(128, dither=Image.Dither.NONE).save(path, format="PNG", optimize=True)
-
-
-def get_args_parser() -> cli.ArgumentParser:
-    parser = cli.ArgumentParser(prog="sample.py", description="Draw the sample dataset: pedestrians in six cameras.")
-    parser.add_argument("--out", default="data/sample", metavar="DIR", help="folder to draw it into; it must be new")
-    parser.add_argument(
-        "--identities",
-        type=int,
-        default=DEFAULT_IDENTITIES,
-        metavar="N",
-        help="people in the dataset, 3 to 9999; every third one is for testing, from 1000 people on every second one "
-        "(1501 give 751 to train on and 750 to test on, as Market-1501); a person has about 10 training images, or 3 "
-        "queries and 10 gallery images",
-    )
-    parser.add_argument("--seed", type=int, default=0, metavar="S", help="another seed draws other people")
-    parser.add_argument(
-        "--workers", type=int, default=0, metavar="N", help="processes that draw; 0: one per core; changes no pixel"
-    )
-    parser.add_argument("--contact-sheet", metavar="FILE", help="also save a picture of some of the images as PNG")
-    return parser
-
-
-def main(args):
-    if args.workers < 0:
-        raise cli.InputError(f"--workers {args.workers}: give 0 (one per core) or more")
-    root = ensure(args.out, args.seed, args.identities, args.workers)
-    if args.contact_sheet:
-        try:
-            contact_sheet(root, args.contact_sheet)
-        except OSError as error:
-            raise cli.InputError(f"--contact-sheet {args.contact_sheet}: cannot be written: {error}") from error
-
-
-if __name__ == "__main__":
-    cli.run(main, get_args_parser())
+    try:
+        # 128 colours: a third of the bytes, and hardly a difference to the eye.
+        sheet.quantize(128, dither=Image.Dither.NONE).save(path, format="PNG", optimize=True)
+    except OSError as error:
+        raise cli.InputError(f"--contact-sheet {path}: cannot be written: {error}") from error

@@ -12,11 +12,11 @@ import numpy as np
 import torch
 from PIL import Image
 
-import plots
-from cli import InputError
-from files import atomic_write
-from metrics import ranked_list
-from tsne import tsne
+from appearance.cli import InputError
+from appearance.files import atomic_write
+from appearance.measure.metrics import ranked_list
+from appearance.pictures import plots
+from appearance.pictures.tsne import tsne
 
 LISTS = 3  # queries of each kind: best, worst, random
 MAP_IDENTITIES, MAP_IMAGES = 12, 600  # what fits on a map and can be told apart

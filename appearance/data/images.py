@@ -1,0 +1,43 @@
+"""One image file to upright RGB, whatever kind of file it is."""
+
+import os
+from collections.abc import Sequence
+
+import numpy as np
+from PIL import Image, ImageOps
+
+from appearance.cli import InputError
+
+LARGEST_AREA = 50_000_000  # pixels; a small file can claim any size, and would fill the memory
+
+
+def load_rgb(path: str | os.PathLike) -> Image.Image:
+    """An image file in any mode (grey, palette, RGBA, CMYK, 16-bit, EXIF-rotated) as an upright RGB image.
+
+    Of an animated file, the first picture.
+
+    Raises:
+        InputError: the file cannot be read as an image; names it.
+    """
+    try:
+        if not os.path.isfile(path):  # opening a pipe would wait for ever
+            raise FileNotFoundError
+        with Image.open(path) as image:
+            if image.width * image.height > LARGEST_AREA:
+                raise ValueError(f"{image.width}x{image.height} pixels are too many for the crop of a person")
+            image.load()
+            image = ImageOps.exif_transpose(image)
+            if image.mode.startswith("I;16"):  # convert() would clip 16-bit grey to white
+                image = Image.fromarray((np.asarray(image) >> 8).astype(np.uint8))
+            return image.convert("RGB")
+    except FileNotFoundError:
+        raise InputError(f"{path}: missing, a broken link or no file") from None
+    except Exception as error:  # Pillow's decoders raise nearly anything on a broken file
+        reason = getattr(error, "strerror", None) or str(error).replace(repr(str(path)), "it") or type(error).__name__
+        raise InputError(f"{path}: cannot be read as an image ({reason})") from None
+
+
+def unreadable(errors: Sequence[str], of: int) -> str:
+    """One line for all images of a set that cannot be read."""
+    listed = "; ".join(errors[:5]) + (f"; and {len(errors) - 5} more" if len(errors) > 5 else "")
+    return f"{len(errors)} of {of:,} images cannot be read; mend them or add --skip-bad-images: {listed}"

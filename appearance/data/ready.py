@@ -1,0 +1,81 @@
+"""A dataset looked at and made ready before work begins: found, checked, unreadable images left out."""
+
+from pathlib import Path
+
+from appearance.cli import InputError
+from appearance.data import check
+from appearance.data.images import unreadable
+from appearance.data.layouts import ReIDData, find
+from appearance.drawn import sample
+from appearance.world import World
+
+SAMPLE = Path("data/sample")
+
+
+def for_training(args, world: World, say) -> ReIDData:
+    """The dataset to train on, checked as far as names tell; where it cannot be evaluated, query and gallery are empty.
+
+    Raises:
+        InputError: training cannot work with it.
+    """
+    data = _found(args.data_dir, world)
+    _leave_out_unreadable(data, args, world, say)
+    problems = check.find_problems(data)
+    say(check.summary(data))
+    for problem in problems:
+        if problem.fatal and problem.text.startswith("train"):
+            raise InputError(f"{data.root}: {problem.text}")
+        say(f"  note: {problem.text}")
+    if not data.train:
+        raise InputError(f"{data.root}: no training images")
+    if any(problem.fatal for problem in problems):  # of the evaluation
+        say("  note: so rank-1 and mAP are not measured during training")
+        data.query, data.gallery = [], []
+    return data
+
+
+def for_testing(root: Path | None, world: World) -> ReIDData:
+    """The dataset with query and gallery to test on.
+
+    Raises:
+        InputError: it has none.
+    """
+    data = _found(root, world)
+    if not data.can_evaluate:
+        raise InputError(
+            f"--data-dir {data.root}: has no query and gallery images; "
+            f"`python datasets.py split {data.root} OUT` makes them from class folders"
+        )
+    return data
+
+
+def _found(root: Path | None, world: World) -> ReIDData:
+    """The dataset in `root`; the sample, drawn first, where none is named."""
+    if root is None:
+        if world.is_main:
+            sample.ensure(SAMPLE)
+        world.barrier()
+    return find(root or SAMPLE)
+
+
+def _leave_out_unreadable(data: ReIDData, args, world: World, say) -> None:
+    """With `--skip-bad-images`, take images that cannot be read out of `data`.
+
+    Raises:
+        InputError: there are some, and they are not to be skipped. Training images that are decoded into memory or a
+            cache are looked at there.
+    """
+    looked_at = data.query + data.gallery
+    if args.skip_bad_images or args.cache == "none":
+        looked_at = looked_at + data.train
+    bad = None
+    if world.is_main:
+        problems = check.image_problems(looked_at, max(1, args.workers))
+        bad = {problem.path: problem.text for problem in problems if problem.fatal}
+    bad = world.broadcast(bad)
+    if bad and not args.skip_bad_images:
+        raise InputError(unreadable(list(bad.values()), len(looked_at)))
+    for samples in data.splits().values():
+        samples[:] = [sample for sample in samples if sample.path not in bad]
+    if bad:
+        say(f"Left out {len(bad)} of {len(looked_at):,} images that cannot be read; `datasets.py check` lists them")

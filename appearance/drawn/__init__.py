@@ -1,0 +1,1 @@
+"""Seeds become pictures of people: the sample dataset, drawn on the spot."""

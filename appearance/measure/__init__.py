@@ -1,0 +1,1 @@
+"""Vectors become numbers: rank-1, mAP, a tracker's threshold."""

@@ -1,0 +1,1 @@
+"""Pixels become vectors: the smaller networks, and files of trained ones."""

@@ -1,0 +1,34 @@
+"""Networks made ready to run: BatchNorm folded away, vectors as unit rows."""
+
+import copy
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+
+def unit_rows(features: Tensor) -> Tensor:
+    """(N, D) -> (N, D) float32 rows of length 1; a zero row stays zero rather than becoming NaN."""
+    return F.normalize(features.float(), dim=1)
+
+
+def fuse_for_inference(net: nn.Module) -> nn.Module:
+    """A copy of `net` for inference: eval mode, BatchNorm folded into the convolutions, channels-last weights.
+
+    Folding only re-associates the same multiplications, so features change by rounding alone.
+    """
+    net = copy.deepcopy(net).eval()
+    for module in list(net.modules()):
+        _fold_batch_norms(module)
+    return net.to(memory_format=torch.channels_last)
+
+
+def _fold_batch_norms(module: nn.Module) -> None:
+    """Fold each BatchNorm2d child of `module` into the convolution registered right before it."""
+    previous, previous_name = None, ""
+    for name, child in list(module.named_children()):
+        if isinstance(child, nn.BatchNorm2d) and isinstance(previous, nn.Conv2d):
+            fused = nn.utils.fuse_conv_bn_eval(previous, child)
+            setattr(module, previous_name, fused)
+            setattr(module, name, nn.Identity())
+        previous, previous_name = child, name

@@ -1,0 +1,1 @@
+"""Batches become weights: recipes, losses, optimizer, and how a run goes on."""

@@ -1,0 +1,115 @@
+"""What a run tells people: its lines on the terminal, `history.csv`, `curves.png`, and the words it ends with."""
+
+import csv
+import io
+import signal
+import sys
+from pathlib import Path
+
+import torch
+from torch import Tensor
+from tqdm import tqdm
+
+from appearance.cli import RunFailed
+from appearance.files import atomic_write
+from appearance.pictures import plots
+from appearance.training import recipe
+
+COLUMNS = (
+    *("epoch", "height", "width", "lr", "train_loss", "train_acc", "val_loss", "val_acc", "rank1", "mAP"),
+    *("images_per_second", "seconds"),
+)
+
+
+def description(training) -> str:
+    """What is about to be trained, on what."""
+    args, world = training.args, training.world
+    device = torch.cuda.get_device_name(world.device) if world.device.type == "cuda" else world.device.type
+    processes = f" x {world.size} processes" if world.size > 1 else ""
+    return (
+        f"{args.model} for {len(training.pids):,} identities: {len(training.train_samples):,} training and "
+        f"{len(training.val_samples):,} validation images, {args.epochs} epochs of {training.steps_per_epoch} steps, "
+        f"{args.amp} on {device}{processes}"
+    )
+
+
+def progress(training, epoch: int, order: Tensor) -> tqdm:
+    """The bar of an epoch, in images; hidden where nobody watches."""
+    height, width = training.size
+    return tqdm(
+        desc=f"epoch {epoch + 1}/{training.args.epochs} {height}x{width}",
+        total=order.numel(),
+        initial=training.step * order.shape[1],
+        unit="img",
+        disable=None if training.world.is_main else True,
+        leave=False,
+    )
+
+
+def epoch_line(training, row: dict) -> str:
+    parts = [
+        f"epoch {row['epoch']:>3}/{training.args.epochs}",
+        f"{row['height']}x{row['width']}",
+        f"loss {row['train_loss']:.3f}",
+        f"acc {row['train_acc']:.1%}",
+    ]
+    if "val_acc" in row:
+        parts.append(f"val acc {row['val_acc']:.1%}")
+    if "mAP" in row:
+        parts.append(f"rank-1 {row['rank1']:.1%}  mAP {row['mAP']:.1%}")
+    parts.append(f"{row['images_per_second']:,.0f} img/s")
+    if row["epoch"] < training.args.epochs:
+        parts.append(f"{_time_left(training.args, row):>7} left")
+    return "  ".join(parts)
+
+
+def _time_left(args, row: dict) -> str:
+    """An estimate from the last epoch, and what the sizes of the others cost beside its own."""
+
+    def share(height, width):  # an image's pixels, and a part without them, fitted for `Net` on a CPU core
+        return recipe.cost(height, width) + 600
+
+    sizes = [recipe.resolution(args, epoch) for epoch in range(row["epoch"], args.epochs)]
+    seconds = row["seconds"] * sum(share(*size) for size in sizes) / share(row["height"], row["width"])
+    return f"{seconds / 60:.0f} min" if seconds >= 90 else f"{seconds:.0f} s"
+
+
+def write_history(history: list[dict], folder: Path) -> None:
+    """`history.csv` and `curves.png`."""
+    text = io.StringIO()
+    writer = csv.DictWriter(text, COLUMNS, lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(history)
+    atomic_write(folder / "history.csv", lambda file: file.write(text.getvalue().encode()))
+    plots.training_curves(history, folder / "curves.png")
+
+
+def not_finite(training, epoch: int, step: int) -> None:
+    """Raises RunFailed: the loss of a step is not a number; says what was in its batch."""
+    args, row = training.args, training.order(epoch)[step]
+    lr = args.lr * training.learner.lr_factor(epoch * training.steps_per_epoch + step)
+    names = ", ".join(Path(training.train_samples[index].path).name for index in row[:3].tolist())
+    raise RunFailed(
+        f"the loss is not finite at step {step + 1} of epoch {epoch + 1} "
+        f"(learning rate {lr:.2g}, batch of {len(row)}: {names}, ...); "
+        f"{args.output / 'last.pth'} is left as it was last saved: try a lower --lr"
+    )
+
+
+def stopped(training, epoch: int, stop) -> None:
+    """Say how to go on, and leave as the signal asked; a process that saw none follows the one that did."""
+    number = stop.signal or signal.SIGTERM
+    if training.world.is_main:
+        print(
+            f"\nStopped by {signal.Signals(number).name} after {epoch} epochs and {training.step} steps, saved. "
+            f"Go on with: python {Path(sys.argv[0]).name} --resume {training.args.output / 'last.pth'}",
+            file=sys.stderr,
+        )
+    sys.exit(128 + number)
+
+
+def test_command(args) -> str:
+    """The next line to type."""
+    flags = f" --data-dir {args.data_dir}" if args.data_dir else ""
+    weights = f" --weights {args.output / 'best.pth'}" if args.output != Path("checkpoint") else ""
+    return "python test.py" + flags + weights

@@ -1,0 +1,200 @@
+"""Going on with a run: what is kept of it, which checkpoint is taken up, and which flags are its own."""
+
+import argparse
+import os
+from pathlib import Path
+
+from torch import Tensor
+
+from appearance.cli import InputError, RunFailed
+from appearance.networks import checkpoints
+from appearance.networks.checkpoints import Checkpoint
+from appearance.training.flags import get_args_parser
+from appearance.training.tally import Tally
+from appearance.world import World
+
+PATHS = {"data_dir", "output", "cache_dir"}
+# flags that may change when a run is resumed: they do not touch the course of the training
+FREE = {
+    *("resume", "epochs", "output", "device", "gpu_id", "workers", "cache", "cache_dir", "eval_interval"),
+    *("save_interval", "log_interval", "given", "dist_url", "world_size", "data_dir", "timeout", "overwrite"),
+    "skip_bad_images",
+}
+# what `last.pth` holds beside the weights
+STATE = {
+    **{"objective": dict, "average": dict | None, "buffers": list, "optimizer": dict, "scheduler": dict},
+    **{"scaler": dict, "history": list, "best": list, "epoch": int, "step": int, "totals": Tensor, "images": int},
+    **{"processes": int, "class_names": list},
+}
+
+
+def find(args) -> Checkpoint | None:
+    """The checkpoint to resume from, if any; flags that were not given take the values of its run.
+
+    A run that torchrun has restarted resumes by itself.
+
+    Raises:
+        InputError: there is none, it cannot be resumed, or a given flag would change the course of the run; or,
+            without `--resume`, the output folder holds a run already.
+    """
+    last = args.output / "last.pth"
+    if int(os.environ.get("TORCHELASTIC_RESTART_COUNT", 0)) and last.is_file():
+        args.resume = True
+    if not args.resume:
+        _leave_runs_alone(args, last)
+        return None
+    path = last if args.resume is True else Path(args.resume)
+    if not path.is_file():
+        raise InputError(f"--resume: {path} does not exist; train first, or name a last.pth with --resume FILE")
+    checkpoint = checkpoints.load(path)
+    if "optimizer" not in checkpoint.extra:
+        raise InputError(
+            f"--resume {path}: holds weights only; resume from last.pth, or start anew with --weights {path}"
+        )
+    before = checkpoint.extra.get("args")
+    whole = all(isinstance(checkpoint.extra.get(name, name), kind) for name, kind in STATE.items())
+    if not whole or not _are_flags(before):
+        raise InputError(f"--resume {path}: not a whole last.pth of this collection; is the file damaged?")
+    _take_over(args, before, path)
+    return checkpoint
+
+
+def _leave_runs_alone(args, last: Path) -> None:
+    if last.is_file() and not args.overwrite:
+        raise InputError(
+            f"--output {args.output}: holds a run already; go on with --resume, choose another folder, "
+            "or lose that run with --overwrite"
+        )
+    last.unlink(missing_ok=True)  # a restart must not take it for its own
+
+
+def _are_flags(values) -> bool:
+    """Whether values from a file could have been given on the command line."""
+    if not isinstance(values, dict):
+        return False
+    try:
+        for action in get_args_parser()._actions:
+            value = values.get(action.dest)
+            if value is None or action.dest == "resume":
+                continue
+            if action.nargs == 0:
+                valid = isinstance(value, bool)
+            else:
+                value = (action.type or str)(str(value))
+                valid = not action.choices or value in action.choices
+            if not valid:
+                return False
+    except (argparse.ArgumentTypeError, ValueError, RuntimeError):
+        return False
+    return True
+
+
+def _take_over(args, before: dict, path: Path) -> None:
+    for name, value in before.items():
+        if name not in args.given or name not in vars(args):
+            if name in vars(args) and name != "resume":
+                setattr(args, name, Path(value) if name in PATHS and value else value)
+                args.given.add(name)
+        elif name not in FREE and str(getattr(args, name)) != str(value):
+            flag = f"--{name}" if name in ("batch_size", "gpu_id") else f"--{name.replace('_', '-')}"
+            raise InputError(
+                f"{flag} {getattr(args, name)}: the run in {path} has {value}; leave the flag out to resume"
+            )
+
+
+def agree(args, world: World) -> Checkpoint | None:
+    """`find` for several processes: rank 0 reads for all, so other machines need not have the file."""
+    settings, checkpoint = world.broadcast((vars(args), find(args)) if world.is_main else None)
+    vars(args).update(settings)
+    return checkpoint
+
+
+def restore(training, checkpoint: Checkpoint) -> None:
+    """Take up the state of `last.pth`, once the learner is there: its wrapper gives all processes the first's buffers.
+
+    Raises:
+        InputError: it is of other data, of another number of processes, or does not fit.
+    """
+    extra, learner, world = checkpoint.extra, training.learner, training.world
+    if extra["class_names"] != training.class_names or extra["images"] != len(training.train_samples):
+        raise InputError(
+            f"--resume {checkpoint.path}: was trained on other data ({len(extra['class_names'])} identities, "
+            f"{extra['images']} images); resume with the same --data-dir, or start anew with --weights"
+        )
+    if extra["processes"] != world.size:
+        raise InputError(
+            f"--resume {checkpoint.path}: ran on {extra['processes']} processes, now {world.size}; "
+            "use as many, or start anew with --weights"
+        )
+    training.epoch, training.step = extra["epoch"], extra["step"]
+    training.tally = Tally(world, extra["totals"])
+    training.history, training.best = extra["history"], tuple(extra["best"])
+    training.say(f"Resuming {checkpoint.path} after {training.epoch} epochs and {training.step} steps")
+    if extra["args"]["epochs"] != training.args.epochs:
+        training.say(
+            f"  note: {extra['args']['epochs']} epochs became {training.args.epochs}; "
+            "learning rate and image sizes follow the longer schedule from here on"
+        )
+    try:
+        learner.objective.load_state_dict(extra["objective"])
+        if learner.average:
+            learner.average.load_state_dict(extra["average"])
+        learner.optimizer.load_state_dict(extra["optimizer"])
+        learner.scheduler.load_state_dict(extra["scheduler"])
+        learner.scaler.load_state_dict(extra["scaler"])
+        for buffer, saved in zip(learner.buffers(), extra["buffers"][world.rank], strict=True):
+            buffer.copy_(saved)
+    except (KeyError, RuntimeError, ValueError, TypeError, IndexError, AttributeError) as error:
+        raise InputError(f"--resume: the state in it does not fit ({str(error).splitlines()[0]})") from None
+
+
+def check_weights(training) -> None:
+    """Raises RunFailed where a loss that was finite has left weights that are not."""
+    if not all(value.isfinite().all() for value in training.learner.usable_net().state_dict().values()):
+        raise RunFailed(
+            f"the weights are no longer finite after step {training.step} of epoch {training.epoch + 1}, and were not "
+            "saved: try a lower --lr"
+        )
+
+
+def weights(training) -> dict:
+    """The part of a checkpoint that testing and trackers need."""
+    args = training.args
+    row = training.history[-1] if training.history else {}
+    check_weights(training)
+    return {
+        "net_dict": {key: value.cpu() for key, value in training.learner.usable_net().state_dict().items()},
+        "acc": 100.0 * row.get("val_acc", 0.0),
+        "epoch": training.epoch,
+        "arch": args.model,
+        "model_options": training.model_options,
+        "num_classes": len(training.pids),
+        "height": training.size[0],
+        "width": training.size[1],
+        "class_names": training.class_names,
+        "args": {k: str(v) if isinstance(v, Path) else v for k, v in vars(args).items() if k != "given"},
+    }
+
+
+def save(training, epoch: int) -> None:
+    """Write `last.pth`: the weights and all that resuming needs. Every process tells, rank 0 writes."""
+    learner, world = training.learner, training.world
+    buffers = world.gather([buffer.cpu() for buffer in learner.buffers()])
+    if not world.is_main:
+        return
+    state = {
+        "buffers": buffers,
+        "objective": learner.objective.state_dict(),
+        "average": learner.average.state_dict() if learner.average else None,
+        "optimizer": learner.optimizer.state_dict(),
+        "scheduler": learner.scheduler.state_dict(),
+        "scaler": learner.scaler.state_dict(),
+        "history": training.history,
+        "best": list(training.best),
+        "epoch": epoch,
+        "step": training.step,
+        "totals": training.tally.totals,
+        "images": len(training.train_samples),
+        "processes": world.size,
+    }
+    checkpoints.save(training.args.output / "last.pth", weights(training) | state)
