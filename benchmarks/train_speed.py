@@ -192,7 +192,7 @@ def main(args) -> None:
                 speed = timed(loop, device)
                 if number:
                     speeds[name].append(speed)
-        precision = loops["ours"].training.precision
+        precision = loops["ours"].training.args.amp
         shares = where_time_goes(loops["ours"], device) if args.profile else None
     ours = statistics.median(speeds["ours"])
     dtype = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}[precision]

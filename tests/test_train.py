@@ -14,6 +14,7 @@ from pathlib import Path
 
 import pytest
 import torch
+import torchvision
 
 import datasets
 import evaluate
@@ -199,6 +200,40 @@ def test_multi_gpu_script_needs_torchrun_and_says_how(here):
     assert "torchrun --nproc_per_node=2 train_multiGPU.py --epochs 3" in one_line_error(result)
 
 
+@pytest.fixture(scope="module")
+def torchvision_file(tmp_path_factory) -> Path:
+    """A resnet18 in torchvision's keys, under the name of its ImageNet file."""
+    path = tmp_path_factory.mktemp("torchvision") / "resnet18-5c106cde.pth"
+    torch.save(torchvision.models.resnet18().state_dict(), path)
+    return path
+
+
+@pytest.mark.parametrize(
+    ("flags", "told"),
+    [
+        ([], "resnet18 for"),
+        (["--weights"], "Loaded 120 of 122 tensors"),
+        (["--weights", "--freeze-layers", "--syncBN"], "note: --syncBN"),
+    ],
+    ids=["alone", "weights", "frozen, with --syncBN"],
+)
+def test_the_well_known_lines_train_a_resnet18_on_two_processes(data, here, torchvision_file, flags, told):
+    flags = [part for flag in flags for part in ([flag, torchvision_file] if flag == "--weights" else [flag])]
+    script = [ROOT / "train_multiGPU.py", "--device", "cpu", "--data-dir", data, "--epochs", 1, *TINY]
+    result = command(*TORCHRUN, *script, *flags, cwd=here)
+    assert result.returncode == 0, result.stderr
+    assert result.stdout.count(told) == 1
+    assert checkpoints.load("checkpoint/best.pth").arch == "resnet18"
+
+
+def test_the_file_chooses_the_architecture(data, here, torchvision_file):
+    run("--data-dir", data, "--epochs", 1, "--weights", torchvision_file, "--freeze-layers", *TINY)
+    trained = checkpoints.load("checkpoint/best.pth")
+    assert trained.arch == "resnet18"
+    before = torch.load(torchvision_file, weights_only=True)
+    assert all(torch.equal(trained.net_dict[key], value) for key, value in before.items() if not key.startswith("fc."))
+
+
 def test_the_number_of_processes_is_checked(monkeypatch):
     monkeypatch.setenv("RANK", "0")
     monkeypatch.setenv("WORLD_SIZE", "1")
@@ -319,8 +354,6 @@ def test_imagenet_without_network_names_the_file(data, here, monkeypatch):
 
 
 def test_imagenet_file_is_loaded_from_the_cache(data, here, monkeypatch, capsys):
-    import torchvision
-
     monkeypatch.setenv("TORCH_HOME", str(here / "cache"))
     folder = here / "cache/hub/checkpoints"
     folder.mkdir(parents=True)
