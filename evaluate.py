@@ -196,13 +196,11 @@ def _placed(data: dict, device, memory: int) -> dict:
 
 def _device(name: str) -> torch.device:
     if name == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        name = "cuda" if torch.cuda.is_available() else "cpu"
     try:
-        device = torch.device(name)
-        torch.empty(1, device=device)
+        return torch.empty(1, device=name).device  # with its number
     except (RuntimeError, AssertionError) as error:
         raise InputError(f"--device {name}: not usable here ({str(error).splitlines()[0]}); try cpu") from None
-    return device
 
 
 def _names(paths: list[str]) -> list[str]:

@@ -34,6 +34,7 @@ from appearance.data.resize import resize, resize_all
 from appearance.files import atomic_write
 from appearance.networks import checkpoints, runtimes
 from appearance.networks.inference import fuse_for_inference
+from appearance.networks.precision import full_precision
 
 MEAN_BGR = (104, 116, 124)  # ImageNet's mean colour
 
@@ -126,10 +127,11 @@ class Extractor:
 
     @torch.inference_mode()
     def _embed(self, crops: Sequence[np.ndarray], bgr: bool = False) -> np.ndarray:
-        rows = [
-            self.net(normalize(self._pixels(crops, start, bgr))).cpu()
-            for start in range(0, len(crops), self.batch_size)
-        ]
+        with full_precision():
+            rows = [
+                self.net(normalize(self._pixels(crops, start, bgr))).cpu()
+                for start in range(0, len(crops), self.batch_size)
+            ]
         return torch.cat(rows).numpy() if rows else np.empty((0, self.feature_dim), np.float32)
 
     def _pixels(self, crops: Sequence[np.ndarray], start: int, bgr: bool) -> Tensor:

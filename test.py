@@ -44,7 +44,7 @@ def get_args_parser() -> cli.ArgumentParser:
     return parser
 
 
-@explained_failures()
+@explained_failures("lower --batch_size")
 def main(args) -> None:
     world = current_world(args.device, args.gpu_id)
     say = print if world.is_main else (lambda *_: None)
@@ -83,6 +83,7 @@ def main(args) -> None:
         say(f"{images:,} images in {seconds:.1f} s ({images / seconds:,.0f} img/s) -> {args.output}")
         say("Next: python evaluate.py" + ("" if args.output == "features.pth" else f" {args.output}"))
     world.barrier()
+    world.leave()
 
 
 def load_checkpoint(args) -> checkpoints.Checkpoint:

@@ -32,7 +32,7 @@ from model import HAVE_OPTIONS, build_model
 from utils import seed_everything, single_process
 
 
-@explained_failures()
+@explained_failures("lower --batch_size, or run it in parts with --accumulate 2")
 def main(args, world: World | None = None, otherwise: str = "net") -> None:
     """Train as `args` say; `otherwise` is the network where neither `--model` nor `--weights` names one."""
     if world is None:
@@ -135,7 +135,7 @@ class Learner:
         self.optimizer.zero_grad(set_to_none=True)
         self.scheduler.step()
         if self.average:
-            self.average.update_parameters(self.net)
+            self.average.update()
         return loss_sum, correct
 
     def usable_net(self) -> nn.Module:

@@ -10,8 +10,6 @@ import argparse
 import os
 import sys
 
-import torch.distributed as dist
-
 import train
 from appearance import cli
 from appearance.cli import InputError
@@ -22,7 +20,7 @@ def get_args_parser() -> cli.ArgumentParser:
     parser = train.get_args_parser(otherwise="resnet18")
     parser.description = "Train a re-ID network on several GPUs or CPU processes. Start it with torchrun."
     add = parser.add_argument_group("processes").add_argument
-    add("--syncBN", action=argparse.BooleanOptionalAction, help="BatchNorm over all processes (default: on GPUs)")
+    add("--syncBN", action=argparse.BooleanOptionalAction, default=False, help="BatchNorm over all processes, on GPUs")
     add("--world_size", type=int, help="processes expected; a check, torchrun's --nproc_per_node sets it")
     add("--timeout", type=int, default=1800, help="seconds that a process waits for the others before it gives up")
     add("--dist_url", default="env://", help="where the processes meet (default: as torchrun says)")
@@ -38,15 +36,15 @@ def main(args) -> None:
             f"--world_size {args.world_size}: torchrun started {os.environ['WORLD_SIZE']} processes; "
             f"use --nproc_per_node={args.world_size}, or leave the flag out"
         )
+    if args.syncBN and args.compile:
+        raise InputError("--syncBN --compile: PyTorch cannot compile across the processes; leave one of them out")
     world = join_process_group(args.device, args.dist_url, args.timeout)
-    on_gpu = world.device.type == "cuda"
-    if args.syncBN and not on_gpu and world.is_main:
-        print("note: --syncBN: PyTorch has it on GPUs only; each process keeps its own BatchNorm statistics")
-    args.syncBN = on_gpu and args.syncBN is not False
-    try:
-        train.main(args, world, otherwise="resnet18")
-    finally:
-        dist.destroy_process_group()
+    if args.syncBN and world.device.type != "cuda":
+        args.syncBN = False
+        if world.is_main:
+            print("note: --syncBN: PyTorch has it on GPUs only; each process keeps its own BatchNorm statistics")
+    train.main(args, world, otherwise="resnet18")
+    world.leave()
 
 
 if __name__ == "__main__":

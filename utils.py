@@ -41,6 +41,11 @@ def join_process_group(device_name: str = "auto", dist_url: str = "env://", time
     """
     rank, size = int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"])
     local_rank = int(os.environ.get("LOCAL_RANK", 0))
+    if size > 1 and device_name.startswith("cuda:"):
+        raise InputError(
+            f"--device {device_name}: all {size} processes would share one GPU; leave it out, and each takes its own "
+            "(CUDA_VISIBLE_DEVICES=0,2 torchrun ... chooses among them)"
+        )
     if device_name in ("auto", "cuda") and torch.cuda.is_available():
         if local_rank >= torch.cuda.device_count():
             raise InputError(

@@ -9,16 +9,23 @@ import torch.distributed as dist
 
 from appearance.cli import RunFailed
 
+# of the host, of CUDA's allocator and driver, of cuBLAS and cuDNN
+OUT_OF_MEMORY = ("can't allocate memory", "out of memory", "ALLOC_FAILED")
+
 
 @contextmanager
-def explained_failures() -> Iterator[None]:
-    """Turns what PyTorch says about memory and lost processes into sentences."""
+def explained_failures(less_memory: str) -> Iterator[None]:
+    """Turns what PyTorch says about memory and lost processes into sentences.
+
+    Args:
+        less_memory: what to do to need less of it.
+    """
     try:
         yield
     except RuntimeError as error:
         text = str(error)
-        if isinstance(error, torch.OutOfMemoryError) or "can't allocate memory" in text:
-            raise RunFailed("out of memory; lower --batch_size, or run it in parts with --accumulate 2") from None
+        if isinstance(error, torch.OutOfMemoryError) or any(words in text for words in OUT_OF_MEMORY):
+            raise RunFailed(f"out of memory; {less_memory}") from None
         if dist.is_initialized() and any(word in text for word in ("onnection", "imed out", "gloo", "NCCL", "peer")):
             raise RunFailed(
                 f"another process of the group failed or does not answer ({text.splitlines()[0][:100]}); "

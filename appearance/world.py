@@ -22,6 +22,15 @@ class World:
         """Rank 0 alone prints and writes."""
         return self.rank == 0
 
+    def leave(self) -> None:
+        """Take leave of the group, at the end of work that went well.
+
+        Not in a `finally`: leaving waits for all that is under way, and after a failure the others may wait in a
+        collective that this process will never join. Then its exit is what ends them.
+        """
+        if dist.is_initialized():
+            dist.destroy_process_group()
+
     def barrier(self) -> None:
         if self.size > 1:
             dist.barrier()

@@ -63,6 +63,15 @@ def load_script(name: str):
     return module
 
 
+def benchmark(name: str):
+    """The module of a benchmark."""
+    sys.path.append(str(ROOT / "benchmarks"))  # at the end: `recipe` is a room of ours and a benchmark
+    spec = importlib.util.spec_from_file_location(f"benchmark_{name}", ROOT / "benchmarks" / f"{name}.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
 def script_environment(**extra) -> dict[str, str]:
     return {**os.environ, "OMP_NUM_THREADS": "1", **extra}
 

@@ -1,25 +1,13 @@
 """The benchmarks run, on little work: their figures are for people, but a broken one is noticed here."""
 
-import importlib.util
 import json
-import sys
 
 import pytest
-from conftest import ROOT, make_market
+from conftest import benchmark, make_market
 
 from appearance.cli import InputError
 
-sys.path.append(str(ROOT / "benchmarks"))  # at the end: `recipe` is a room of ours and a benchmark
-
-
-def script(name: str):
-    spec = importlib.util.spec_from_file_location(f"benchmark_{name}", ROOT / "benchmarks" / f"{name}.py")
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
-
-extract_speed, gpu, recipe_benchmark, train_speed = map(script, ("extract_speed", "gpu", "recipe", "train_speed"))
+extract_speed, gpu, recipe_benchmark, train_speed = map(benchmark, ("extract_speed", "gpu", "recipe", "train_speed"))
 
 TINY = ["--model", "osnet_x0_25", "--height", "32", "--width", "16", "--device", "cpu"]
 
@@ -69,7 +57,7 @@ def test_every_part_of_the_gpu_run_is_a_command_that_is_understood(full):
     assert ("full_resnet50" in parts) == full
     for command in parts.values():
         file, *words = command.split()
-        parser = script(file.removesuffix(".py")).get_args_parser()
+        parser = benchmark(file.removesuffix(".py")).get_args_parser()
         parser.parse_args([*words, "--json", "x.json"])
         if file == "recipe.py":
             for text in parser.parse_args(words).variants:

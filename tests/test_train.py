@@ -167,6 +167,7 @@ def reports(data, here, processes: int, *flags) -> list[dict]:
     output = ["--output", here / f"run{processes}", "--eval-interval", 1, *flags]
     result = command(*launcher, *script, *output, cwd=here)
     assert result.returncode == 0, result.stdout + result.stderr
+    assert "deprecated" not in result.stderr
     return [torch.load(here / f"report{processes}.rank{r}", weights_only=True) for r in range(processes)]
 
 

@@ -7,6 +7,7 @@ see what one process would.
 
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
+from functools import cache
 
 import torch
 import torch.nn.functional as F
@@ -18,9 +19,16 @@ IMAGENET_STD = (0.229, 0.224, 0.225)
 
 def normalize(pixels: Tensor) -> Tensor:
     """(N, 3, H, W) uint8 -> float32 with ImageNet's mean and standard deviation, channels-last."""
-    mean = torch.tensor(IMAGENET_MEAN, device=pixels.device).view(1, 3, 1, 1) * 255
-    std = torch.tensor(IMAGENET_STD, device=pixels.device).view(1, 3, 1, 1) * 255
+    mean, std = _mean_and_std(pixels.device)
     return ((pixels.float() - mean) / std).contiguous(memory_format=torch.channels_last)
+
+
+@cache
+def _mean_and_std(device: torch.device) -> tuple[Tensor, Tensor]:
+    """(1, 3, 1, 1) each, for 0..255: copied to a device once, because its host waits for such a copy."""
+    with torch.inference_mode(False):  # whatever asks first, all may use them
+        mean, std = (torch.tensor(values).view(1, 3, 1, 1) * 255 for values in (IMAGENET_MEAN, IMAGENET_STD))
+        return mean.to(device), std.to(device)
 
 
 @dataclass

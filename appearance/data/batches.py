@@ -65,6 +65,16 @@ def balanced_order(labels: Tensor, batch_size: int, per_identity: int, seed: int
     return torch.tensor(rows)
 
 
+def to_device(tensor: Tensor, device: torch.device) -> Tensor:
+    """The tensor on the device, through pinned memory where it comes from the host, so that nobody waits for the bus.
+
+    The pinned copy is kept by PyTorch until the device has read it.
+    """
+    if tensor.device.type == "cpu" and device.type != "cpu":
+        tensor = tensor.pin_memory()
+    return tensor.to(device, non_blocking=True)
+
+
 class Feed:
     """Delivers the batches of an order as (uint8 pixels, labels) on the device.
 
@@ -120,7 +130,7 @@ class Feed:
         labels = self.labels.to(device)
         order_there = order.to(self.pixels.device)
         for row, row_there in zip(order.to(device), order_there, strict=True):
-            yield self.pixels[row_there].to(device, non_blocking=True), labels[row]
+            yield to_device(self.pixels[row_there], device), labels[row]
 
     def rows(self, rows: range) -> tuple[Tensor, Tensor]:
         """The images of some rows, on the device, whoever's they are: (B, 3, H, W) uint8, (B,) int64."""

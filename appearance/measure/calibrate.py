@@ -8,7 +8,7 @@ images of one camera taken moments apart, so these pairs are counted separately 
 import torch
 
 from appearance.cli import InputError
-from appearance.measure.metrics import full_precision
+from appearance.networks.precision import full_precision
 
 BINS = 20000  # over the cosine distances 0 to 2, so thresholds are exact to 0.0001
 BARS = 80  # of a histogram

@@ -11,7 +11,7 @@ from appearance.data.augment import normalize
 from appearance.data.layouts import UNKNOWN, Sample
 from appearance.machine import decoders
 from appearance.networks.inference import fuse_for_inference, unit_rows
-from appearance.networks.precision import autocast
+from appearance.networks.precision import autocast, full_precision
 from appearance.world import World
 
 
@@ -53,7 +53,7 @@ def extract_features(
     net = fuse_for_inference(net).to(world.device)
     features = []
     for pixels in pixel_batches:
-        with autocast(world.device, precision):
+        with full_precision(), autocast(world.device, precision):
             embedded = net.embed(normalize(pixels.to(world.device, non_blocking=True)))
         features.append(unit_rows(embedded).cpu())
         if progress is not None:

@@ -19,11 +19,10 @@ is r_k = k + w_k. The ranks of the correct images are all that the metrics need,
     CMC(r)        share of valid queries with r_1 <= r
 """
 
-import contextlib
-
 import torch
 
 from appearance.cli import InputError
+from appearance.networks.precision import full_precision
 
 CMC_RANKS = 50  # length of the `cmc` list
 DEFAULT_MEMORY = 1 << 30  # bytes that an evaluation may use on top of its features
@@ -139,7 +138,8 @@ class Similarity:
     """
 
     def __init__(self, qf, gf, columns, memory: int = DEFAULT_MEMORY, device=None):
-        self.device = torch.device(device or gf.device)
+        # of a tensor that is there: "cuda" alone is not equal to the "cuda:0" that it means
+        self.device = torch.empty(0, device=device or gf.device).device
         self.qf = qf.to(self.device)
         self.gf, self.columns = gf, columns
         self.everything = len(columns) == len(gf)
@@ -303,17 +303,6 @@ def _count_at_least(scores, thresholds):
             reached = torch.ge(part, level, out=buffer[: len(part), :, : part.shape[2]])
             out[top : top + rows] += reached.sum(2).long()
     return out
-
-
-@contextlib.contextmanager
-def full_precision():
-    """Matrix products in true float32: a trainer's TF32 or bfloat16 setting must not change what a metric means."""
-    before = torch.get_float32_matmul_precision()
-    torch.set_float32_matmul_precision("highest")
-    try:
-        yield
-    finally:
-        torch.set_float32_matmul_precision(before)
 
 
 def _why_none_valid(results: dict) -> str:

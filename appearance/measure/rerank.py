@@ -7,7 +7,8 @@ that time is that of the similarity product plus a little, and memory is the (Nq
 
 import torch
 
-from appearance.measure.metrics import DEFAULT_MEMORY, full_precision
+from appearance.measure.metrics import DEFAULT_MEMORY
+from appearance.networks.precision import full_precision
 
 PAIRS_AT_ONCE = 4 << 20  # entries of a step's temporary tensors
 
@@ -30,7 +31,7 @@ def re_ranking(qf, gf, k1: int = 20, k2: int = 6, lambda_value: float = 0.3, mem
     nearest, farthest, distances = _neighbours(features, queries, min(k1 + 1, total), memory)
     row, column = _reciprocal_sets(nearest, round(k1 / 2) + 1)
     weight = torch.exp(-_squared_distances(features, row, column) / farthest[row])
-    weight /= torch.zeros(total, device=weight.device).index_add_(0, row, weight)[row]
+    weight /= _add(torch.zeros(total, device=weight.device), row, weight)[row]
     if k2 > 1:
         row, column, weight = _average_over(nearest[:, :k2], row, column, weight)
     jaccard = _jaccard(row, column, weight, queries, total)
@@ -128,7 +129,7 @@ def _average_over(neighbours, row, column, weight):
         source = neighbours[rows].flatten()  # (B * k2,)
         entry, owner = _expand(start[source], counts[source])
         keys, inverse = ((rows[0] + owner // k) * total + column[entry]).unique(return_inverse=True)
-        mean = torch.zeros(len(keys), device=weight.device).index_add_(0, inverse, weight[entry] / k)
+        mean = _add(torch.zeros(len(keys), device=weight.device), inverse, weight[entry] / k)
         out.append((keys // total, keys % total, mean))
     return tuple(torch.cat(part) for part in zip(*out, strict=True))
 
@@ -147,8 +148,18 @@ def _jaccard(row, column, weight, queries: int, total: int):
     step = max(1, PAIRS_AT_ONCE * asked // max(1, int(counts[column].sum())))
     for i, c, w in zip(row.split(step), column.split(step), weight.split(step), strict=True):
         entry, which = _expand(start[c], counts[c])
-        shared.index_add_(0, i[which] * gallery + owner[entry], torch.minimum(w[which], owned[entry]))
+        _add(shared, i[which] * gallery + owner[entry], torch.minimum(w[which], owned[entry]))
     return shared.div_(2 - shared).neg_().add_(1).view(queries, gallery)
+
+
+def _add(sums, index, values):
+    """sums[index] += values for repeated indices, in place; in a fixed order on a GPU too, so that a run repeats."""
+    before = torch.are_deterministic_algorithms_enabled(), torch.is_deterministic_algorithms_warn_only_enabled()
+    torch.use_deterministic_algorithms(True)
+    try:
+        return sums.index_add_(0, index, values)
+    finally:
+        torch.use_deterministic_algorithms(before[0], warn_only=before[1])
 
 
 def _expand(start, counts):

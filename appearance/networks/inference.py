@@ -27,7 +27,7 @@ def _fold_batch_norms(module: nn.Module) -> None:
     """Fold each BatchNorm2d child of `module` into the convolution registered right before it."""
     previous, previous_name = None, ""
     for name, child in list(module.named_children()):
-        if isinstance(child, nn.BatchNorm2d) and isinstance(previous, nn.Conv2d):
+        if isinstance(child, nn.BatchNorm2d | nn.SyncBatchNorm) and isinstance(previous, nn.Conv2d):
             fused = nn.utils.fuse_conv_bn_eval(previous, child)
             setattr(module, previous_name, fused)
             setattr(module, name, nn.Identity())

@@ -2,7 +2,8 @@
 
 import copy
 import time
-from contextlib import nullcontext
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
 
 import torch
 from torch import nn
@@ -29,6 +30,25 @@ def fastest_precision(net: nn.Module, height: int, width: int, device: torch.dev
     with torch.random.fork_rng(devices=[]):  # dropout draws
         times = {precision: min(seconds(precision) for _ in range(3)) for precision in ("fp32", "bf16")}
     return "bf16" if times["bf16"] < 0.9 * times["fp32"] else "fp32"
+
+
+@contextmanager
+def full_precision() -> Iterator[None]:
+    """Convolutions and matrix products of float32 numbers in true float32.
+
+    GPUs convolve in TF32 unless told otherwise, with errors of 1e-3; and what a feature or a metric means must not
+    change with the settings of the program around it.
+    """
+    backends = torch.backends
+    settings = (backends.cudnn.conv, backends.cuda.matmul, backends.mkldnn.conv, backends.mkldnn.matmul)
+    before = [setting.fp32_precision for setting in settings]
+    for setting in settings:
+        setting.fp32_precision = "ieee"
+    try:
+        yield
+    finally:
+        for setting, value in zip(settings, before, strict=True):
+            setting.fp32_precision = value
 
 
 def autocast(device: torch.device, precision: str):

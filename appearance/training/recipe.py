@@ -5,9 +5,9 @@ from itertools import accumulate
 
 import torch
 from torch import nn
-from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from appearance.data.augment import Augment
+from appearance.training.average import MovingAverage
 from appearance.training.losses import Objective
 from appearance.training.muon import Muon, learns_by_muon
 
@@ -104,7 +104,8 @@ def optimizer(args, objective: nn.Module) -> torch.optim.Optimizer:
         return Muon(groups, args.lr, dtype=torch.bfloat16 if args.amp == "bf16" else torch.float32, fused=fused)
     if args.optimizer == "adamw":
         return torch.optim.AdamW(groups, lr=args.lr, fused=fused)
-    return torch.optim.SGD(groups, lr=args.lr, momentum=0.9, fused=fused)
+    # the fused kernel would leave the momentum as it found the memory, where fp16's first step overflows
+    return torch.optim.SGD(groups, lr=args.lr, momentum=0.9, fused=fused and args.amp != "fp16")
 
 
 def lr_factors(args, steps_per_epoch: int) -> list[float]:
@@ -150,8 +151,6 @@ def cost(height: int, width: int) -> float:
     return height * width
 
 
-def weight_average(net: nn.Module, decay: float) -> AveragedModel | None:
-    """An exponential moving average of weights and BatchNorm statistics, or None with decay 0."""
-    if not decay:
-        return None
-    return AveragedModel(net, multi_avg_fn=get_ema_multi_avg_fn(decay), use_buffers=True)
+def weight_average(net: nn.Module, decay: float) -> MovingAverage | None:
+    """The moving average of the network's weights, or None with decay 0."""
+    return MovingAverage(net, decay) if decay else None

@@ -1,0 +1,288 @@
+"""What matters on a GPU, tested without one: the same code with the CPU, or a device without numbers, in its place."""
+
+import copy
+import math
+
+import pytest
+import torch
+from conftest import benchmark, call_script, load_script, make_market
+from networks import lively_network, random_crops, write_checkpoint
+from torch import nn
+from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
+
+import train
+import train_multiGPU
+import utils
+from appearance.cli import InputError, RunFailed
+from appearance.data.augment import normalize
+from appearance.data.batches import to_device
+from appearance.faults import explained_failures
+from appearance.measure import metrics, rerank
+from appearance.measure.embed import extract_features
+from appearance.networks.inference import fuse_for_inference
+from appearance.networks.precision import full_precision
+from appearance.training import recipe
+from appearance.training.average import MovingAverage
+from appearance.training.losses import Objective
+from appearance.world import World
+from feature_extractor import Extractor
+
+step_cost = benchmark("step_cost")
+CPU = torch.device("cpu")
+
+
+def arguments(*flags):
+    args = train.get_args_parser().parse_args([str(flag) for flag in flags])
+    recipe.fill_in(args)
+    return args
+
+
+# -- the optimizer -----------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def memory_full_of_nan():
+    """Whoever reads memory that nobody wrote gets NaN."""
+    torch.use_deterministic_algorithms(True)
+    yield
+    torch.use_deterministic_algorithms(False)
+
+
+@pytest.mark.parametrize("optimizer", ["sgd", "adamw", "muon"])
+def test_a_first_step_that_overflows_in_fp16_leaves_no_trace(optimizer, memory_full_of_nan):
+    net = nn.Sequential(nn.Conv2d(4, 4, 1), nn.Conv2d(4, 2, 1))
+    before = copy.deepcopy(net.state_dict())
+    optimizer = recipe.optimizer(arguments("--optimizer", optimizer, "--amp", "fp16", "--lr", 0.01), net)
+    scaler = torch.amp.GradScaler("cpu", init_scale=1024.0)
+    for gradient in (math.inf, 1.0):
+        assert all(torch.equal(value, before[key]) for key, value in net.state_dict().items())
+        scaler.scale(net(torch.zeros(1, 4, 1, 1)).sum()).backward()
+        for parameter in net.parameters():
+            parameter.grad = torch.full_like(parameter, gradient * 512)
+        scaler.step(optimizer)
+        scaler.update()
+    moved = max((value - before[key]).abs().max() for key, value in net.state_dict().items())
+    assert 0 < moved < 0.1
+
+
+def test_the_moving_average_is_pytorchs():
+    net = lively_network("osnet_x0_25")
+    ours, theirs = MovingAverage(net, 0.9), AveragedModel(net, multi_avg_fn=get_ema_multi_avg_fn(0.9), use_buffers=True)
+    for seed in range(3):
+        torch.manual_seed(seed)
+        net.train()(torch.randn(4, 3, 32, 16))
+        with torch.no_grad():
+            for parameter in net.parameters():
+                parameter.add_(torch.randn_like(parameter))
+        ours.update()
+        theirs.update_parameters(net)
+    wanted = theirs.state_dict()
+    assert ours.state_dict().keys() == wanted.keys()
+    for key, value in ours.state_dict().items():
+        if "num_batches_tracked" in key:  # counts nothing that is used: the network's own
+            assert value == net.state_dict()[key.removeprefix("module.")]
+        else:
+            assert torch.equal(value, wanted[key]), key
+
+
+# -- arithmetic --------------------------------------------------------------------------------------------------------
+
+
+SETTINGS = (torch.backends.cudnn.conv, torch.backends.cuda.matmul)
+
+
+def settings() -> list[str]:
+    return [setting.fp32_precision for setting in SETTINGS]
+
+
+def test_features_are_made_in_true_float32(tmp_path):
+    class Probe(nn.Module):
+        feature_dim = 2
+
+        def embed(self, images):
+            seen.append(settings())
+            return images.mean((2, 3))[:, :2]
+
+        forward = embed
+
+    seen, before = [], settings()
+    extract_features(Probe(), [torch.zeros(2, 3, 8, 4, dtype=torch.uint8)], World(CPU))
+    extractor = Extractor(write_checkpoint(tmp_path / "net.pth", "osnet_x0_25"))
+    extractor.net = Probe()
+    extractor(random_crops(2))
+    assert seen == [["ieee", "ieee"]] * 2
+    assert settings() == before
+
+
+def test_the_precision_setting_comes_back_after_an_error():
+    before = settings()
+    with pytest.raises(KeyError), full_precision():
+        raise KeyError
+    assert settings() == before
+
+
+@pytest.mark.parametrize("loss", ["cosine", "arcface", "triplet", "circle", "center"])
+def test_metric_losses_are_float32_under_autocast(loss):
+    class Net(nn.Module):
+        feature_dim = 16
+
+        def __init__(self):
+            super().__init__()
+            self.features = nn.Parameter(torch.randn(12, 16, generator=torch.Generator().manual_seed(0)))
+
+        def embed(self, images):
+            return self.features
+
+        def classify(self, features):
+            return features[:, :4]
+
+    def gradients(dtype):
+        torch.manual_seed(0)
+        objective = Objective(Net(), 4, metric_loss=loss, classifier_weight=0.0, margin=0.2)
+        with torch.autocast("cpu", dtype, enabled=dtype is not None):
+            value, _ = objective(torch.zeros(12), torch.arange(12) // 3)
+        value.backward()
+        return [parameter.grad for parameter in objective.parameters()]
+
+    for found, wanted in zip(gradients(torch.bfloat16), gradients(None), strict=True):
+        assert torch.equal(found, wanted)
+
+
+def test_constants_are_on_the_device_once():
+    pixels = torch.zeros(2, 3, 8, 4, dtype=torch.uint8, device="meta")
+    normalize(pixels)
+    with step_cost.Watch() as watch:
+        normalize(pixels)
+    assert not watch.waits
+    assert watch.operations.total() <= 4
+
+
+def test_sums_of_re_ranking_are_taken_in_a_fixed_order(monkeypatch):
+    fixed, plain = [], torch.Tensor.index_add_
+
+    def index_add_(sums, *rest):
+        fixed.append(torch.are_deterministic_algorithms_enabled())
+        return plain(sums, *rest)
+
+    monkeypatch.setattr(torch.Tensor, "index_add_", index_add_)
+    rows = nn.functional.normalize(torch.randn(40, 8, generator=torch.Generator().manual_seed(0)))
+    rerank.re_ranking(rows[:10], rows[10:])
+    assert len(fixed) >= 3
+    assert all(fixed)
+    assert not torch.are_deterministic_algorithms_enabled()
+
+
+def test_batch_norm_over_processes_is_folded_like_any_other():
+    net = lively_network("net")
+    shared = nn.SyncBatchNorm.convert_sync_batchnorm(copy.deepcopy(net))
+    images = torch.randn(2, 3, 32, 16)
+    fused = fuse_for_inference(shared)
+    assert not any(isinstance(module, nn.SyncBatchNorm) for module in fused.layer1.modules())
+    with torch.no_grad():
+        assert torch.equal(fused.embed(images), fuse_for_inference(net).embed(images))
+
+
+# -- memory and devices ------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB"),
+        torch.AcceleratorError("CUDA error: out of memory"),
+        RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`"),
+        RuntimeError("cuDNN error: CUDNN_STATUS_ALLOC_FAILED"),
+        RuntimeError("DefaultCPUAllocator: can't allocate memory"),
+    ],
+    ids=lambda error: str(error)[:24],
+)
+def test_every_way_to_say_that_memory_is_full(error):
+    with pytest.raises(RunFailed, match=r"^out of memory; do this$"), explained_failures("do this"):
+        raise error
+
+
+def test_test_py_advises_flags_that_it_has(monkeypatch):
+    script = load_script("test.py")
+
+    def full(*_):
+        raise torch.OutOfMemoryError("CUDA")
+
+    monkeypatch.setattr(script, "current_world", full)
+    with pytest.raises(RunFailed, match=r"out of memory; lower --batch_size$"):
+        script.main(script.get_args_parser().parse_args([]))
+
+
+def test_one_gpu_for_all_processes_is_refused(monkeypatch):
+    monkeypatch.setenv("RANK", "0")
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    with pytest.raises(InputError, match=r"--device cuda:1: all 2 processes would share one GPU"):
+        utils.join_process_group("cuda:1")
+
+
+def test_a_device_without_its_number_is_the_device_with_it():
+    rows = nn.functional.normalize(torch.randn(40, 8))
+    assert torch.device("cpu") != torch.device("cpu:0")  # so it is with "cuda" and "cuda:0"
+    similarity = metrics.Similarity(rows, rows, torch.arange(40), 10**6, "cpu:0")
+    assert similarity.memory_left == 10**6  # nothing was copied
+    assert similarity.ready[0].data_ptr() == rows.data_ptr()
+
+
+def test_pixels_of_the_host_travel_through_pinned_memory():
+    watch = step_cost.Watch()
+    with step_cost.pretended_pinning(watch), watch:
+        to_device(torch.zeros(4), torch.device("meta"))
+    assert watch.operations["_to_copy"] == 1
+    assert not watch.waits
+    with watch:
+        torch.zeros(4).to("meta", non_blocking=True)
+    assert watch.waits == ["_to_copy"]
+
+
+# -- several processes -------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def group(monkeypatch):
+    """A process group that notes when it is left."""
+    left = []
+    monkeypatch.setattr(torch.distributed, "is_initialized", lambda: True)
+    monkeypatch.setattr(torch.distributed, "destroy_process_group", lambda: left.append(1))
+    monkeypatch.setattr(train_multiGPU, "join_process_group", lambda *_: World(CPU))
+    monkeypatch.setenv("RANK", "0")
+    monkeypatch.setenv("WORLD_SIZE", "1")
+    return left
+
+
+def test_a_rank_that_fails_does_not_wait_for_its_peers(group, monkeypatch):
+    def main(*_, **__):
+        if fails:
+            raise RuntimeError("a kernel")
+
+    monkeypatch.setattr(train, "main", main)
+    args = train_multiGPU.get_args_parser().parse_args([])
+    fails = True
+    with pytest.raises(RuntimeError, match="a kernel"):
+        train_multiGPU.main(args)
+    assert group == []
+    fails = False
+    train_multiGPU.main(args)
+    assert group == [1]
+
+
+def test_test_py_leaves_its_group(tmp_path, monkeypatch):
+    class Told(World):
+        def leave(self):
+            left.append(self.rank)
+
+    left = []
+    data, weights = make_market(tmp_path / "data"), write_checkpoint(tmp_path / "net.pth", "osnet_x0_25")
+    monkeypatch.setattr(utils, "current_world", lambda *_: Told(CPU))
+    result = call_script("test.py", "--data-dir", data, "--weights", weights, cwd=tmp_path)
+    assert result.code == 0, result.stderr
+    assert left == [0]
+
+
+def test_batch_norm_over_processes_is_not_compiled(group, monkeypatch):
+    monkeypatch.setattr(train, "main", lambda *_, **__: None)
+    with pytest.raises(InputError, match="--syncBN --compile"):
+        train_multiGPU.main(train_multiGPU.get_args_parser().parse_args(["--syncBN", "--compile"]))
