@@ -100,7 +100,7 @@ class Learner:
         self.forward = world.wrapped(self.forward)
 
     def lr_factor(self, step: int) -> float:
-        """Of a step counted from the start; epochs of balanced batches can be a step longer than the first."""
+        """Of a step counted from the start; the scheduler also asks for the one after the last."""
         return self.lr_factors[min(step, len(self.lr_factors) - 1)]
 
     def train_mode(self) -> None:

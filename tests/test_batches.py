@@ -37,7 +37,7 @@ def test_a_batch_larger_than_the_set_is_the_set():
 
 
 def test_balanced_batches_hold_k_images_of_p_identities():
-    labels = torch.arange(10).repeat_interleave(torch.tensor([3, 4, 5, 8, 12, 4, 4, 4, 4, 1]))
+    labels = torch.arange(12).repeat_interleave(torch.tensor([3, 4, 5, 8, 12, 4, 4, 4, 4, 1, 4, 4]))
     order = balanced_order(labels, 16, 4, seed=0, epoch=0)
     for row in order:
         counts = Counter(labels[row].tolist())
@@ -45,9 +45,70 @@ def test_balanced_batches_hold_k_images_of_p_identities():
         assert set(counts.values()) == {4}
     seen = Counter(order.flatten().tolist())
     large = [index for index in seen if labels[index] == 4]
+    assert len(seen) == len(labels)
     assert all(seen[index] == 1 for index in large)  # 12 images are three whole groups: nothing is repeated
     assert torch.equal(order, balanced_order(labels, 16, 4, seed=0, epoch=0))
     assert not torch.equal(order, balanced_order(labels, 16, 4, seed=0, epoch=1))
+
+
+# images of each identity -> steps, images a batch, and most times that one image comes, at 128 images and K = 4
+DISTRIBUTIONS = {
+    "Market-like": ([17] * 251, (39, 128, 2)),
+    "31 of 100, 1 of 1": ([100] * 31 + [1], (24, 128, 4)),
+    "31 of 100, 9 of 2": ([100] * 31 + [2] * 9, (24, 128, 2)),
+    "19 of 50, 1 of 3": ([50] * 19 + [3], (8, 124, 2)),
+    "10 of 5 to 200": (torch.linspace(5, 200, 10).int().tolist(), (8, 125, 2)),
+    "50 of 5 to 200": (torch.linspace(5, 200, 50).int().tolist(), (39, 128, 2)),
+    "Zipf": ([1000 // rank for rank in range(1, 101)], (41, 128, 2)),
+    "2 of 100": ([100] * 2, (2, 100, 1)),
+    "1,000 and 2": ([1000, 2], (8, 128, 18)),  # the two are in each batch: else it would have no negatives
+    "3,000 of 2": ([2] * 3000, (93, 128, 2)),
+    "40 faces": ([9] * 40, (4, 120, 2)),
+    "1,000 of 1, 10 of 100": ([1] * 1000 + [100] * 10, (39, 128, 4)),
+}
+
+
+@pytest.mark.parametrize("name", DISTRIBUTIONS)
+def test_balanced_epochs_show_the_images_of_any_distribution(name):
+    images, (steps, batch_size, most) = DISTRIBUTIONS[name]
+    labels = torch.arange(len(images)).repeat_interleave(torch.tensor(images))
+    labels = labels[torch.randperm(len(labels), generator=generator_for(0, 0))]
+    for epoch in range(3):
+        order = balanced_order(labels, 128, 4, seed=0, epoch=epoch)
+        assert order.shape == (steps, batch_size)
+        seen = Counter(order.flatten().tolist())
+        assert len(seen) >= 0.95 * len(labels)
+        assert max(seen.values()) == most
+        for row in order:
+            people = Counter(labels[row].tolist())
+            assert len(people) >= 2
+            assert min(people.values()) >= 4
+
+
+def test_few_people_fill_the_batch_and_each_of_them_equally():
+    labels = torch.arange(14).repeat_interleave(36)
+    order = balanced_order(labels, 128, 4, seed=0, epoch=0)
+    assert order.shape == (4, 126)
+    for row in order:
+        assert Counter(labels[row].tolist()) == dict.fromkeys(range(14), 9)
+    assert sorted(order.flatten().tolist()) == list(range(14 * 36))
+
+
+def test_the_rich_are_spread_evenly_over_an_epoch():
+    labels = torch.arange(9).repeat_interleave(torch.tensor([200] + [20] * 8))
+    order = balanced_order(labels, 32, 4, seed=0, epoch=0)
+    shares = [int((labels[row] == 0).sum()) for row in order]
+    assert set(shares) <= {16, 20}  # of 32
+    assert sum(shares) >= 190
+
+
+@pytest.mark.parametrize("images", [[1], [7], [1, 1], [2, 9], [4] * 13, [3, 1, 1], [1] * 5])
+@pytest.mark.parametrize("batch_size", [2, 32])
+def test_the_smallest_sets_have_an_order(images, batch_size):
+    labels = torch.arange(len(images)).repeat_interleave(torch.tensor(images))
+    order = balanced_order(labels, batch_size, 2, seed=0, epoch=0)
+    assert set(order.flatten().tolist()) == set(range(len(labels)))
+    assert all(len(labels[row].unique()) >= min(2, len(images)) for row in order)
 
 
 def feed_of(root, rank, size, cached):

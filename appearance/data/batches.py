@@ -3,7 +3,7 @@
 An epoch's order is a pure function of seed and epoch, the same on every process; a process then takes its own columns.
 """
 
-from collections import defaultdict
+import math
 from collections.abc import Iterator
 
 import numpy as np
@@ -33,36 +33,100 @@ def shuffled_order(count: int, batch_size: int, seed: int, epoch: int) -> Tensor
     return order[: steps * batch_size].view(steps, batch_size)
 
 
-def balanced_order(labels: Tensor, batch_size: int, per_identity: int, seed: int, epoch: int) -> Tensor:
-    """(steps, P * K) int64: batches of P identities with K images each (Hermans et al., 2017, section 2).
+MOST_LEFT_OUT = 0.05  # share of the images that an epoch may leave for another one, so that its batches are full
 
-    Each identity's shuffled images are dealt in groups of K, the last one filled up by repeating; each batch takes
-    groups of different identities, those with most groups left first.
+
+def balanced_order(labels: Tensor, batch_size: int, per_identity: int, seed: int, epoch: int) -> Tensor:
+    """(steps, P * K) int64: batches of P groups, each of K images of one identity (Hermans et al., 2017, section 2).
+
+    Each identity's shuffled images are dealt in groups of K, the last one filled up by repeating, and its groups are
+    spread over the batches: no batch has two of them where it has no more groups than there are batches, else each has
+    its share. So every image counts however unlike the identities are in number; P and the steps, which follow from
+    the numbers alone, are the same in all epochs.
+
+    Args:
+        labels: (N,) int64 identities.
+        batch_size: most images in a batch.
+        per_identity: K; it is larger where the identities are so few that groups of K would not fill a batch.
+        seed, epoch: of the shuffling.
     """
     generator = generator_for(seed, epoch)
-    by_label = defaultdict(list)
-    for index in torch.randperm(len(labels), generator=generator).tolist():
-        by_label[int(labels[index])].append(index)
-    groups = {}
-    for label, indices in sorted(by_label.items()):
-        short = -len(indices) % per_identity
-        indices = indices + [indices[i % len(indices)] for i in range(short)]
-        groups[label] = [indices[i : i + per_identity] for i in range(0, len(indices), per_identity)]
+    images = labels.unique(return_counts=True)[1]  # (I,) of each identity
+    shuffled = torch.randperm(len(labels), generator=generator)
+    by_identity = shuffled[labels[shuffled].argsort(stable=True)]  # (N,) each identity's images side by side
 
-    identities = min(max(2, batch_size // per_identity), len(groups))
+    size = _group_size(images, batch_size, per_identity)
+    groups, steps = _shares(images, size, max(2, batch_size // size), generator)  # (I,) of each identity
+    owner = torch.arange(len(images)).repeat_interleave(groups)  # (G,) identities
+    number = torch.arange(len(owner)) - (groups.cumsum(0) - groups)[owner]  # (G,) among the groups of its owner
+    nth = (number[:, None] * size + torch.arange(size)) % images[owner, None]  # (G, K) among the images of its owner
+    dealt = by_identity[(images.cumsum(0) - images)[owner, None] + nth]  # (G, K) images
+    return dealt[_spread(groups, steps, generator)].flatten(1)
+
+
+def _group_size(images: Tensor, batch_size: int, per_identity: int) -> int:
+    """The K of `balanced_order`: as many as an equal part of the batch, if everyone has so many, evened out."""
+    fewest = int(images.min())
+    part = min(batch_size // len(images), fewest)
+    return max(per_identity, math.ceil(fewest / math.ceil(fewest / part)) if part else 0)
+
+
+def _shares(images: Tensor, size: int, most: int, generator: torch.Generator) -> tuple[Tensor, int]:
+    """How many groups of `size` images each identity gives to an epoch, (I,) int64, and the number of steps.
+
+    As many as show all its images, but for the few that the richest leave out, or that are given twice, so that each
+    step has equally many, at most `most`, and none is of one identity alone.
+    """
+    groups = -(-images // size)
+
+    def give_more(givers: Tensor, count: int) -> None:
+        """Of those who then repeat their images least."""
+        for _ in range(count):
+            repetition = (groups + 1) * size / images + 1e-3 * torch.rand(len(images), generator=generator)
+            groups[repetition.masked_fill(~givers, math.inf).argmin()] += 1
+
+    others = torch.arange(len(groups)) != groups.argmax()
+    if others.any():  # a batch full of the richest one needs a group of somebody else
+        give_more(others, math.ceil(int(groups.max()) / (most - 1)) - int(groups[others].sum()))
+    total = int(groups.sum())
+    steps, width = _grid(total, most, spare=int(MOST_LEFT_OUT * images.sum()) // size)
+    for _ in range(total - steps * width):
+        groups[(groups + torch.rand(len(groups), generator=generator)).argmax()] -= 1
+    give_more(torch.ones_like(others), steps * width - total)
+    return groups, steps
+
+
+def _grid(total: int, most: int, spare: int) -> tuple[int, int]:
+    """Steps, and groups in each, for `total` groups: full batches or else smaller ones that leave out `spare` at most.
+
+    Where neither does, in small sets, some groups have to be repeated.
+    """
+    steps = math.ceil(total / most)
+    for some, width in ((total // most, most), (steps, total // steps)):
+        if some and width > 1 and total - some * width <= spare:
+            return some, width
+    return steps, math.ceil(total / steps)
+
+
+def _spread(groups: Tensor, steps: int, generator: torch.Generator) -> Tensor:
+    """(I,) numbers of groups -> (steps, P) int64, each group once; they are numbered identity by identity.
+
+    A step takes of each identity the whole part of what it has left for every step to come, and draws the rest by the
+    remainders, so that those with most left come first.
+    """
+    left, width = groups.clone(), int(groups.sum()) // steps
     rows = []
-    while len(groups) >= identities:
-        left = torch.tensor([len(g) for g in groups.values()], dtype=torch.float)
-        chosen = torch.multinomial(left, identities, generator=generator).tolist()
-        labels_left = list(groups)
-        row = []
-        for position in chosen:
-            label = labels_left[position]
-            row += groups[label].pop()
-            if not groups[label]:
-                del groups[label]
-        rows.append(row)
-    return torch.tensor(rows)
+    for to_come in range(steps, 0, -1):
+        take, remainder = left // to_come, left % to_come
+        drawn = width - int(take.sum())
+        if drawn:
+            take[torch.multinomial(remainder.float(), drawn, generator=generator)] += 1
+        left -= take
+        rows.append(torch.arange(len(groups)).repeat_interleave(take)[torch.randperm(width, generator=generator)])
+    owner = torch.stack(rows)  # (steps, P)
+    numbered = torch.empty(owner.numel(), dtype=torch.int64)
+    numbered[owner.flatten().argsort(stable=True)] = torch.arange(owner.numel())
+    return numbered.view_as(owner)
 
 
 def to_device(tensor: Tensor, device: torch.device) -> Tensor:
