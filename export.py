@@ -14,7 +14,7 @@
 ONNX and TorchScript files take RGB crops at the network's size. With `--normalize outside` these come normalised by
 ImageNet's mean and standard deviation, as most re-ID code does; with `--normalize inside` they come as they are from 0
 to 1, as Ultralytics does. Each file says which (`appearance/networks/runtimes.py` reads it), and the output is always
-unit rows.
+unit rows. With `--flip` they are the mean of each crop and its mirror image, both inside the file, for twice the time.
 
 A file appears under its name only after its vectors were compared with those of the checkpoint on real images.
 """
@@ -42,7 +42,7 @@ from appearance.drawn import sample
 from appearance.machine import decoders
 from appearance.measure.embed import fixed_batches, stream_pixels, test_features
 from appearance.networks import checkpoints, runtimes
-from appearance.networks.inference import fuse_for_inference, unit_rows
+from appearance.networks.inference import BothDirections, fuse_for_inference, unit_rows
 from datasets import PersonImages
 from evaluate import rank_metrics
 from model import build_model, from_checkpoint
@@ -62,11 +62,13 @@ class Job:
     checkpoint: checkpoints.Checkpoint
     inside: bool  # mean and standard deviation inside the file
     calibration: Tensor  # (C, 3, H, W) uint8
+    flip: bool = False  # the mean of both directions inside the file
 
     @functools.cached_property
     def net(self) -> nn.Module:
         """The network as it is run everywhere else: normalised images -> unit rows."""
-        return fuse_for_inference(from_checkpoint(self.checkpoint))
+        net = fuse_for_inference(from_checkpoint(self.checkpoint))
+        return BothDirections(net) if self.flip else net
 
     def graph(self) -> tuple[nn.Module, Tensor]:
         """The module to trace and an example batch for it."""
@@ -84,6 +86,7 @@ class Job:
                 "width": self.checkpoint.width,
                 "feature_dim": self.net.feature_dim,
                 "normalize": "inside" if self.inside else "outside",
+                "flip": self.flip,
                 "input": f"RGB float32 (N, 3, {self.checkpoint.height}, {self.checkpoint.width}), "
                 + ("0 to 1" if self.inside else "0 to 1, then ImageNet's mean and standard deviation"),
             }
@@ -229,15 +232,16 @@ class Format:
     write: Callable[[Job, Path], None]
     name: str  # of the file, from {arch} and {size}
     tolerance: float  # largest cosine difference to the checkpoint's vectors
+    weights_only: bool = False  # what is done with them is up to the reader
 
 
 FORMATS = {
-    "ckpt": Format(write_ckpt, "ckpt.t7", 1e-5),
-    "boxmot": Format(write_boxmot, "{arch}_reid.pt", 1e-5),
+    "ckpt": Format(write_ckpt, "ckpt.t7", 1e-5, weights_only=True),
+    "boxmot": Format(write_boxmot, "{arch}_reid.pt", 1e-5, weights_only=True),
     "onnx": Format(write_onnx, "{arch}_{size}.onnx", 1e-5),
     "onnx-int8": Format(write_onnx_int8, "{arch}_{size}_int8.onnx", 0.05),
     "torchscript": Format(write_torchscript, "{arch}_{size}.torchscript", 1e-5),
-    "npy-manifest": Format(write_npy_manifest, "{arch}_{size}.npz", 1e-5),
+    "npy-manifest": Format(write_npy_manifest, "{arch}_{size}.npz", 1e-5, weights_only=True),
 }
 
 
@@ -284,6 +288,7 @@ def get_args_parser() -> cli.ArgumentParser:
     add("--format", nargs="+", choices=sorted(FORMATS), default=["onnx"], help="what to write")
     add("--output", type=Path, default=Path("export"), help="folder for the files")
     add("--normalize", choices=("outside", "inside"), default="outside", help="who applies mean and standard deviation")
+    add("--flip", action="store_true", help="the mean of each crop and its mirror image, for twice the time")
     add(
         "--data-dir",
         type=Path,
@@ -296,10 +301,14 @@ def get_args_parser() -> cli.ArgumentParser:
 def main(args) -> None:
     if args.calibration_images < 1:
         raise InputError(f"--calibration-images {args.calibration_images}: must be 1 or more")
+    for name in args.format:
+        if args.flip and FORMATS[name].weights_only:
+            raise InputError(f"--flip: a {name} file holds weights alone; whoever runs them averages both directions")
     checkpoint = checkpoints.load(args.weights)
     data = layouts.find(args.data_dir or sample.ensure())
     count = args.calibration_images if "onnx-int8" in args.format else 1
-    job = Job(checkpoint, args.normalize == "inside", some_pixels(data.train or data.gallery, count, checkpoint))
+    calibration = some_pixels(data.train or data.gallery, count, checkpoint)
+    job = Job(checkpoint, args.normalize == "inside", calibration, args.flip)
     compared = some_pixels(data.query or data.train, COMPARED_IMAGES, checkpoint)
     size = f"{checkpoint.height}x{checkpoint.width}"
     print(f"{args.weights}: {checkpoint.arch}, {size}, {job.net.feature_dim} numbers a crop")
@@ -307,7 +316,8 @@ def main(args) -> None:
     if measured:
         print(f"  {'checkpoint':<12} " + "rank-1 {:.2%}  mAP {:.2%}".format(*retrieval(job.net, data, checkpoint)))
     for name in dict.fromkeys(args.format):
-        path = args.output / FORMATS[name].name.format(arch=checkpoint.arch, size=size)
+        kind = size + ("_flip" if args.flip else "")
+        path = args.output / FORMATS[name].name.format(arch=checkpoint.arch, size=kind)
         print(f"  {name:<12} " + export(name, job, path, compared, data if measured else None), flush=True)
 
 

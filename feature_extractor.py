@@ -33,7 +33,7 @@ from appearance.data.images import load_rgb
 from appearance.data.resize import resize, resize_all
 from appearance.files import atomic_write
 from appearance.networks import checkpoints, runtimes
-from appearance.networks.inference import fuse_for_inference
+from appearance.networks.inference import BothDirections, fuse_for_inference
 from appearance.networks.precision import full_precision
 
 MEAN_BGR = (104, 116, 124)  # ImageNet's mean colour
@@ -75,12 +75,13 @@ class Extractor:
             `.torchscript` file of `export.py`, which runs on the CPU.
         use_cuda: use the current GPU if there is one.
         batch_size: most crops in one forward pass, which bounds the memory.
+        flip: the mean of the vectors of a crop and its mirror image, for twice the time.
 
     Raises:
         InputError: the checkpoint is missing, broken or of no known network.
     """
 
-    def __init__(self, model_path, use_cuda: bool = True, batch_size: int = 128):
+    def __init__(self, model_path, use_cuda: bool = True, batch_size: int = 128, flip: bool = False):
         if Path(model_path).suffix in runtimes.SUFFIXES:
             self.device = torch.device("cpu")
             source = self.net = runtimes.load(Path(model_path))
@@ -88,6 +89,8 @@ class Extractor:
             self.device = torch.device("cuda" if use_cuda and torch.cuda.is_available() else "cpu")
             source = checkpoints.load(model_path)
             self.net = fuse_for_inference(from_checkpoint(source)).to(self.device)
+        if flip and not getattr(source, "flip", False):  # an exported file may have both directions inside
+            self.net = BothDirections(self.net)
         self.height, self.width = source.height, source.width
         self.feature_dim = self.net.feature_dim
         self.batch_size = batch_size

@@ -22,6 +22,7 @@ from appearance.machine import decoders
 from appearance.measure import features_file
 from appearance.measure.embed import test_features
 from appearance.networks import checkpoints
+from appearance.networks.inference import BothDirections
 from datasets import PersonImages
 from model import ARCHITECTURES, from_checkpoint
 from utils import current_world
@@ -41,6 +42,7 @@ def get_args_parser() -> cli.ArgumentParser:
     add("--gpu_id", type=int, default=0, help="which GPU, when there are several")
     add("--workers", type=int, default=decoders(), help="threads that decode images")
     add("--amp", choices=("fp32", "bf16", "fp16"), default="fp32", help="arithmetic of the network")
+    add("--flip", action="store_true", help="the mean of each image and its mirror image, for twice the time")
     return parser
 
 
@@ -55,8 +57,9 @@ def main(args) -> None:
     say(summary(data))
 
     started = time.perf_counter()
+    net = from_checkpoint(checkpoint)
     found = test_features(
-        from_checkpoint(checkpoint),
+        BothDirections(net) if args.flip else net,
         PersonImages(data.query, height, width),
         PersonImages(data.gallery, height, width),
         world,
@@ -76,6 +79,7 @@ def main(args) -> None:
             "height": height,
             "width": width,
             "precision": args.amp,
+            "flip": args.flip,
         }
         features_file.save(args.output, found)
         seconds = time.perf_counter() - started

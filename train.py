@@ -25,10 +25,11 @@ from appearance.training import log, recipe, resume
 from appearance.training.flags import get_args_parser
 from appearance.training.losses import Objective, classification
 from appearance.training.tally import Tally
+from appearance.training.teacher import Teacher
 from appearance.world import World
 from datasets import PersonImages, split_validation
 from evaluate import rank_metrics
-from model import HAVE_OPTIONS, build_model
+from model import HAVE_OPTIONS, build_model, from_checkpoint
 from utils import seed_everything, single_process
 
 
@@ -76,10 +77,19 @@ class Learner:
         net: the network, with the weights it starts from.
         num_classes: training identities.
         lr_factors: what `--lr` is multiplied by at each step.
+        teacher: another network whose vectors and classes it learns as well.
     """
 
-    def __init__(self, args, world: World, net: nn.Module, num_classes: int, lr_factors: list[float]):
-        self.args, self.world, self.lr_factors = args, world, lr_factors
+    def __init__(
+        self,
+        args,
+        world: World,
+        net: nn.Module,
+        num_classes: int,
+        lr_factors: list[float],
+        teacher: Teacher | None = None,
+    ):
+        self.args, self.world, self.lr_factors, self.teacher = args, world, lr_factors, teacher
         self.augment = recipe.augmentation(args)
         if args.freeze_layers:
             for name, parameter in net.named_parameters():
@@ -122,7 +132,8 @@ class Learner:
             waits = world.size > 1 and number + 1 < parts
             with self.forward.no_sync() if waits else nullcontext():
                 with autocast(world.device, args.amp):
-                    loss, logits = self.forward(part, part_labels)
+                    taught = self.teacher(part) if self.teacher else ()
+                    loss, logits = self.forward(part, part_labels, *taught)
                 share = len(part_labels) / len(labels)
                 self.scaler.scale(loss * share).backward()
             loss_sum = loss_sum + loss.detach().double() * share
@@ -177,12 +188,16 @@ class Training:
             args.amp = world.broadcast(fastest)  # kept: a resumed run goes on with it
         if start:
             say(checkpoints.load_pretrained(net, args.model, start))
+        teacher = Teacher(args.teacher, from_checkpoint, self.class_names, world.device) if args.teacher else None
+        if teacher:
+            say(teacher.description)
         self.epoch, self.step = 0, 0  # done: whole epochs, and steps of the one under way
         self.history: list[dict] = []
         self.best: tuple[int, float] = (0, -1.0)  # pixels, accuracy
         self.size: tuple[int, int] | None = None  # height and width of the pixels at hand
         self.steps_per_epoch = len(self.order(0))
-        self.learner = Learner(args, world, net, len(self.pids), recipe.lr_factors(args, self.steps_per_epoch))
+        factors = recipe.lr_factors(args, self.steps_per_epoch)
+        self.learner = Learner(args, world, net, len(self.pids), factors, teacher)
         self.tally = Tally(world)
         if resumed:
             resume.restore(self, resumed)

@@ -126,6 +126,27 @@ def test_graphs_give_the_same_vectors(tmp_path, data, arch, place, capsys):
     assert len({line[line.index("rank-1") :].split("  ")[0] for line in lines}) == 1
 
 
+def test_both_directions_in_one_file(tmp_path, data):
+    pytest.importorskip("onnx")
+    pytest.importorskip("onnxruntime")
+    weights = write_checkpoint(tmp_path / "best.pth", "osnet_x0_25")
+    run_export(
+        *("--weights", weights, "--flip", "--format", "onnx", "torchscript", "--output", tmp_path, "--data-dir", data)
+    )
+    crops = random_crops()
+    one, mirrored = (Extractor(weights, use_cuda=False)(list(c)) for c in (crops, (c[:, ::-1] for c in crops)))
+    by_hand = (one + mirrored) / np.linalg.norm(one + mirrored, axis=1, keepdims=True)
+    assert (1 - (by_hand * one).sum(1)).min() > 1e-4  # or nothing would be shown
+    np.testing.assert_allclose(Extractor(weights, use_cuda=False, flip=True)(crops), by_hand, atol=1e-5)
+    for suffix in runtimes.SUFFIXES:
+        path = tmp_path / f"osnet_x0_25_64x32_flip{suffix}"
+        assert runtimes.load(path).flip
+        for flip in (False, True):  # it is inside: asked for once more, it is not done twice
+            np.testing.assert_allclose(Extractor(path, flip=flip)(crops), by_hand, atol=1e-4)
+    with pytest.raises(InputError, match="--flip: a boxmot file holds weights alone"):
+        run_export("--weights", weights, "--flip", "--format", "boxmot", "--output", tmp_path)
+
+
 def test_int8(tmp_path, data):
     pytest.importorskip("onnxruntime")
     pytest.importorskip("onnx")

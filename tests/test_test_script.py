@@ -7,13 +7,16 @@ from pathlib import Path
 
 import pytest
 import torch
+from networks import write_checkpoint
 
 from appearance.data import layouts
+from appearance.data.augment import normalize
 from appearance.drawn import sample
 from appearance.measure import features_file
 from appearance.networks import checkpoints
+from appearance.networks.inference import unit_rows
 from datasets import PersonImages
-from model import Net, build_model
+from model import Net, build_model, from_checkpoint
 
 ROOT = Path(__file__).parent.parent
 TORCHRUN = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2"]
@@ -73,6 +76,22 @@ def test_published_style_checkpoints_work(data, tmp_path, monkeypatch, classes):
     with torch.inference_mode():
         by_hand = net.eval()((pixels - mean.view(3, 1, 1)) / std.view(3, 1, 1))
     assert torch.allclose(found["qf"][:3], by_hand, atol=1e-5)
+
+
+def test_flip_is_the_mean_of_both_directions(data, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    write_checkpoint(tmp_path / "w.pth", "osnet_x0_25")
+    flags = ["--data-dir", data, "--weights", "w.pth", *SMALL]
+    in_process(monkeypatch, *flags, "--flip")
+    found = features_file.load("features.pth")
+    assert found["meta"]["flip"] is True
+    net = from_checkpoint(checkpoints.load("w.pth"))
+    images = PersonImages(layouts.find(data).query, 32, 16)
+    pixels = normalize(torch.stack([images[i][0] for i in range(len(images))]))
+    with torch.inference_mode():
+        one, mirrored = net(pixels), net(pixels.flip(3))
+    assert torch.allclose(found["qf"], unit_rows(one + mirrored), atol=1e-5)
+    assert not torch.allclose(found["qf"], one, atol=1e-2)
 
 
 def test_one_and_two_processes_write_the_same_file(data, tmp_path):

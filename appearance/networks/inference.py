@@ -1,4 +1,4 @@
-"""Networks made ready to run: BatchNorm folded away, vectors as unit rows."""
+"""Networks made ready to run: BatchNorm folded away, vectors as unit rows, an image seen in both directions."""
 
 import copy
 
@@ -21,6 +21,25 @@ def fuse_for_inference(net: nn.Module) -> nn.Module:
     for module in list(net.modules()):
         _fold_batch_norms(module)
     return net.to(memory_format=torch.channels_last)
+
+
+class BothDirections(nn.Module):
+    """A network that looks at each image and at its mirror image, for twice the time.
+
+    Args:
+        net: normalised images (N, 3, H, W) -> `embed` -> (N, D); the mean of both directions' unit rows is the answer.
+    """
+
+    def __init__(self, net: nn.Module):
+        super().__init__()
+        self.net = net
+        self.feature_dim = net.feature_dim
+
+    def embed(self, images: Tensor) -> Tensor:
+        return (unit_rows(self.net.embed(images)) + unit_rows(self.net.embed(images.flip(3)))) / 2  # (N, D)
+
+    def forward(self, images: Tensor) -> Tensor:
+        return unit_rows(self.embed(images))
 
 
 def _fold_batch_norms(module: nn.Module) -> None:

@@ -1,8 +1,8 @@
 """Files written by `export.py`, run as networks: ONNX through onnxruntime, TorchScript through torch.
 
-Every such file carries a description of itself, as JSON: `arch`, `height`, `width`, `feature_dim`, and `normalize`,
-which says whether the mean and standard deviation of `augment.normalize` are applied inside the file or are to be
-applied before.
+Every such file carries a description of itself, as JSON: `arch`, `height`, `width`, `feature_dim`, `normalize`, which
+says whether the mean and standard deviation of `augment.normalize` are applied inside the file or are to be applied
+before, and `flip`, which says whether it looks at the mirror image as well.
 """
 
 import json
@@ -35,6 +35,7 @@ class ExportedNet(nn.Module):
         self.height, self.width = description["height"], description["width"]
         self.feature_dim = description["feature_dim"]
         self.inside = description["normalize"] == "inside"
+        self.flip = description.get("flip", False)
 
     def embed(self, images: Tensor) -> Tensor:
         images = images.cpu().contiguous()

@@ -96,6 +96,32 @@ class CenterLoss(nn.Module):
         return 0.5 * (F.normalize(features.float(), dim=1) - self.centers[labels]).square().sum(1).mean()
 
 
+def same_neighbours(features: Tensor, vectors: Tensor, labels: Tensor, temperature: float = 0.1) -> Tensor:
+    """How far each image's cosines to the rest of the batch are from those of a teacher's vectors (N, D').
+
+    Passalis and Tefas, "Learning Deep Representations with Probabilistic Knowledge Transfer", ECCV 2018: the divergence
+    of two softmaxes over the others, here with a temperature. Pupil and teacher may have vectors of different lengths.
+    """
+    anchors = F.normalize(features.float(), dim=1)
+    others, _, first = _gathered(anchors, labels)
+    other_vectors, _, _ = _gathered(vectors, labels)
+    itself = torch.arange(len(labels), device=labels.device)[:, None] + first == torch.arange(
+        len(others), device=labels.device
+    )
+    own, wanted = (
+        (rows @ columns.T / temperature).masked_fill(itself, -1e4).log_softmax(1)  # (N, M)
+        for rows, columns in ((anchors, others), (vectors, other_vectors))
+    )
+    return F.kl_div(own, wanted, reduction="batchmean", log_target=True)
+
+
+def same_classes(logits: Tensor, wanted: Tensor, temperature: float = 2.0) -> Tensor:
+    """The divergence from a teacher's softened classes (Hinton et al., "Distilling the Knowledge in a Neural Network",
+    2015), times the temperature squared, which keeps its gradients as large as those of the right class."""
+    own, wanted = ((x.float() / temperature).log_softmax(1) for x in (logits, wanted))
+    return temperature**2 * F.kl_div(own, wanted, reduction="batchmean", log_target=True)
+
+
 def _gathered(features: Tensor, labels: Tensor) -> tuple[Tensor, Tensor, int]:
     """Features and labels of all processes, and the row at which this process's own begin.
 
@@ -138,6 +164,7 @@ class Objective(nn.Module):
         metric_loss: names from `METRIC_LOSSES` joined by "+", or "none".
         metric_weight, classifier_weight: what the sum of the metric losses and the cross-entropy count.
         scale, margin: of the cosine and ArcFace losses; the margin is the triplet's as well (0: soft margin).
+        teacher_weight: what a teacher's vectors and classes count.
     """
 
     def __init__(
@@ -150,12 +177,13 @@ class Objective(nn.Module):
         classifier_weight: float = 1.0,
         scale: float = 16.0,
         margin: float = 0.0,
+        teacher_weight: float = 1.0,
     ):
         super().__init__()
         self.net = net
         self.smoothing = smoothing
         self.metric_weight, self.classifier_weight = metric_weight, classifier_weight
-        self.margin = margin
+        self.margin, self.teacher_weight = margin, teacher_weight
         self.metric_losses = metric_losses(metric_loss)
         heads = {
             "cosine": lambda: CosineSoftmax(net.feature_dim, num_classes, scale, margin),
@@ -164,8 +192,13 @@ class Objective(nn.Module):
         }
         self.heads = nn.ModuleDict({name: heads[name]() for name in self.metric_losses if name in heads})
 
-    def forward(self, images: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
-        """(N, 3, H, W) images and (N,) labels -> scalar loss, (N, C) logits."""
+    def forward(
+        self, images: Tensor, labels: Tensor, vectors: Tensor | None = None, classes: Tensor | None = None
+    ) -> tuple[Tensor, Tensor]:
+        """(N, 3, H, W) images and (N,) labels -> scalar loss, (N, C) logits.
+
+        `vectors` (N, D') and `classes` (N, C) are what a teacher makes of the images.
+        """
         features = self.net.embed(images)
         logits = self.net.classify(features)
         loss = self.classifier_weight * classification(logits, labels, self.smoothing)
@@ -173,6 +206,10 @@ class Objective(nn.Module):
         with torch.autocast(features.device.type, enabled=False):
             for name in self.metric_losses:
                 loss = loss + self.metric_weight * self._metric(name, features.float(), labels)
+            if vectors is not None:
+                loss = loss + self.teacher_weight * same_neighbours(features.float(), vectors, labels)
+            if classes is not None:
+                loss = loss + self.teacher_weight * same_classes(logits.float(), classes)
         return loss, logits
 
     def _metric(self, name: str, features: Tensor, labels: Tensor) -> Tensor:

@@ -85,6 +85,7 @@ def objective(args, net: nn.Module, num_classes: int) -> Objective:
         classifier_weight=args.classifier_weight,
         scale=args.scale,
         margin=args.margin,
+        teacher_weight=args.teacher_weight,
     )
 
 

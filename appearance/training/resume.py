@@ -13,7 +13,7 @@ from appearance.training.flags import get_args_parser
 from appearance.training.tally import Tally
 from appearance.world import World
 
-PATHS = {"data_dir", "output", "cache_dir"}
+PATHS = {"data_dir", "output", "cache_dir", "teacher"}
 # flags that may change when a run is resumed: they do not touch the course of the training
 FREE = {
     *("resume", "epochs", "output", "device", "gpu_id", "workers", "cache", "cache_dir", "eval_interval"),
