@@ -17,7 +17,7 @@ from tqdm import tqdm
 
 from appearance.cli import InputError
 from appearance.data.images import load_rgb
-from appearance.data.sequences import NO_CLASS, Boxes, Sequence
+from appearance.data.sequences import Boxes, Sequence
 
 NARROWEST = 16  # pixels
 JPEG_QUALITY = 95
@@ -70,50 +70,31 @@ def select(sequence: Sequence, rows: Boxes, rules: Rules, tracked: bool) -> tupl
     Args:
         tracked: the rows are a tracker's results, which have no classes and mix people up where they overlap.
     """
+    rows = rows[:]
     steps = [Step("in the file", 0, len(rows), len(np.unique(rows.track)))]
-    visibility = np.ones(0)
 
     def keep(good: np.ndarray, reason: str) -> None:
-        nonlocal rows, visibility
+        nonlocal rows
         if not good.all():
-            rows, visibility = rows[good], visibility[good] if len(visibility) else visibility
+            rows = rows[good]
             steps.append(Step(reason, int((~good).sum()), len(rows), len(np.unique(rows.track))))
 
     if not tracked:
-        for good, reason in _annotated(sequence, rows, rules):
-            keep(good, reason)
+        keep(*sequence.of_classes(rows, rules.classes))
+        keep(sequence.considered(rows, rules.classes), "not to be considered")
     keep(rows.track >= 0, "without a track number")
     keep(np.isin(rows.frame, list(sequence.frames)), "of frames that are missing")
     keep(_firsts(rows), "second boxes of a track in one frame")
-    size = load_rgb(next(iter(sequence.frames.values()))).size
-    inside = _inside(rows.box, size)
     covered, nearer = overlaps(rows)
-    visibility = np.where(np.isnan(rows.visibility), (1 - nearer) * _share(inside, rows.box), rows.visibility)
-    overlapping = covered > rules.max_overlap
-    rows.box = inside
+    inside = _inside(rows.box, load_rgb(next(iter(sequence.frames.values()))).size)
+    seen = (1 - nearer) * _share(inside, rows.box)
+    rows.visibility, rows.box = np.where(np.isnan(rows.visibility), seen, rows.visibility), inside
     if tracked:
-        keep(~overlapping, f"more than {rules.max_overlap:.0%} in another track's box")
-    keep(visibility >= rules.min_visibility, f"less than {rules.min_visibility:.0%} visible")
+        keep(covered <= rules.max_overlap, f"more than {rules.max_overlap:.0%} in another track's box")
+    keep(rows.visibility >= rules.min_visibility, f"less than {rules.min_visibility:.0%} visible")
     keep(rows.box[:, 3] >= rules.min_height, f"lower than {rules.min_height} pixels")
     keep(rows.box[:, 2] >= NARROWEST, f"narrower than {NARROWEST} pixels")
     return rows, steps
-
-
-def _annotated(sequence: Sequence, rows: Boxes, rules: Rules):
-    """(mask of rows, reason) of the filters that only annotations need, one after the other."""
-    if (rows.kind != NO_CLASS).any():
-        wanted = sequence.class_numbers(rules.classes) if rules.classes else sequence.people()
-        names = sequence.classes()
-        good = np.isin(rows.kind, list(wanted))
-        yield good, "of other classes than " + ", ".join(names.get(n, str(n)) for n in sorted(wanted))
-        rows = rows[good]
-    elif rules.classes:
-        raise InputError(f"--classes: {sequence.gt} does not tell classes")
-    considered = rows.confidence != 0
-    if rules.classes:  # MOTChallenge considers pedestrians alone, so of what was asked for the flag may say nothing
-        for kind in np.unique(rows.kind):
-            considered |= (rows.kind == kind) & ~considered[rows.kind == kind].any()
-    yield considered, "not to be considered"
 
 
 def _firsts(rows: Boxes) -> np.ndarray:

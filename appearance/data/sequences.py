@@ -137,34 +137,46 @@ class Sequence:
         names = labels.read_text("utf-8-sig", errors="replace").splitlines()
         return {number: name.strip() for number, name in enumerate(names, start=1) if name.strip()}
 
-    def people(self) -> set[int]:
-        """The classes that are people; where there is one class only, that one.
+    def of_classes(self, rows: Boxes, names: Rows[str] = ()) -> tuple[np.ndarray, str]:
+        """Which annotations are of these classes, names or numbers (N,), and what the others are.
+
+        Without names those of people, or of the one class there is; where the file tells no classes, all.
 
         Raises:
-            InputError: labels.txt names none of `PEOPLE`.
+            InputError: there is no such class, or none of them is of people; lists those there are.
         """
+        if (rows.kind == NO_CLASS).all():
+            if names:
+                raise InputError(f"--classes: {self.gt} does not tell classes")
+            return np.ones(len(rows), bool), ""
         classes = self.classes()
-        found = {number for number, name in classes.items() if name.lower() in PEOPLE}
-        if not found and len(classes) != 1:
-            raise InputError(
-                f"{self.gt.with_name('labels.txt')}: names nobody a person; choose with --classes what to keep of: "
-                + ", ".join(classes.values())
-            )
-        return found or set(classes)
+        by_name = {name.lower(): number for number, name in classes.items()}
+        if names:
+            wanted = {name: by_name.get(name.lower(), int(name) if name.isdecimal() else None) for name in names}
+        else:
+            wanted = {name: number for name, number in by_name.items() if name in PEOPLE or len(classes) == 1}
+        missing = [name for name, number in wanted.items() if number is None]
+        if missing or not wanted:
+            what = f"{missing[0]}: no class" if missing else "choose what to keep"
+            raise InputError(f"--classes {what} of {self.folder}; it has {', '.join(classes.values())}")
+        return np.isin(rows.kind, list(wanted.values())), f"of other classes than {', '.join(wanted)}"
 
-    def class_numbers(self, names: Rows[str]) -> set[int]:
-        """The classes called so, by name or number.
+    @staticmethod
+    def considered(rows: Boxes, names: Rows[str] = ()) -> np.ndarray:
+        """Which annotations are to be considered (N,).
 
-        Raises:
-            InputError: there is no such class; lists those there are.
+        MOTChallenge considers pedestrians alone: of classes that were asked for by `names` and of which nothing is to
+        be considered, the flag says nothing.
         """
-        classes = self.classes()
-        numbers = {name.lower(): number for number, name in classes.items()}
-        wanted = {name: numbers.get(name.lower(), int(name) if name.isdecimal() else None) for name in names}
-        for name, number in wanted.items():
-            if number is None:
-                raise InputError(f"--classes {name}: not a class of {self.folder}; it has {', '.join(numbers)}")
-        return set(wanted.values())
+        considered = rows.confidence != 0
+        for kind in np.unique(rows.kind) if names else ():
+            considered |= (rows.kind == kind) & ~considered[rows.kind == kind].any()
+        return considered
+
+    def people(self) -> Boxes:
+        """The annotated people that a tracker is to find."""
+        rows = self.annotations[self.of_classes(self.annotations)[0]]
+        return rows[self.considered(rows)]
 
     def _info(self) -> dict[str, str]:
         parser = configparser.ConfigParser(interpolation=None)

@@ -50,7 +50,9 @@ def calibrate(
     for name, title in GROUPS.items():
         different, same = counts[name].unbind(0)
         if same.sum() and different.sum():
-            groups[name] = {"title": title.format(window=window, gap=gap)} | _group(same, different, false_match_rate, bar)
+            groups[name] = {"title": title.format(window=window, gap=gap)} | _group(
+                same, different, false_match_rate, bar
+            )
     if "all" not in groups:
         raise InputError("--calibrate: the features hold no two images of one identity, or only one identity")
     enough = [

@@ -24,8 +24,8 @@ def rank(data: dict, gap: int) -> tuple[dict, list[dict], list[str]]:
         data: checked features dict with cameras and times.
         gap: frames.
 
-    Returns (per-query results for `gap` as `metrics.rank_scores` gives them, the curve [{gap, rank1, mAP, queries}, ...],
-    lines that tell what was left out).
+    Returns (per-query results for `gap` as `metrics.rank_scores` gives them, the curve
+    [{gap, rank1, mAP, queries}, ...], lines that tell what was left out).
     Raises InputError when images have no camera or time, or nobody is seen again after so many frames.
     """
     known = {side: (data[side + "c"] >= 0) & (data[side + "t"] >= 0) for side in "qg"}
