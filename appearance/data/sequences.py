@@ -55,7 +55,8 @@ class Boxes:
 
     def by_frame(self) -> dict[int, "Boxes"]:
         numbers, starts = np.unique(self.frame, return_index=True)
-        return {int(n): self[rows] for n, rows in zip(numbers, np.split(np.arange(len(self)), starts[1:]), strict=True)}
+        stops = [*starts[1:], len(self)]
+        return {int(n): self[start:stop] for n, start, stop in zip(numbers, starts, stops, strict=False)}
 
 
 def read_boxes(path: Path) -> Boxes:
@@ -208,11 +209,11 @@ class Sequence:
         return frames
 
     def _hint(self) -> str:
-        inside = sorted(path for path in self.folder.iterdir() if path.suffix.lower() in VIDEOS)
-        if inside:
-            return f"; make them of its video: {_ffmpeg(inside[0], self.folder)}"
         below = sorted(path.parent for path in self.folder.glob("*/img1"))
-        return f"; name the sequences in it, such as {below[0]}" if below else ""
+        if below:
+            return f"; name the sequences in it, such as {below[0]}"
+        videos = sorted(path for path in self.folder.iterdir() if path.suffix.lower() in VIDEOS)
+        return f"; make them of its video: {_ffmpeg(videos[0], self.folder)}" if videos else ""
 
 
 def _ffmpeg(video: Path, folder: Path | None = None) -> str:
