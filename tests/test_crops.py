@@ -141,7 +141,7 @@ def test_no_more_of_an_identity_than_asked_for(folder):
 
 def test_too_few_people(folder):
     annotate(folder, people=2)
-    with pytest.raises(InputError, match="too few people: 2 .* 2 to train on and 0 to test with"):
+    with pytest.raises(InputError, match=r"too few people: 2 .* 2 to train on and 0 to test with"):
         plan([Sequence(folder)], [chosen(folder)[0]], RULES)
 
 

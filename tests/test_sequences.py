@@ -139,7 +139,7 @@ def test_classes_of_cvat(folder):
     (folder / "gt" / "labels.txt").write_text("dog\nPerson\n")
     assert len(Sequence(folder).people()) == 6
     (folder / "gt" / "labels.txt").write_text("dog\nworker\n")
-    with pytest.raises(InputError, match="--classes choose what to keep .* it has dog, worker"):
+    with pytest.raises(InputError, match=r"--classes choose what to keep .* it has dog, worker"):
         Sequence(folder).people()
     sequence = Sequence(folder)
     assert sequence.of_classes(sequence.annotations, ["worker"])[0].all()

@@ -17,7 +17,7 @@ from tqdm import tqdm
 
 from appearance.cli import InputError
 from appearance.data.images import load_rgb
-from appearance.data.sequences import Boxes, Sequence
+from appearance.data.sequences import Boxes, Sequence, read_boxes
 
 NARROWEST = 16  # pixels
 JPEG_QUALITY = 95
@@ -58,6 +58,50 @@ class Step(NamedTuple):
     left_out: int
     boxes: int
     identities: int
+
+
+def cut(folders: Rows[Path], tracks: Rows[Path] | None, out: Path, rules: Rules) -> None:
+    """Crops of the people in sequences, as class folders in `out`; prints what was left out and why.
+
+    Args:
+        folders: the sequences.
+        tracks: results of a tracker, one file a sequence, to take instead of annotations: each track is one identity.
+
+    Raises:
+        InputError: something cannot be read, `out` is taken, or too few people are left.
+    """
+    _check(folders, tracks, out, rules)
+    sequences, kept = [Sequence(folder) for folder in folders], []
+    for number, sequence in enumerate(sequences):
+        rows = read_boxes(tracks[number]) if tracks else sequence.annotations
+        chosen, steps = select(sequence, rows, rules, tracked=bool(tracks))
+        kept.append(chosen)
+        print(f"{sequence.name}, camera {number + 1}: {tracks[number] if tracks else sequence.gt}")
+        print(f"  {'':<44} {'boxes':>8} {'identities':>10}")
+        for step in steps:
+            print(f"  {step.reason:<44} {-step.left_out or step.boxes:>8,} {step.identities:>10,}")
+        print(f"  {'kept':<44} {len(chosen):>8,} {len(np.unique(chosen.track)):>10,}")
+    made = plan(sequences, kept, rules)
+    print("Of these")
+    for reason, count in made.left_out.items():
+        print(f"  {reason:<44} {-count:>8,}")
+    print(f"  {'crops':<44} {sum(map(len, made.splits.values())):>8,}")
+    write(made.splits, sequences, out)
+
+
+def _check(folders: Rows[Path], tracks: Rows[Path] | None, out: Path, rules: Rules) -> None:
+    if not folders:
+        raise InputError(f"{out}: give the sequences and then a new folder for the crops")
+    if tracks and len(tracks) != len(folders):
+        raise InputError(f"--tracks: {len(tracks)} files for {len(folders)} sequences; give one for each, in order")
+    if out.exists() and not (out.is_dir() and not any(out.iterdir())):
+        raise InputError(f"{out}: exists and is not an empty folder; choose a new one for the crops, as the last name")
+    for flag in ("min_visibility", "max_overlap", "test_ratio"):
+        if not 0 <= getattr(rules, flag) <= 1:
+            raise InputError(f"--{flag.replace('_', '-')} {getattr(rules, flag)}: give a number between 0 and 1")
+    for flag in ("min_images", "per_identity"):
+        if getattr(rules, flag) < 1:
+            raise InputError(f"--{flag.replace('_', '-')} {getattr(rules, flag)}: must be 1 or more")
 
 
 # ---------------------------------------------------------------------------------------------------------------------

@@ -13,6 +13,7 @@ import torch
 from appearance.cli import InputError
 from appearance.measure.metrics import full_precision, measures
 
+GAP = 50  # frames, where nobody says: two seconds of most videos
 STEPS = (1, 2, 5)  # the gaps of the curve: 1, 2, 5, 10, 20, 50, ...
 BLOCK = 256  # queries a product
 
@@ -46,6 +47,13 @@ def rank(data: dict, gap: int) -> tuple[dict, list[dict], list[str]]:
         raise InputError(f"--gap {gap}: no query's person is seen again in its camera after so many frames; {seen}")
     results = _results(pairs, gap, int((data["gl"] != -1).sum()))
     return results, [_point(pairs, step) for step in _steps(gap, longest)], lines
+
+
+def figures(gap: int, curve: list[dict], calibration: dict) -> dict:
+    """The metrics file's part: gap, curve, and the threshold for the gap, None where no pair is so far apart."""
+    group = calibration["groups"].get("reappear", {})
+    threshold = {"max_dist": group.get("threshold"), "kept": group.get("kept")}
+    return {"gap": gap, "curve": curve} | threshold | {"false_matches": group.get("false_matches")}
 
 
 def _same_people(data: dict, known: dict) -> list[tuple[np.ndarray, np.ndarray]]:
