@@ -14,8 +14,8 @@ BINS = 20000  # over the cosine distances 0 to 2, so thresholds are exact to 0.0
 BARS = 80  # of a histogram
 PAIRS = 100_000_000  # pairs compared; a larger set is sampled, as many pairs tell no more
 MIN_SAME = 100  # same-identity pairs that a recommendation rests on at least
+REAPPEAR = {"reappear": "same camera, a person again at least {gap} frames later"}  # where a gap is asked for
 GROUPS = {
-    "reappear": "same camera, a person again at least {gap} frames later",
     "tracker": "same camera, at most {window} frames apart",
     "camera": "same camera",
     "all": "all pairs",
@@ -47,12 +47,11 @@ def calibrate(
     below = counts["all"].sum(0).cumsum(0)
     bar = int(torch.searchsorted(below, int(0.999 * below[-1]))) // BARS + 1  # fine bins in a bar
     groups = {}
-    for name, title in GROUPS.items():
-        different, same = counts[name].unbind(0)
+    for name, count in counts.items():
+        different, same = count.unbind(0)
         if same.sum() and different.sum():
-            groups[name] = {"title": title.format(window=window, gap=gap)} | _group(
-                same, different, false_match_rate, bar
-            )
+            title = (REAPPEAR | GROUPS)[name].format(window=window, gap=gap)
+            groups[name] = {"title": title} | _group(same, different, false_match_rate, bar)
     if "all" not in groups:
         raise InputError("--calibrate: the features hold no two images of one identity, or only one identity")
     enough = [
@@ -85,7 +84,8 @@ def _histograms(data: dict, window: int, seed: int, gap: int | None) -> dict:
     # distractors (0 unless a query has it) are many people under one label: nothing is known of two of them
     strangers = (labels == 0) & ~(data["ql"] == 0).any().to(device)
     place = torch.arange(total, device=device)
-    counts = {name: torch.zeros(2 * BINS, dtype=torch.int64, device=device) for name in GROUPS}
+    names = GROUPS if gap is None else REAPPEAR | GROUPS
+    counts = {name: torch.zeros(2 * BINS, dtype=torch.int64, device=device) for name in names}
     with full_precision():
         for rows in place[: max(1, PAIRS // total)].split(max(1, (8 << 20) // total)):
             distance = 1 - features[rows] @ features.T  # (B, N)
