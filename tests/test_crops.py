@@ -5,7 +5,7 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
-from conftest import COLOURS
+from conftest import COLOURS, assert_one_line_error, call_script
 from PIL import Image
 from sequences import add_row, annotate, make_sequence
 
@@ -190,3 +190,45 @@ def test_nothing_is_left_of_a_failed_run(tmp_path, folder):
     with pytest.raises(InputError, match="cannot be read as an image"):
         write(made.splits, [sequence], tmp_path / "crops")
     assert sorted(path.name for path in tmp_path.iterdir()) == ["street"]
+
+
+# -- python datasets.py crops
+
+
+def test_command(tmp_path, folder):
+    annotate(folder)
+    done = call_script("datasets.py", "crops", "street", "--min-images", 2, "--per-identity", 9, "out", cwd=tmp_path)
+    assert done.code == 0, done.stderr
+    for line in ("in the file 160 4", "more than 9 of an identity -124", "train 3 27 1", "Next: python train.py"):
+        assert line in " ".join(done.stdout.split())
+    assert len(list((tmp_path / "out" / "train").glob("*/*_c1_*_*.jpg"))) == 27
+    done = call_script("datasets.py", "crops", "street", "out", cwd=tmp_path)
+    assert_one_line_error(done, "out: exists and is not an empty folder")
+
+
+def test_command_with_tracks(tmp_path, folder):
+    annotate(folder, "1,-1,-1,-1").rename(tmp_path / "a.txt")
+    done = call_script("datasets.py", "crops", "street", "out", cwd=tmp_path)
+    assert_one_line_error(done, "gt.txt: missing", "--tracks FILE")
+    done = call_script("datasets.py", "crops", "street", "--tracks", "a.txt", "out", cwd=tmp_path)
+    assert done.code == 0, done.stderr
+    assert all(find(tmp_path / "out").splits().values())
+    done = call_script("datasets.py", "crops", "street", "new", "--tracks", "a.txt", "a.txt", cwd=tmp_path)
+    assert_one_line_error(done, "--tracks: 2 files for 1 sequences")
+
+
+@pytest.mark.parametrize(
+    ("flags", "words"),
+    [
+        (("street",), "give the sequences"),
+        (("street", "out", "--min-visibility", 3), "--min-visibility 3.0: give a number between 0 and 1"),
+        (("street", "out", "--per-identity", 0), "--per-identity 0: must be 1 or more"),
+        (("street", "out", "--classes", "bus"), "--classes bus"),
+        (("street", "out", "--wrong", 1), "--wrong"),
+        (("nowhere", "out"), "nowhere: no such sequence"),
+    ],
+)
+def test_wrong_commands(tmp_path, folder, flags, words):
+    annotate(folder)
+    assert_one_line_error(call_script("datasets.py", "crops", *flags, cwd=tmp_path), words)
+    assert not (tmp_path / "out").exists()

@@ -6,14 +6,16 @@ import sys
 
 import numpy as np
 import pytest
-from conftest import ROOT, run_script
+from conftest import COLOURS, ROOT, assert_one_line_error, call_script, run_script
 from networks import write_checkpoint
 from PIL import Image
+from sequences import annotate, make_sequence
 
 sys.path.insert(0, str(ROOT / "examples"))
 
 import scene
 import track_demo
+import track_mot
 from identity_measures import identity_measures
 from tracker import Kalman, Tracker, overlap
 
@@ -275,3 +277,82 @@ def test_with_deep_sort_realtime(recorded, tmp_path):
     measured = with_deep_sort_realtime.track(recorded, extractor, 0.2)
     assert measured["tracks"] >= 2
     assert measured["IDF1"] > 0.2
+
+
+# -- sequences of one's own
+
+
+@pytest.fixture(scope="module")
+def street(tmp_path_factory):
+    folder = make_sequence(tmp_path_factory.mktemp("sequences") / "street", people=3, frames=30)
+    annotate(folder, people=3, frames=30)
+    return folder
+
+
+def test_crops_of_a_sequence_come_in_order(street):
+    sequence = track_mot.Sequence(street)
+    recording = track_mot.record(sequence, sequence.detections)
+    crops = [crop for batch in track_mot.batches(recording) for crop in batch]
+    assert len(crops) == 90
+    for number, crop in enumerate(crops):
+        assert crop.shape == (64, 24, 3)
+        assert np.abs(crop[30, 12].astype(int) - COLOURS[number % 3]).max() < 12
+    rows = track_mot.describe(recording, {"colours": track_demo.colours})["colours"]
+    assert [len(row) for row in rows] == [3] * 30
+    np.testing.assert_array_equal(rows[5], track_demo.colours(crops[15:18]))
+
+
+def test_tracks_of_a_sequence(street, tmp_path):
+    """People of three colours in lanes of their own: everything is found, from the third frame on."""
+    weights = write_checkpoint(tmp_path / "best.pth", "osnet_x0_25")
+    done = call_script(
+        "examples/track_mot.py",
+        *(street, "--weights", weights, "--json", "figures.json", "--video", "tracks.gif", "--max-dist", "best"),
+        cwd=tmp_path,
+    )
+    assert done.code == 0, done.stderr
+    figures = json.loads((tmp_path / "figures.json").read_text())
+    assert [(row["appearance"], row["source"]) for row in figures] == [
+        *(("motion alone", ""), ("colour histogram", "default"), ("colour histogram", "best")),
+        *(("network", "default"), ("network", "best")),
+    ]
+    of_colours = figures[2]
+    assert of_colours["IDF1"] == pytest.approx(2 * 39 / (45 + 39))  # of 15 frames the first two are without tracks
+    assert (of_colours["switches"], of_colours["tracks"], of_colours["misses"]) == (0, 3, 6)
+    rows = track_mot.read_boxes(tmp_path / "tracks" / "street.txt")
+    assert set(rows.frame) == set(range(3, 31))
+    with Image.open(tmp_path / "tracks.gif") as gif:
+        assert (gif.n_frames, gif.size) == (30, (160, 120))
+
+
+def test_calibrated_threshold(tmp_path):
+    generator = np.random.default_rng(0)
+    rows = np.eye(6, 8)[np.arange(60) % 6] + generator.normal(0, 0.1, (60, 8))
+    rows = (rows / np.linalg.norm(rows, axis=1, keepdims=True)).astype(np.float32)
+    labels = np.arange(60) % 6 + 1
+    np.savez(tmp_path / "features.npz", qf=rows[:30], ql=labels[:30], gf=rows[30:], gl=labels[30:])
+    found = track_mot.calibrated(tmp_path / "features.npz")
+    distances = (1 - rows @ rows.T)[labels[:, None] != labels]
+    assert (distances < found).mean() <= 0.01 < (distances < found + 0.02).mean()
+
+
+@pytest.mark.parametrize(
+    ("flags", "words"),
+    [
+        (("--max-dist", "auto"), "--features FILE"),
+        (("--max-dist", "some"), "give a number, auto or best"),
+        (("--detections", "a.txt", "b.txt"), "2 files for 1 sequences"),
+        (("--first-part", 1), "between 0 and 1"),
+    ],
+)
+def test_wrong_flags(street, tmp_path, flags, words):
+    assert_one_line_error(call_script("examples/track_mot.py", street, *flags, cwd=tmp_path), words)
+
+
+def test_jittered_boxes(street):
+    people = track_mot.Sequence(street).people()
+    found = track_mot.jittered(people)
+    assert 0.9 * len(people) < len(found) < len(people)
+    both = {(f, t): box for f, t, box in zip(people.frame, people.track, people.box, strict=True)}
+    off = found.box - np.array([both[pair] for pair in zip(found.frame, found.track, strict=True)])
+    assert 0.01 < off.std() / 64 < 0.04
