@@ -29,15 +29,13 @@ def identity_measures(
 
     Args: per frame, the true people (n,) with boxes (n, 4), and the track numbers (m,) with boxes (m, 4).
     """
-    agreeing: Counter = Counter()
+    agreeing = agreements(people, boxes, numbers, found)
     last: dict[int, int] = {}  # the track that was last on a person
     lost: set[int] = set()  # people who were found before and are missed now
     switches = fragments = missed = false = 0
     for who, where, track, box in zip(people, boxes, numbers, found, strict=True):
         who, track = who.tolist(), track.tolist()
         shared = overlap(where, box) if who and track else np.zeros((len(who), len(track)))
-        for row, column in zip(*np.nonzero(shared >= SAME), strict=True):
-            agreeing[who[row], track[column]] += 1
         pairs = _kept(who, track, shared, last)
         free = np.where(shared >= SAME, 1 - shared, REFUSED)
         for row, column in pairs:
@@ -52,7 +50,7 @@ def identity_measures(
         missed += len(who) - len(pairs)
         false += len(track) - len(pairs)
     true, tracked = sum(map(len, people)), sum(map(len, numbers))
-    agree = _best_pairs(agreeing)
+    agree = sum(_best_pairs(agreeing).values())
     return {
         "IDF1": 2 * agree / max(true + tracked, 1),
         "IDP": agree / max(tracked, 1),
@@ -76,13 +74,30 @@ def _kept(who: list[int], track: list[int], shared: np.ndarray, last: dict[int, 
     return [(row, column) for column, row in pairs.items()]
 
 
-def _best_pairs(agreeing: Counter) -> int:
-    """The most agreeing boxes when every person has at most one track and every track one person."""
-    if not agreeing:
-        return 0
+def agreements(people, boxes, numbers, found) -> Counter:
+    """In how many frames which track is on which person, {(person, track): frames}; arguments as above."""
+    counts: Counter = Counter()
+    for who, where, track, box in zip(people, boxes, numbers, found, strict=True):
+        if len(who) and len(track):
+            for row, column in zip(*np.nonzero(overlap(where, box) >= SAME), strict=True):
+                counts[int(who[row]), int(track[column])] += 1
+    return counts
+
+
+def recall_of_people(people, boxes, numbers, found) -> dict[int, tuple[int, int]]:
+    """Each person's part of IDR: (boxes of the track that IDF1 pairs with it that agree, true boxes)."""
+    true = Counter(person for who in people for person in who.tolist())
+    agree = {person: count for (person, _), count in _best_pairs(agreements(people, boxes, numbers, found)).items()}
+    return {person: (agree.get(person, 0), count) for person, count in true.items()}
+
+
+def _best_pairs(agreeing: Counter) -> dict[tuple[int, int], int]:
+    """The pairs with most agreeing boxes when every person has at most one track and every track one person."""
     rows, columns = defaultdict(lambda: len(rows)), defaultdict(lambda: len(columns))
-    places = {(rows[person], columns[number]): count for (person, number), count in agreeing.items()}
+    places = {(rows[person], columns[number]): (person, number) for person, number in agreeing}
+    if not places:
+        return {}
     matrix = np.zeros((len(rows), len(columns)))
-    for place, count in places.items():
-        matrix[place] = count
-    return int(sum(matrix[pair] for pair in assign(-matrix)))
+    for place, pair in places.items():
+        matrix[place] = agreeing[pair]
+    return {places[place]: agreeing[places[place]] for place in assign(-matrix) if place in places}
