@@ -1,15 +1,18 @@
 """The ImageFolder-based loader, and the commands that look at data or make it.
 
-    python datasets.py check ROOT       what is there, and every problem it finds
-    python datasets.py split ROOT OUT   plain class folders -> identity-disjoint train/ query/ gallery/
-    python datasets.py draw OUT         a dataset of drawn people, to try things with
+    python datasets.py check ROOT               what is there, and every problem it finds
+    python datasets.py split ROOT OUT           plain class folders -> identity-disjoint train/ query/ gallery/
+    python datasets.py crops SEQUENCE ... OUT   annotated or tracked video in MOT format -> train/ query/ gallery/
+    python datasets.py draw OUT                 a dataset of drawn people, to try things with
 
 `appearance/data/layouts.py` tells which folders are understood.
 """
 
 import random
+import shlex
 from collections import defaultdict
 from collections.abc import Sequence
+from dataclasses import fields
 from pathlib import Path
 
 from PIL import Image
@@ -19,6 +22,7 @@ from torchvision.transforms import v2
 
 from appearance import cli
 from appearance.cli import InputError
+from appearance.data import crops as cutting
 from appearance.data.check import find_problems, image_problems, summary
 from appearance.data.images import load_rgb
 from appearance.data.layouts import Sample, find
@@ -88,6 +92,17 @@ def split(args) -> None:
     print(f"Next: python train.py --data-dir {args.out}")
 
 
+def crops(args) -> None:
+    *folders, out = args.paths
+    if args.tracks and len(args.tracks) == len(args.paths) + 1:  # `--tracks FILE OUT`: the last word is OUT
+        *args.tracks, out = args.tracks
+        folders = args.paths
+    rules = cutting.Rules(**{field.name: getattr(args, field.name) for field in fields(cutting.Rules)})
+    cutting.cut(folders, args.tracks, Path(out), rules)
+    print(summary(find(out)))
+    print(f"Next: python train.py --data-dir {shlex.quote(str(out))}")
+
+
 def draw(args) -> None:
     sample.ensure(args.out, args.seed, args.identities, args.workers)
     if args.contact_sheet:
@@ -96,7 +111,7 @@ def draw(args) -> None:
 
 def get_args_parser() -> cli.ArgumentParser:
     parser = cli.ArgumentParser(description="Look at a re-ID dataset, or make one.")
-    commands = parser.add_subparsers(required=True, metavar="check|split|draw")
+    commands = parser.add_subparsers(required=True, metavar="check|split|crops|draw")
 
     command = commands.add_parser("check", help="print the table of a dataset and every problem it has")
     command.add_argument("root", type=Path, help="folder of the dataset")
@@ -109,6 +124,29 @@ def get_args_parser() -> cli.ArgumentParser:
     command.add_argument("--seed", type=int, default=0, help="which identities and queries are drawn")
     command.add_argument("--copy", action="store_true", help="copy the images instead of linking to them")
     command.set_defaults(action=split)
+
+    usage = "%(prog)s SEQUENCE [SEQUENCE ...] OUT [flags]"
+    command = commands.add_parser("crops", help="cut people out of video in MOT format", usage=usage)
+    add, rules = command.add_argument, cutting.Rules()
+    add(
+        "paths", nargs="+", type=Path, metavar="SEQUENCE ... OUT", help="folders with img1/ and gt/gt.txt; a new folder"
+    )
+    add("--tracks", nargs="+", type=Path, metavar="FILE", help="a tracker's results of each sequence, instead of gt/")
+    add("--classes", nargs="+", default=(), metavar="NAME", help="names or numbers; left out: people")
+    add("--min-visibility", type=float, default=rules.min_visibility, metavar="SHARE", help="seen of a box at least")
+    add("--min-height", type=int, default=rules.min_height, metavar="PIXELS", help="of a box")
+    add("--min-images", type=int, default=rules.min_images, metavar="N", help="identities with fewer are left out")
+    add(
+        "--per-identity", type=int, default=rules.per_identity, metavar="N", help="most images of one, spread over time"
+    )
+    help = "with --tracks: of a box, the share that lies in another track's box at most"
+    add("--max-overlap", type=float, default=rules.max_overlap, metavar="SHARE", help=help)
+    help = "person: nobody is in both train and test. time: train on the first part, test on the later"
+    add("--split", choices=("person", "time"), default=rules.split, help=help)
+    add("--test-ratio", type=float, default=rules.test_ratio, help="share of the people, or of the time, for testing")
+    add("--seed", type=int, default=rules.seed, help="which people are for testing")
+    add("--shared-ids", action="store_true", help="a track number is the same person in all sequences")
+    command.set_defaults(action=crops)
 
     command = commands.add_parser("draw", help="draw pedestrians in six cameras, in Market-1501's layout")
     add = command.add_argument

@@ -14,7 +14,7 @@ import torch
 from appearance.cli import ArgumentParser, InputError, run
 from appearance.files import atomic_write
 from appearance.measure import calibrate as calibration
-from appearance.measure import features_file, protocols
+from appearance.measure import features_file, protocols, reappear
 from appearance.measure.metrics import DEFAULT_MEMORY, breakdown, rank_distances, rank_queries, summary
 from appearance.measure.rerank import average_query_expansion, re_ranking
 from appearance.pictures import plots, report
@@ -55,8 +55,10 @@ def get_args_parser():
     names = (
         "market1501: as it is. cuhk03: rank-k with one gallery image per person. mars: images averaged by tracklet. "
     )
-    names += "no-camera: same-camera images count. multi-query: queries of one person and camera averaged"
+    names += "no-camera: same-camera images count. multi-query: queries of one person and camera averaged. "
+    names += "reappear: in one camera, the same person at least --gap frames away"
     add("--protocol", choices=protocols.PROTOCOLS, default="market1501", help=names)
+    add("--gap", type=_whole, metavar="FRAMES", help=f"of --protocol reappear (default: {reappear.GAP})")
     add("--repeats", type=_positive(int), default=100, help="draws of the gallery images with --protocol cuhk03")
     add("--aqe", type=_positive(int), metavar="K", help="average each query with its K nearest gallery images first")
 
@@ -90,6 +92,12 @@ def main(args):
     labels = args.labels or _names(args.features)
     if len(set(labels)) != len(labels):
         raise InputError("--labels: two runs have the same name; give each its own")
+    if args.protocol == "reappear":
+        if args.rerank or args.aqe:
+            raise InputError("--rerank and --aqe: not with --protocol reappear, which measures what a tracker can use")
+        args.gap = reappear.GAP if args.gap is None else args.gap
+    elif args.gap is not None:
+        raise InputError("--gap: only with --protocol reappear")
     device = _device(args.device)
     runs, shown = {}, None
     for label, path in zip(labels, args.features, strict=True):
@@ -97,6 +105,8 @@ def main(args):
         shown = shown or (data, results)  # of the first run, for the ranked lists of the report
     print_table(report.curves(runs))
     for label, metrics in runs.items():
+        if "reappear" in metrics:
+            print_curve(label if len(runs) > 1 else "", metrics["reappear"])
         if "calibration" in metrics:
             print_threshold(label if len(runs) > 1 else "", metrics["calibration"])
     write_outputs(args, runs, shown)
@@ -114,14 +124,22 @@ def evaluate(path, args, device):
         kept = data["gf"][data["gl"].to(data["gf"].device) != -1]
         data["qf"] = average_query_expansion(data["qf"], kept, args.aqe, memory)
     try:
-        results = rank_queries(data, memory, shots, args.seed, device)
+        if args.protocol == "reappear":
+            results, curve, left_out = reappear.rank(data, args.gap)
+            data, lines = data | {"gap": args.gap}, lines + left_out
+        else:
+            results = rank_queries(data, memory, shots, args.seed, device)
         metrics = summary(results) | {"protocol": args.protocol, "features": str(path)}
         if args.rerank:
             metrics["rerank"] = summary(_reranked(data, args, memory, shots))
         if args.json or args.report:
             metrics["breakdown"] = breakdown(data, results, memory)
-        if args.calibrate:
-            metrics["calibration"] = calibration.calibrate(data, args.false_match_rate, args.window, args.seed)
+        if args.calibrate or args.protocol == "reappear":
+            found = calibration.calibrate(data, args.false_match_rate, args.window, args.seed, args.gap)
+            if args.calibrate:
+                metrics["calibration"] = found
+            if args.protocol == "reappear":
+                metrics["reappear"] = reappear.figures(args.gap, curve, found)
     except InputError as error:
         raise InputError(f"{path}: {error}") from None
     left = metrics["queries"] - metrics["valid_queries"]
@@ -141,6 +159,19 @@ def print_table(runs: dict):
         print(f"{label:<{width}}{numbers}{metrics['valid_queries']:10}{metrics['gallery']:9}")
 
 
+def print_curve(label: str, found: dict):
+    """Rank-1 and mAP against the gap, and the threshold for the one that was asked for."""
+    curve = found["curve"]
+    print(f"\n{label + ': ' if label else ''}the same person in the same camera, at least so many frames away")
+    print(f"  {'frames':<8}" + "".join(f"{point['gap']:>8,}" for point in curve))
+    for name, key in (("rank-1", "rank1"), ("mAP", "mAP")):
+        print(f"  {name:<8}" + "".join(f"{100 * point[key]:8.1f}" for point in curve))
+    print(f"  {'queries':<8}" + "".join(f"{point['queries']:>8,}" for point in curve))
+    if found["max_dist"] is not None:
+        rate = f"accepts {found['false_matches']:.2%} of the pairs of different people, keeps {found['kept']:.1%}"
+        print(f"  max_dist {found['max_dist']:.4f} {rate} of the same at least {found['gap']:,} frames apart")
+
+
 def print_threshold(label: str, found: dict):
     """The value for the tracker, in a sentence, and what it rests on."""
     print(f"\n{label + ': ' if label else ''}max_dist {found['max_dist']:.4f}  for DeepSORT: accepts ", end="")
@@ -158,6 +189,9 @@ def write_outputs(args, runs: dict, shown):
     cmc = Path(args.cmc) if args.cmc else beside / "cmc.png"
     plots.save(plots.cmc(report.curves(runs)), cmc)
     written = [cmc]
+    if args.protocol == "reappear":
+        written.append(cmc.with_name("reappear.png"))
+        plots.save(plots.reappear(runs), written[-1])
     if args.calibrate:
         for i, metrics in enumerate(runs.values()):
             written.append(cmc.with_name(f"distances{i + 1 if len(runs) > 1 else ''}.png"))
@@ -218,6 +252,13 @@ def _positive(kind):
 
     number.__name__ = f"positive {kind.__name__}"
     return number
+
+
+def _whole(text: str) -> int:
+    value = int(text)
+    if value < 0:
+        raise ValueError
+    return value
 
 
 def _fraction(text: str) -> float:

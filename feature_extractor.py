@@ -23,11 +23,11 @@ from types import ModuleType
 import numpy as np
 import torch
 from torch import Tensor
-from torchvision.datasets.folder import IMG_EXTENSIONS
 from tqdm import tqdm
 
 from appearance import cli
 from appearance.cli import InputError
+from appearance.data import sequences
 from appearance.data.augment import normalize
 from appearance.data.images import load_rgb
 from appearance.data.resize import resize, resize_all
@@ -183,41 +183,38 @@ def patch(box: np.ndarray, shape: Sequence[int], height: int, width: int) -> tup
 # python feature_extractor.py SEQUENCE ...
 
 
-def sequence_detections(extractor: Extractor, sequence: Path) -> np.ndarray:
+def sequence_detections(extractor: Extractor, folder: Path, detections: Path | None = None) -> np.ndarray:
     """A sequence's detections with their features: (N, 10 + D), the ten columns of MOTChallenge's `det.txt`, by frame.
 
     Args:
-        sequence: folder with `det/det.txt` and the frames in `img1/`, named by their numbers.
+        folder: the sequence (`appearance/data/sequences.py` says what that is).
+        detections: its boxes; None: `det/det.txt`, or where that is missing the people in `gt/gt.txt`.
 
     Raises:
         InputError: the folder is not of this kind, or a frame is missing.
     """
-    path = sequence / "det" / "det.txt"
-    try:
-        rows = np.loadtxt(path, delimiter=",", ndmin=2)
-    except (OSError, ValueError) as error:
-        raise InputError(f"{path}: cannot be read as detections (frame, -1, left, top, width, ...): {error}") from None
-    if rows.shape[1] != 10:
-        raise InputError(f"{path}: has {rows.shape[1]} columns; MOTChallenge detections have 10")
-    frames = {int(file.stem): file for file in sorted((sequence / "img1").glob("*")) if _is_frame(file)}
+    sequence = sequences.Sequence(folder)
+    if detections is None and not sequence.det.is_file() and sequence.gt.is_file():
+        rows, path = sequence.people(), sequence.gt
+    else:
+        rows, path = sequence.detections if detections is None else sequences.read_boxes(detections), detections
+    unknown = np.full((len(rows), 3), -1)  # the place in the world
+    table = np.column_stack([rows.frame, rows.track, rows.box, rows.confidence, unknown])
     blocks = [np.empty((0, 10 + extractor.feature_dim))]
-    for number in tqdm(np.unique(rows[:, 0].astype(int)), desc=sequence.name, unit="frame", leave=False, disable=None):
-        if number not in frames:
-            raise InputError(f"{sequence / 'img1'}: frame {number} of {path} is missing")
-        frame = np.asarray(load_rgb(frames[number]))[:, :, ::-1]
-        here = rows[rows[:, 0].astype(int) == number]
+    for number in tqdm(np.unique(rows.frame), desc=sequence.name, unit="frame", leave=False, disable=None):
+        if number not in sequence.frames:
+            raise InputError(f"{folder}: frame {number} of {path or sequence.det} is missing")
+        frame = np.asarray(load_rgb(sequence.frames[number]))[:, :, ::-1]
+        here = table[rows.frame == number]
         blocks.append(np.hstack([here, extractor.encode(frame, here[:, 2:6])]))
     return np.vstack(blocks)
-
-
-def _is_frame(file: Path) -> bool:
-    return file.suffix.lower() in IMG_EXTENSIONS and file.stem.isdigit()
 
 
 def get_args_parser() -> cli.ArgumentParser:
     parser = cli.ArgumentParser(description="Write MOTChallenge detections with features for the original deep_sort.")
     add = parser.add_argument
-    add("sequences", nargs="+", type=Path, metavar="SEQUENCE", help="folder with det/det.txt and img1/")
+    add("sequences", nargs="+", type=Path, metavar="SEQUENCE", help="folder with img1/, and det/ or gt/")
+    add("--detections", nargs="+", type=Path, metavar="FILE", help="boxes of each sequence instead of det/det.txt")
     add("--weights", type=Path, default=Path("checkpoint/best.pth"), help="checkpoint or exported file")
     add("--output", type=Path, default=Path("detections"), help="folder for one SEQUENCE.npy each")
     add("--cpu", action="store_true", help="do not use a GPU")
@@ -225,9 +222,11 @@ def get_args_parser() -> cli.ArgumentParser:
 
 
 def main(args) -> None:
+    if args.detections and len(args.detections) != len(args.sequences):
+        raise InputError(f"--detections: {len(args.detections)} files for {len(args.sequences)} sequences")
     extractor = Extractor(args.weights, use_cuda=not args.cpu)
-    for sequence in args.sequences:
-        rows = sequence_detections(extractor, sequence)
+    for sequence, detections in zip(args.sequences, args.detections or [None] * len(args.sequences), strict=True):
+        rows = sequence_detections(extractor, sequence, detections)
         content = io.BytesIO()
         np.save(content, rows, allow_pickle=False)
         path = args.output / f"{sequence.name}.npy"

@@ -48,7 +48,16 @@ class ArgumentParser(argparse.ArgumentParser):
             probe = argparse.Namespace(**{action.dest: unset for action in self._actions})
             super().parse_known_args(args, probe)
             parsed.given = {name for name, value in vars(probe).items() if value is not unset}
+            rest = self._collected(parsed, rest)
         return parsed, rest
+
+    def _collected(self, parsed: argparse.Namespace, rest: list[str]) -> list[str]:
+        """Words that stand behind a flag, apart from the others of their list: `A --flag 1 B`."""
+        lists = [action.dest for action in self._get_positional_actions() if action.nargs == "+"]
+        if lists and not any(word.startswith("-") for word in rest):
+            getattr(parsed, lists[-1]).extend(rest)
+            return []
+        return rest
 
     def _spelling(self, arg: str) -> str:
         if not arg.startswith("--"):

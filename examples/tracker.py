@@ -4,7 +4,7 @@ Wojke et al., "Simple Online and Realtime Tracking with a Deep Association Metri
 appearance vectors do for a tracker; its numbers are those of the paper where not said otherwise.
 """
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import numpy as np
 
@@ -16,6 +16,7 @@ class Kalman:
     """Constant velocity of (centre x, centre y, aspect ratio, height); noise grows with the height (paper, 2.1)."""
 
     POSITION, VELOCITY = 1 / 20, 1 / 160  # standard deviations as shares of the height, per frame
+    STEP = np.eye(8) + np.eye(8, k=4)  # positions grow by velocities
 
     def __init__(self, measured: np.ndarray):
         self.mean = np.concatenate([measured, np.zeros(4)])  # (8,)
@@ -27,9 +28,8 @@ class Kalman:
         return np.array([p, p, 1e-2, p, v, v, 1e-5, v])
 
     def predict(self) -> None:
-        step = np.eye(8) + np.eye(8, k=4)
-        self.mean = step @ self.mean
-        self.covariance = step @ self.covariance @ step.T + np.diag(self._deviations(1, 1) ** 2)
+        self.mean = self.STEP @ self.mean
+        self.covariance = self.STEP @ self.covariance @ self.STEP.T + np.diag(self._deviations(1, 1) ** 2)
 
     def expected(self) -> tuple[np.ndarray, np.ndarray]:
         """Mean and covariance of the next measurement: (4,), (4, 4)."""
@@ -53,10 +53,18 @@ class Kalman:
 class Track:
     number: int
     motion: Kalman
-    gallery: list[np.ndarray] = field(default_factory=list)  # the last appearance vectors
-    hits: int = 1
+    memory: np.ndarray  # (budget, D) room for the last appearance vectors
+    hits: int = 0
     age: int = 0  # frames since it was last seen
     confirmed: bool = False
+
+    def remember(self, vector: np.ndarray) -> None:
+        self.memory[self.hits % len(self.memory)] = vector
+        self.hits += 1
+
+    def gallery(self) -> np.ndarray:
+        """The vectors of the last times it was seen: (n, D)."""
+        return self.memory[: self.hits]
 
     def box(self) -> np.ndarray:
         """Left, top, width, height, as predicted."""
@@ -98,14 +106,17 @@ class Tracker:
         numbers, free = np.full(len(boxes), -1), list(range(len(boxes)))
         waiting = [track for track in self.tracks if track.confirmed]
         if self.max_distance is not None:
-            for age in range(1, self.max_age + 1):  # those seen last come first (paper, 2.3)
+            ages = {track.age for track in waiting if track.age <= self.max_age}
+            for age in sorted(ages):  # those seen last come first (paper, 2.3)
                 self._match([t for t in waiting if t.age == age], free, self._appearance, measured, vectors, numbers)
         recent = 1 if self.max_distance is not None else self.max_age
         left = [t for t in self.tracks if t.age and t.age <= (recent if t.confirmed else 1)]
         self._match(left, free, self._overlap, measured, vectors, numbers, boxes)
         for index in free:
             self.made += 1
-            self.tracks.append(Track(self.made, Kalman(measured[index]), [vectors[index]]))
+            track = Track(self.made, Kalman(measured[index]), np.empty((self.budget, vectors.shape[1]), np.float32))
+            track.remember(vectors[index])
+            self.tracks.append(track)
         self.tracks = [t for t in self.tracks if t.age <= (self.max_age if t.confirmed else 0)]
         return numbers
 
@@ -117,8 +128,8 @@ class Tracker:
         for row, column in pairs:
             track, index = tracks[row], free[column]
             track.motion.update(measured[index])
-            track.gallery = [*track.gallery, vectors[index]][-self.budget :]
-            track.hits, track.age = track.hits + 1, 0
+            track.remember(vectors[index])
+            track.age = 0
             track.confirmed |= track.hits >= self.n_init
             if track.confirmed:
                 numbers[index] = track.number
@@ -127,7 +138,7 @@ class Tracker:
 
     def _appearance(self, tracks, measured, vectors, boxes) -> np.ndarray:
         """Smallest cosine distance to any vector of the track, where the motion allows it: (tracks, detections)."""
-        cost = np.stack([1 - (np.stack(track.gallery) @ vectors.T).max(0) for track in tracks])
+        cost = np.stack([1 - (track.gallery() @ vectors.T).max(0) for track in tracks])
         gate = np.stack([track.motion.distance(measured) for track in tracks])
         return np.where((cost > self.max_distance) | (gate > GATE), REFUSED, cost)
 

@@ -1,17 +1,21 @@
 """The examples: a tracker that works on clear cases, identity measures by hand, and a scene that is what it says."""
 
+import json
+import random
 import sys
 
 import numpy as np
 import pytest
-from conftest import ROOT, run_script
+from conftest import COLOURS, ROOT, assert_one_line_error, call_script, run_script
 from networks import write_checkpoint
 from PIL import Image
+from sequences import annotate, make_sequence
 
 sys.path.insert(0, str(ROOT / "examples"))
 
 import scene
 import track_demo
+import track_mot
 from identity_measures import identity_measures
 from tracker import Kalman, Tracker, overlap
 
@@ -114,7 +118,77 @@ def test_exchanged_people_count_twice():
     boxes = [crossing(0)] * 4
     called = [np.array([1, 2])] * 3 + [np.array([2, 1])]
     measured = identity_measures([np.array([0, 1])] * 4, boxes, called, boxes)
-    assert measured == {"IDF1": pytest.approx(6 / 8), "switches": 2, "tracks": 2}
+    assert {key: measured[key] for key in ("IDF1", "switches", "tracks")} == {"IDF1": 6 / 8, "switches": 2, "tracks": 2}
+
+
+def test_a_match_that_still_holds_is_kept():
+    """Both people could have a track, were the one that is on the second person taken from it: no, says CLEAR MOT."""
+    people, boxes = [np.array([1, 2])] * 2, [np.array([[0, 0, 10, 20], [3, 0, 10, 20]], dtype=float)] * 2
+    called = [np.array([7]), np.array([7, 8])]
+    found = [boxes[0][1:], np.array([[2, 0, 10, 20], [5.5, 0, 10, 20]], dtype=float)]  # 8 is on the second one alone
+    measured = identity_measures(people, boxes, called, found)
+    assert (measured["switches"], measured["misses"], measured["false_positives"]) == (0, 2, 1)
+
+
+def random_run(seed: int):
+    """People who walk about; tracks that are a little off, missing, exchanged, renamed, doubled and invented."""
+    rng = random.Random(seed)
+    frames, count = rng.randint(5, 40), rng.randint(1, 7)
+    place = np.array([[rng.uniform(0, 150), rng.uniform(0, 150), 30, 60] for _ in range(count)])
+    step = np.array([[rng.gauss(0, 4), rng.gauss(0, 4), 0, 0] for _ in range(count)])
+
+    def near(box, deviation):
+        return box + np.array([rng.gauss(0, deviation) for _ in range(4)])
+
+    called = list(range(10, 10 + count))
+    run = [], [], [], []
+    for frame in range(frames):
+        place = place + step
+        if rng.random() < 0.2:
+            a, b = rng.randrange(count), rng.randrange(count)
+            called[a], called[b] = called[b], called[a]
+        if rng.random() < 0.15:
+            called[rng.randrange(count)] = 100 + frame
+        there = [person for person in range(count) if rng.random() > 0.1]
+        found = {called[person]: near(place[person], 4) for person in range(count) if rng.random() > 0.2}
+        if rng.random() < 0.3:
+            found[1000 + rng.randrange(3)] = near(place[0], 8)
+        numbers = rng.sample(sorted(found), len(found))
+        run[0].append(np.array(there, dtype=int))
+        run[1].append(place[there])
+        run[2].append(np.array(numbers, dtype=int))
+        run[3].append(np.array([found[number] for number in numbers]).reshape(-1, 4))
+    return run
+
+
+MOTMETRICS = {
+    **{"IDF1": "idf1", "IDP": "idp", "IDR": "idr", "MOTA": "mota", "switches": "num_switches"},
+    **{"fragments": "num_fragmentations", "misses": "num_misses", "false_positives": "num_false_positives"},
+}
+
+
+def by_motmetrics(people, boxes, numbers, found) -> dict[str, float]:
+    """The package's figures (pip install motmetrics); it is given our overlaps, as its own need an older NumPy."""
+    motmetrics = pytest.importorskip("motmetrics", reason="pip install motmetrics")
+    accumulator = motmetrics.MOTAccumulator(auto_id=True)
+    for who, where, track, box in zip(people, boxes, numbers, found, strict=True):
+        away = 1 - overlap(where, box) if len(who) and len(track) else np.empty((len(who), len(track)))
+        accumulator.update(who, track, np.where(away > 0.5, np.nan, away))
+    row = motmetrics.metrics.create().compute(accumulator, metrics=list(MOTMETRICS.values())).iloc[0]
+    return {ours: float(row[theirs]) for ours, theirs in MOTMETRICS.items()}
+
+
+STORED = json.loads((ROOT / "tests" / "data" / "motmetrics.json").read_text())  # of version 1.4.0
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_measures_equal_those_of_motmetrics(seed):
+    assert {key: identity_measures(*random_run(seed))[key] for key in MOTMETRICS} == pytest.approx(STORED[seed])
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_measures_equal_motmetrics_itself(seed):
+    assert by_motmetrics(*random_run(seed)) == pytest.approx(STORED[seed])
 
 
 def test_a_box_beside_the_person_is_wrong():
@@ -203,3 +277,82 @@ def test_with_deep_sort_realtime(recorded, tmp_path):
     measured = with_deep_sort_realtime.track(recorded, extractor, 0.2)
     assert measured["tracks"] >= 2
     assert measured["IDF1"] > 0.2
+
+
+# -- sequences of one's own
+
+
+@pytest.fixture(scope="module")
+def street(tmp_path_factory):
+    folder = make_sequence(tmp_path_factory.mktemp("sequences") / "street", people=3, frames=30)
+    annotate(folder, people=3, frames=30)
+    return folder
+
+
+def test_crops_of_a_sequence_come_in_order(street):
+    sequence = track_mot.Sequence(street)
+    recording = track_mot.record(sequence, sequence.detections)
+    crops = [crop for batch in track_mot.batches(recording) for crop in batch]
+    assert len(crops) == 90
+    for number, crop in enumerate(crops):
+        assert crop.shape == (64, 24, 3)
+        assert np.abs(crop[30, 12].astype(int) - COLOURS[number % 3]).max() < 12
+    rows = track_mot.describe(recording, {"colours": track_demo.colours})["colours"]
+    assert [len(row) for row in rows] == [3] * 30
+    np.testing.assert_array_equal(rows[5], track_demo.colours(crops[15:18]))
+
+
+def test_tracks_of_a_sequence(street, tmp_path):
+    """People of three colours in lanes of their own: everything is found, from the third frame on."""
+    weights = write_checkpoint(tmp_path / "best.pth", "osnet_x0_25")
+    done = call_script(
+        "examples/track_mot.py",
+        *(street, "--weights", weights, "--json", "figures.json", "--video", "tracks.gif", "--max-dist", "best"),
+        cwd=tmp_path,
+    )
+    assert done.code == 0, done.stderr
+    figures = json.loads((tmp_path / "figures.json").read_text())
+    assert [(row["appearance"], row["source"]) for row in figures] == [
+        *(("motion alone", ""), ("colour histogram", "default"), ("colour histogram", "best")),
+        *(("network", "default"), ("network", "best")),
+    ]
+    of_colours = figures[2]
+    assert of_colours["IDF1"] == pytest.approx(2 * 39 / (45 + 39))  # of 15 frames the first two are without tracks
+    assert (of_colours["switches"], of_colours["tracks"], of_colours["misses"]) == (0, 3, 6)
+    rows = track_mot.read_boxes(tmp_path / "tracks" / "street.txt")
+    assert set(rows.frame) == set(range(3, 31))
+    with Image.open(tmp_path / "tracks.gif") as gif:
+        assert (gif.n_frames, gif.size) == (30, (160, 120))
+
+
+def test_calibrated_threshold(tmp_path):
+    generator = np.random.default_rng(0)
+    rows = np.eye(6, 8)[np.arange(60) % 6] + generator.normal(0, 0.1, (60, 8))
+    rows = (rows / np.linalg.norm(rows, axis=1, keepdims=True)).astype(np.float32)
+    labels = np.arange(60) % 6 + 1
+    np.savez(tmp_path / "features.npz", qf=rows[:30], ql=labels[:30], gf=rows[30:], gl=labels[30:])
+    found = track_mot.calibrated(tmp_path / "features.npz")
+    distances = (1 - rows @ rows.T)[labels[:, None] != labels]
+    assert (distances < found).mean() <= 0.01 < (distances < found + 0.02).mean()
+
+
+@pytest.mark.parametrize(
+    ("flags", "words"),
+    [
+        (("--max-dist", "auto"), "--features FILE"),
+        (("--max-dist", "some"), "give a number, auto or best"),
+        (("--detections", "a.txt", "b.txt"), "2 files for 1 sequences"),
+        (("--first-part", 1), "between 0 and 1"),
+    ],
+)
+def test_wrong_flags(street, tmp_path, flags, words):
+    assert_one_line_error(call_script("examples/track_mot.py", street, *flags, cwd=tmp_path), words)
+
+
+def test_jittered_boxes(street):
+    people = track_mot.Sequence(street).people()
+    found = track_mot.jittered(people)
+    assert 0.9 * len(people) < len(found) < len(people)
+    both = {(f, t): box for f, t, box in zip(people.frame, people.track, people.box, strict=True)}
+    off = found.box - np.array([both[pair] for pair in zip(found.frame, found.track, strict=True)])
+    assert 0.01 < off.std() / 64 < 0.04

@@ -203,8 +203,27 @@ def test_detections_of_a_missing_frame(extractor, tmp_path):
     (sequence / "img1" / "000002.png").unlink()
     with pytest.raises(InputError, match=r"frame 2 .* is missing"):
         sequence_detections(extractor, sequence)
-    with pytest.raises(InputError, match=r"det\.txt: cannot be read"):
-        sequence_detections(extractor, tmp_path)
+    with pytest.raises(InputError, match="has no img1/"):
+        sequence_detections(extractor, tmp_path / "SEQ-01" / "det")
     (sequence / "det" / "det.txt").write_text("1,2,3\n")
     with pytest.raises(InputError, match="has 3 columns"):
         sequence_detections(extractor, sequence)
+
+
+def test_detections_as_others_write_them(extractor, tmp_path):
+    """Seven columns, spaces, names with words, annotations alone, a file elsewhere: the same rows."""
+    sequence = make_sequence(tmp_path / "SEQ-01")
+    wanted = sequence_detections(extractor, sequence)
+    for image in sorted((sequence / "img1").iterdir()):
+        image.rename(image.with_name(f"frame_{image.name}"))
+    short = "1 -1 50 10 30 80 0.8\n2 -1 5 5 30 60 0.9\n2 -1 80 20 40 80 0.7\n"
+    (tmp_path / "boxes.txt").write_text(short)
+    np.testing.assert_array_equal(sequence_detections(extractor, sequence, tmp_path / "boxes.txt"), wanted)
+    (sequence / "det" / "det.txt").write_text(short)
+    np.testing.assert_array_equal(sequence_detections(extractor, sequence), wanted)
+    (sequence / "det" / "det.txt").unlink()
+    (sequence / "gt").mkdir()
+    (sequence / "gt" / "gt.txt").write_text("1,7,50,10,30,80,1,1,1\n2,7,5,5,30,60,1,1,1\n2,8,80,20,40,80,1,1,1\n")
+    found = sequence_detections(extractor, sequence)
+    np.testing.assert_array_equal(found[:, 10:], wanted[:, 10:])
+    assert found[:, 1].tolist() == [7, 7, 8]

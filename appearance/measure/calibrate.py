@@ -14,6 +14,7 @@ BINS = 20000  # over the cosine distances 0 to 2, so thresholds are exact to 0.0
 BARS = 80  # of a histogram
 PAIRS = 100_000_000  # pairs compared; a larger set is sampled, as many pairs tell no more
 MIN_SAME = 100  # same-identity pairs that a recommendation rests on at least
+REAPPEAR = {"reappear": "same camera, a person again at least {gap} frames later"}  # where a gap is asked for
 GROUPS = {
     "tracker": "same camera, at most {window} frames apart",
     "camera": "same camera",
@@ -22,7 +23,9 @@ GROUPS = {
 
 
 @torch.no_grad()
-def calibrate(data: dict, false_match_rate: float = 0.01, window: int = 100, seed: int = 0) -> dict:
+def calibrate(
+    data: dict, false_match_rate: float = 0.01, window: int = 100, seed: int = 0, gap: int | None = None
+) -> dict:
     """Distances of same- and different-identity pairs among all images, query and gallery, without junk.
 
     Args:
@@ -30,23 +33,25 @@ def calibrate(data: dict, false_match_rate: float = 0.01, window: int = 100, see
         false_match_rate: share of different-identity pairs that the threshold may accept.
         window: frames that lie at most between two images of a "tracker" pair.
         seed: for the sample of images of a large set.
+        gap: frames that lie at least between two images of one person in a "reappear" pair; None: no such group.
 
     Returns {"max_dist", "kept", "false_match_rate", "based_on", "groups": {name: {title, same_pairs, different_pairs,
     threshold, kept, false_matches, equal_error_rate, equal_error_threshold, roc: [[false match rate, true match rate,
     threshold], ...], same_histogram, different_histogram}}, "bar_width"}. `kept` is the share of same-identity pairs
     within the threshold, `false_matches` of different ones; histograms are shares of pairs in bars of that width, from
-    distance 0 on. `max_dist` is that of the first of the groups tracker, camera, all with enough pairs.
+    distance 0 on. `max_dist` is that of the first of the groups reappear, tracker, camera, all with enough pairs.
     Raises InputError when no pair of one kind exists.
     """
-    counts = _histograms(data, window, seed)
+    counts = _histograms(data, window, seed, gap)
     # bars from 0 to where almost all pairs lie, which a poor network squeezes into a tenth of the range
     below = counts["all"].sum(0).cumsum(0)
     bar = int(torch.searchsorted(below, int(0.999 * below[-1]))) // BARS + 1  # fine bins in a bar
     groups = {}
-    for name, title in GROUPS.items():
-        different, same = counts[name].unbind(0)
+    for name, count in counts.items():
+        different, same = count.unbind(0)
         if same.sum() and different.sum():
-            groups[name] = {"title": title.format(window=window)} | _group(same, different, false_match_rate, bar)
+            title = (REAPPEAR | GROUPS)[name].format(window=window, gap=gap)
+            groups[name] = {"title": title} | _group(same, different, false_match_rate, bar)
     if "all" not in groups:
         raise InputError("--calibrate: the features hold no two images of one identity, or only one identity")
     enough = [
@@ -66,7 +71,7 @@ def calibrate(data: dict, false_match_rate: float = 0.01, window: int = 100, see
     }
 
 
-def _histograms(data: dict, window: int, seed: int) -> dict:
+def _histograms(data: dict, window: int, seed: int, gap: int | None) -> dict:
     """{group: (2, BINS) counts of pairs by distance; row 0 different identities, row 1 the same}."""
     device = data["gf"].device
     kept = (data["gl"] != -1).nonzero()[:, 0].to(device)
@@ -79,7 +84,8 @@ def _histograms(data: dict, window: int, seed: int) -> dict:
     # distractors (0 unless a query has it) are many people under one label: nothing is known of two of them
     strangers = (labels == 0) & ~(data["ql"] == 0).any().to(device)
     place = torch.arange(total, device=device)
-    counts = {name: torch.zeros(2 * BINS, dtype=torch.int64, device=device) for name in GROUPS}
+    names = GROUPS if gap is None else REAPPEAR | GROUPS
+    counts = {name: torch.zeros(2 * BINS, dtype=torch.int64, device=device) for name in names}
     with full_precision():
         for rows in place[: max(1, PAIRS // total)].split(max(1, (8 << 20) // total)):
             distance = 1 - features[rows] @ features.T  # (B, N)
@@ -87,8 +93,12 @@ def _histograms(data: dict, window: int, seed: int) -> dict:
             bins += (labels[rows, None] == labels) * BINS
             usable = (place > rows[:, None]) & ~(strangers[rows, None] & strangers)
             camera = usable & (cameras[rows, None] == cameras) & (cameras >= 0)
-            near = camera & ((times[rows, None] - times).abs() <= window) & (times >= 0) & (times[rows, None] >= 0)
-            for name, mask in (("all", usable), ("camera", camera), ("tracker", near)):
+            timed = camera & (times >= 0) & (times[rows, None] >= 0)
+            apart = (times[rows, None] - times).abs()
+            masks = {"all": usable, "camera": camera, "tracker": timed & (apart <= window)}
+            if gap is not None:
+                masks["reappear"] = timed & ((apart >= gap) | (labels[rows, None] != labels))
+            for name, mask in masks.items():
                 counts[name] += torch.bincount(bins[mask], minlength=2 * BINS)
     return {name: value.view(2, BINS).cpu() for name, value in counts.items()}
 

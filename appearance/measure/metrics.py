@@ -113,13 +113,20 @@ def _grouped(keys, results, valid):
 def ranked_list(data: dict, query: int, length: int = 10) -> list[dict]:
     """The best `length` gallery images for one query as the metrics see them: no junk, no same-camera image of it.
 
+    Of features with a `gap` (`reappear.py`), that camera's images, without those of the person that are nearer in time.
+
     Each is {"row": int, "distance": 1 - cosine, "correct": bool}.
     """
     with full_precision():
         scores = data["gf"] @ data["qf"][query].to(data["gf"].device)
     scores = scores.cpu()
     label, camera, gl, gc = data["ql"][query].cpu(), data["qc"][query].cpu(), data["gl"].cpu(), data["gc"].cpu()
-    scores[(gl == -1) | ((gl == label) & (gc == camera) & (gc != -1))] = -torch.inf
+    if "gap" in data:  # see reappear.py
+        near = (data["gt"] - data["qt"][query]).abs().cpu() < data["gap"]
+        left_out = (gc != camera) | ((gl == label) & near)
+    else:
+        left_out = (gl == label) & (gc == camera) & (gc != -1)
+    scores[(gl == -1) | left_out] = -torch.inf
     best = scores.topk(min(length, len(scores)))
     rows = zip(best.values.tolist(), best.indices.tolist(), strict=True)
     return [
@@ -205,7 +212,7 @@ def rank_scores(score, ql, qc, gl, gc, memory: int, shots: int = 0, seed: int = 
             best, number = _rectangle(block, row[correct], column[correct])
             block[row, column] = -torch.inf  # neither correct nor same-camera images count as wrong ones
             wrong = _count_at_least(block, best)
-            found = _measures(wrong, number)
+            found = measures(wrong, number)
             if shots:
                 found["shots"] = _single_shot_ranks(block, best, number, lone, draw[rows])
             for key, value in found.items():
@@ -216,7 +223,7 @@ def rank_scores(score, ql, qc, gl, gc, memory: int, shots: int = 0, seed: int = 
     return results
 
 
-def _measures(wrong, number) -> dict:
+def measures(wrong, number) -> dict:
     """Per-query measures from wrong (B, P), the w_k of the header, of which the first number (B,) count."""
     k = torch.arange(1, wrong.shape[1] + 1, device=wrong.device)  # (P,)
     counts = k <= number[:, None]  # (B, P)

@@ -6,7 +6,7 @@ import torch
 
 from appearance.cli import InputError
 
-PROTOCOLS = ("market1501", "cuhk03", "mars", "no-camera", "multi-query")
+PROTOCOLS = ("market1501", "cuhk03", "mars", "no-camera", "multi-query", "reappear")
 MARS_NAME = re.compile(r"(?P<tracklet>(?:-1|00-1|\d{4})C\d+T\d{4})F\d{3,}")
 
 
@@ -17,6 +17,7 @@ def apply(name: str, data: dict) -> tuple[dict, list[str]]:
     cuhk03       as it is; its single-gallery-shot ranks are drawn by `metrics.rank_scores`
     mars         rows are tracklets: images whose MARS names share one are averaged
     no-camera    cameras are forgotten, so that same-camera images count
+    reappear     as it is; its ranks are those of `reappear.rank`
     multi-query  the queries of one identity and camera are averaged (Market-1501's multiple-query setting)
     """
     if name == "no-camera":

@@ -82,6 +82,26 @@ def cmc(runs: dict[str, dict]) -> Figure:
     return figure
 
 
+def reappear(runs: dict[str, dict]) -> Figure:
+    """Rank-1 and mAP of people who come back, against the frames they were away, of one or several runs."""
+    figure = Figure(figsize=(5.6, 3.8), layout="constrained")
+    axes = figure.subplots()
+    for i, (label, metrics) in enumerate(runs.items()):
+        curve = metrics["reappear"]["curve"]
+        for key, name, style in (("rank1", "rank-1", "-"), ("mAP", "mAP", "--")):
+            gaps, values = [max(point["gap"], 1) for point in curve], [100 * point[key] for point in curve]
+            name = name if len(runs) == 1 else f"{label}, {name}"
+            axes.plot(
+                gaps, values, style, color=RUN_COLOURS[i % len(RUN_COLOURS)], marker="o", markersize=3, label=name
+            )
+    axes.axvline(max(metrics["reappear"]["gap"], 1), color=GREY, linewidth=0.8)
+    _tidy(axes, "the same person in the same camera", "at least so many frames away", "%")
+    axes.set_xscale("log")
+    axes.set_ylim(0, 101)
+    axes.legend(frameon=False, fontsize=9)
+    return figure
+
+
 def distances(calibration: dict) -> Figure:
     """Histograms of the cosine distances of same- and different-identity pairs with the threshold marked.
 

