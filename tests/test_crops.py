@@ -87,6 +87,15 @@ def test_a_trackers_results_leave_out_who_overlaps(folder, tmp_path):
     assert 50 not in kept.track
 
 
+def test_a_track_that_was_lost_may_be_somebody_else_after_it(folder, tmp_path):
+    results = tmp_path / "results.txt"
+    frames = [*range(1, 9), *range(11, 21), *range(25, 35)]  # 3 frames from 8 to 11, 5 from 20 to 25
+    results.write_text("".join(f"{frame},1,5,20,24,64,1,-1,-1,-1\n" for frame in frames))
+    kept, steps = chosen(folder, tracks=results)
+    assert (steps[-1].reason, steps[-1].left_out) == ("beside a track's longest unbroken run", 10)
+    assert kept.frame.tolist() == frames[:18]
+
+
 # -- who is tested
 
 
@@ -103,6 +112,9 @@ def test_queries_are_the_ends_of_a_persons_time():
     query, gallery = query_and_gallery(crops_at(*range(0, 100, 5)), apart=[12])
     assert [crop.frame for crop in query] == [0, 5, 90, 95]
     assert [crop.frame for crop in gallery] == list(range(20, 80, 5))  # 12 frames at least from a query
+    query, gallery = query_and_gallery(crops_at(*range(1, 17)), apart=[12])
+    assert [crop.frame for crop in query] == [1, 2, 15, 16]
+    assert [crop.frame for crop in gallery] == list(range(7, 11))  # a third of 15 frames
     assert query_and_gallery(crops_at(1, 2, 3, 4), apart=[12]) == ([], [])  # nothing is far enough
 
 
@@ -139,9 +151,12 @@ def test_no_more_of_an_identity_than_asked_for(folder):
     assert made.left_out["more than 10 of an identity"] == 4 * 30
 
 
-def test_too_few_people(folder):
+def test_few_people(folder):
     annotate(folder, people=2)
-    with pytest.raises(InputError, match=r"too few people: 2 .* 2 to train on and 0 to test with"):
+    made = plan([Sequence(folder)], [chosen(folder)[0]], RULES)
+    assert {split: len(crops) for split, crops in made.splits.items()} == {"train": 80, "query": 0, "gallery": 0}
+    annotate(folder, people=1)
+    with pytest.raises(InputError, match="1 people in the boxes that are left, 1 to train on: two are needed"):
         plan([Sequence(folder)], [chosen(folder)[0]], RULES)
 
 

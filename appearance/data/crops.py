@@ -20,6 +20,7 @@ from appearance.data.images import load_rgb
 from appearance.data.sequences import Boxes, Sequence, read_boxes
 
 NARROWEST = 16  # pixels
+BREAK = 3  # frames; a track that was lost for longer, or overlapped, may have come back on somebody else
 JPEG_QUALITY = 95
 
 
@@ -86,6 +87,8 @@ def cut(folders: Rows[Path], tracks: Rows[Path] | None, out: Path, rules: Rules)
     for reason, count in made.left_out.items():
         print(f"  {reason:<44} {-count:>8,}")
     print(f"  {'crops':<44} {sum(map(len, made.splits.values())):>8,}")
+    if not made.splits["query"]:
+        print("  nobody is left to test with: train/ alone")
     write(made.splits, sequences, out)
 
 
@@ -135,6 +138,7 @@ def select(sequence: Sequence, rows: Boxes, rules: Rules, tracked: bool) -> tupl
     rows.visibility, rows.box = np.where(np.isnan(rows.visibility), seen, rows.visibility), inside
     if tracked:
         keep(covered <= rules.max_overlap, f"more than {rules.max_overlap:.0%} in another track's box")
+        keep(_longest_runs(rows), "beside a track's longest unbroken run")
     keep(rows.visibility >= rules.min_visibility, f"less than {rules.min_visibility:.0%} visible")
     keep(rows.box[:, 3] >= rules.min_height, f"lower than {rules.min_height} pixels")
     keep(rows.box[:, 2] >= NARROWEST, f"narrower than {NARROWEST} pixels")
@@ -145,6 +149,16 @@ def _firsts(rows: Boxes) -> np.ndarray:
     first = np.zeros(len(rows), bool)
     first[np.unique(np.stack([rows.frame, rows.track], 1), axis=0, return_index=True)[1]] = True
     return first
+
+
+def _longest_runs(rows: Boxes) -> np.ndarray:
+    """Which boxes are of their track's longest run without a break (N,)."""
+    longest = np.zeros(len(rows), bool)
+    for track in np.unique(rows.track):
+        places = np.flatnonzero(rows.track == track)
+        runs = np.split(places, np.flatnonzero(np.diff(rows.frame[places]) > BREAK) + 1)
+        longest[max(runs, key=len)] = True
+    return longest
 
 
 def _inside(box: np.ndarray, size: tuple[int, int]) -> np.ndarray:
@@ -188,10 +202,11 @@ class Plan(NamedTuple):
 def plan(sequences: Rows[Sequence], kept: Rows[Boxes], rules: Rules) -> Plan:
     """Crops for train, query and gallery from the boxes `kept` of each sequence.
 
-    A second lies at least between a person's query and gallery crops, and between the times to train and to test on.
+    A second lies between the times to train and to test on. Where nobody is seen long enough to be tested, query and
+    gallery are empty.
 
     Raises:
-        InputError: fewer than two identities to train on, or nobody to test with.
+        InputError: there are fewer than two identities to train on.
     """
     people, left_out = _people(kept, rules.shared_ids), Counter()
     apart = [round(sequence.rate) for sequence in sequences]
@@ -215,11 +230,10 @@ def plan(sequences: Rows[Sequence], kept: Rows[Boxes], rules: Rules) -> Plan:
             left_out["beside a query of the same person in time"] += len(crops) - len(query) - len(gallery)
         else:
             left_out["of people who are seen too shortly to be tested"] += len(crops)
-    if len(train) < 2 or not splits["query"]:
+    if len(train) < 2:
         raise InputError(
-            f"too few people: {len(people)} in the boxes that are left, {len(train)} to train on and "
-            f"{len({crop.who for crop in splits['query']})} to test with; loosen --min-images, --min-height or "
-            "--min-visibility, or add sequences"
+            f"{len(people)} people in the boxes that are left, {len(train)} to train on: two are needed; "
+            "loosen --min-images, --min-height or --min-visibility, or add sequences"
         )
     return Plan(splits, {reason: count for reason, count in left_out.items() if count})
 
@@ -227,15 +241,17 @@ def plan(sequences: Rows[Sequence], kept: Rows[Boxes], rules: Rules) -> Plan:
 def query_and_gallery(crops: Rows[Crop], apart: Rows[int]) -> tuple[list[Crop], list[Crop]]:
     """A person's first and last tenth in each sequence as queries, and what is far enough from them in time.
 
-    So the times between a query and the gallery go from `apart` frames to nearly all the time that the person is seen.
+    So the times between a query and the gallery go up to nearly all the time that the person is seen. Far enough are
+    `apart` frames, or a third of that time where it is less, but a fifth of `apart` at least.
     """
     query, gallery = [], []
     for number in sorted({crop.sequence for crop in crops}):
         here = [crop for crop in crops if crop.sequence == number]
         tenth = math.ceil(len(here) / 10)
         asked = here[:tenth] + here[max(tenth, len(here) - tenth) :]
+        enough = max(apart[number] / 5, min(apart[number], (here[-1].frame - here[0].frame) / 3))
         times = np.array([crop.frame for crop in asked])
-        far = [c for c in here if c not in asked and np.abs(times - c.frame).min() >= apart[number]]
+        far = [c for c in here if c not in asked and np.abs(times - c.frame).min() >= enough]
         if far:
             query += asked
             gallery += far
