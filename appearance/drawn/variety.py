@@ -14,7 +14,7 @@ PLAIN = {
     "tilt": 0.15,
     "exposure": 1.0,
     "contrast": 1.0,
-    "saturation": 1.0,
+    "saturation": 0.7,
     "quality": 92.0,
     "resolution": 128.0,
     "flicker": 1.0,
