@@ -104,7 +104,7 @@ def crops(args) -> None:
 
 
 def draw(args) -> None:
-    sample.ensure(args.out, args.seed, args.identities, args.workers)
+    sample.ensure(args.out, args.seed, args.identities, args.workers, args.cameras)
     if args.contact_sheet:
         sample.contact_sheet(args.out, args.contact_sheet)
 
@@ -148,12 +148,14 @@ def get_args_parser() -> cli.ArgumentParser:
     add("--shared-ids", action="store_true", help="a track number is the same person in all sequences")
     command.set_defaults(action=crops)
 
-    command = commands.add_parser("draw", help="draw pedestrians in six cameras, in Market-1501's layout")
+    command = commands.add_parser("draw", help="draw pedestrians in any number of cameras, in Market-1501's layout")
     add = command.add_argument
     add("out", type=Path, help="folder to draw into; it must be new")
-    help = "people, 3 to 9999; every third one is for testing, from 1000 people on every second one"
+    help = f"people; every third one is for testing, up to {sample.LAST_TEST}, and all after that are to learn from"
     add("--identities", type=int, default=sample.DEFAULT_IDENTITIES, metavar="N", help=help)
-    add("--seed", type=int, default=0, help="another seed draws other people")
+    help = "cameras, each with a place and a light of its own"
+    add("--cameras", type=int, default=sample.DEFAULT_CAMERAS, metavar="C", help=help)
+    add("--seed", type=int, default=0, help="another seed draws other people and cameras")
     add("--workers", type=int, default=0, help="processes that draw; 0: one per core; changes no pixel")
     add("--contact-sheet", metavar="FILE", help="also save a picture of some of the images as PNG")
     command.set_defaults(action=draw)

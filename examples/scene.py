@@ -11,14 +11,19 @@ from dataclasses import dataclass
 import numpy as np
 from PIL import Image, ImageDraw
 
-from appearance.drawn import cameras
-from appearance.drawn.cameras import stream
-from appearance.drawn.people import Identity, draw_person
+from appearance.drawn import poses
+from appearance.drawn.cameras import Camera, stream
+from appearance.drawn.figures import figure
+from appearance.drawn.people import Identity
+from appearance.drawn.places import draw_place
+from appearance.drawn.variety import EVERYTHING
 
-PERSON_STREAM, WALK_STREAM, DEVELOP_STREAM, DETECTOR_STREAM = 100, 101, 102, 103  # apart from those of the sample
-CAMERA = cameras.CAMERAS[0]
+# Apart from those of the sample.
+PERSON_STREAM, WALK_STREAM, DEVELOP_STREAM, DETECTOR_STREAM, PLACE_STREAM = 100, 101, 102, 103, 104
+CAMERA = Camera.random(0, 1, EVERYTHING.without("exposure", "night", "contrast", "haze", "saturation", "noise"))
 WIDTH, HEIGHT = 1024, 384  # pixels in which the scene is drawn; a frame has half as many
-SCALE = cameras.SUPERSAMPLE
+SCALE = 2
+HEADINGS = {"front": 0.0, "right": math.pi / 2, "back": math.pi, "left": -math.pi / 2}  # see drawn/solids.py
 OCCLUDERS = ((300, 372, (96, 104, 96)), (690, 790, (120, 92, 70)))  # left, right, colour
 PHASES = 12  # drawings of a walking cycle
 EXPOSURE_FRAMES = 25  # from one exposure of the camera to the next
@@ -95,20 +100,25 @@ def _stop(rng: np.random.Generator) -> float:
 def sheet(person: int, seed: int, view: str, phase: int, height: int) -> Image.Image:
     """A person's drawing: (height, 0.8 height) RGBA."""
     identity = Identity.random(stream(seed, PERSON_STREAM, person))
-    return draw_person(identity, view, 2 * math.pi * phase / PHASES, height)
+    return figure(identity, poses.Pose(2 * math.pi * phase / PHASES), HEADINGS[view], height)
+
+
+@functools.lru_cache(maxsize=1)
+def backdrop() -> Image.Image:
+    """The empty place, drawn once."""
+    return draw_place(stream(0, PLACE_STREAM), 0.1, WIDTH, HEIGHT).picture
 
 
 def draw(poses: list[Pose], seed: int) -> tuple[Image.Image, list[tuple[int, list[float]]]]:
     """The picture of these people, far ones first, and (person, box) of each that is visible enough."""
-    picture = CAMERA.backdrop().copy()
+    picture = backdrop().copy()
     owner = Image.new("I", picture.size, -1)  # whose pixel it is
     shapes = []
     for index, pose in enumerate(poses):
-        figure = sheet(pose.person, seed, pose.view, pose.phase, pose.height)
-        framing = cameras.Framing(fill=1.0, dx=pose.x / WIDTH - 0.5, dy=pose.feet / HEIGHT - 1)
-        cameras.place(picture, figure, framing)
-        corner = round(pose.x) - figure.width // 2, round(pose.feet) - figure.height
-        shape = figure.getchannel("A").point(lambda alpha: 255 * (alpha > 127))
+        person = sheet(pose.person, seed, pose.view, pose.phase, pose.height)
+        corner = round(pose.x) - person.width // 2, round(pose.feet) - person.height
+        shape = person.getchannel("A")
+        picture.paste(person, corner, shape)
         owner.paste(index, corner, shape)
         shapes.append((corner, shape))
     for left, right, colour in OCCLUDERS:

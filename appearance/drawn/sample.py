@@ -1,6 +1,7 @@
-"""The built-in sample dataset: pedestrians in six cameras, drawn with numpy and pillow, so that nothing is downloaded.
+"""The built-in sample dataset: pedestrians in drawn cameras, made with numpy and pillow, so that nothing is downloaded.
 
-    python datasets.py draw data/big --identities 1501      # as many identities as Market-1501
+    python datasets.py draw data/sample                                        # 144 identities in six cameras
+    python datasets.py draw data/many --identities 5000 --cameras 400          # to train on
     python datasets.py draw data/small --contact-sheet sheet.png
 
 The folder has the layout of Market-1501 (64 x 128 JPEG files, width x height):
@@ -9,7 +10,7 @@ The folder has the layout of Market-1501 (64 x 128 JPEG files, width x height):
     query/                                        one image per test identity and camera
     bounding_box_test/                            the gallery; -1_c... is junk (ignored), 0000_c... are distractors
 
-`people.py` draws the people and `cameras.py` the places and the boxes; neither knows of datasets.
+`cameras.py` draws what a camera sees of `people.py`; neither knows of datasets.
 
 The same seed gives the same bytes on one machine, however many processes draw: each image has a random stream of its
 own, keyed by (seed, what, identity, index).
@@ -32,20 +33,22 @@ from PIL import Image, ImageDraw, ImageFont
 from tqdm import tqdm
 
 from appearance import cli
-from appearance.drawn.cameras import CAMERAS, HEIGHT, WIDTH, Framing, photograph, stream
-from appearance.drawn.people import VIEWS, Identity
+from appearance.drawn.cameras import HEIGHT, WIDTH, Appearance, Camera, Framing, photograph, stream
+from appearance.drawn.people import Identity
+from appearance.drawn.poses import Pose
+from appearance.drawn.variety import EVERYTHING, Variety
 from appearance.machine import cores
 
-VERSION = 2  # raise it when the same parameters no longer give the same pictures
-DEFAULT_IDENTITIES = 144
-MANY_IDENTITIES = 1000  # from here on half of the identities are for testing, as in Market-1501; below, a third
+VERSION = 3  # raise it when the same parameters no longer give the same pictures
+DEFAULT_IDENTITIES, DEFAULT_CAMERAS = 144, 6
+LAST_TEST = 750  # every third identity up to this one is for testing: 250 are enough, the others are to be learned from
 MARKER = "sample.json"  # in the root: which parameters drew this folder
 TRAIN, QUERY, GALLERY = "bounding_box_train", "query", "bounding_box_test"
 FOLDERS = [TRAIN, QUERY, GALLERY]
 JUNK, DISTRACTOR = -1, 0  # the identities that Market-1501 gives to the two kinds of gallery images without an owner
 
-# What a stream is for: the first part of its key. A place has cameras.SCENE_STREAM.
-IDENTITY_STREAM, ROUTE_STREAM, IMAGE_STREAM, STRANGER_STREAM = range(4)
+# What a stream is for: the first part of its key. Cameras and places have theirs in cameras.py.
+IDENTITY_STREAM, ROUTE_STREAM, IMAGE_STREAM, STRANGER_STREAM, VISIT_STREAM = range(5)
 
 
 @dataclass(frozen=True)
@@ -58,8 +61,10 @@ class Shot:
     frame: int
     box: int
     seed: int
+    variety: Variety
     subject: "tuple[int, ...] | None"  # the key of the identity's stream; None: nobody
-    view: str
+    visit: int  # the how many-th camera on the way
+    heading: float
     phase: float
     index: int  # of the image within its (folder, pid)
 
@@ -70,84 +75,120 @@ class Shot:
 
     def draw(self) -> Image.Image:
         rng = stream(self.seed, IMAGE_STREAM, FOLDERS.index(self.folder), self.pid + 1, self.index)
-        framing = Framing.piece(rng) if self.pid == JUNK else Framing.random(rng)
-        person = None
-        if self.subject is not None:
-            person = (Identity.random(stream(self.seed, *self.subject)), self.view, self.phase)
-        return photograph(person, CAMERAS[self.camera - 1], rng, framing)
+        framing = Framing.piece(rng) if self.pid == JUNK else Framing.random(rng, self.variety)
+        return photograph(self.appearance(), self.taken_by(), rng, framing, self.variety)
+
+    def taken_by(self) -> Camera:
+        return camera(self.seed, self.camera, self.variety)
+
+    def appearance(self) -> "Appearance | None":
+        """The person as dressed and equipped on this visit, which images of a visit share."""
+        if self.subject is None:
+            return None
+        identity = person(self.seed, self.subject, self.variety)
+        rng = stream(self.seed, VISIT_STREAM, *self.subject, self.visit)
+        if rng.random() < self.variety.change:
+            identity = identity.changed(rng)
+        rides, umbrella = rng.random() < self.variety.bicycle, rng.random() < self.variety.umbrella
+        return Appearance(identity, Pose.random(rng, self.phase, self.variety, rides), self.heading, umbrella)
 
 
-def is_test(pid: int, identities: int) -> bool:
-    """Which identities are for testing: every third, or every second of a large dataset (750 of 1501)."""
-    return pid % (2 if identities >= MANY_IDENTITIES else 3) == 0
+@functools.lru_cache(maxsize=64)
+def camera(seed: int, number: int, variety: Variety) -> Camera:
+    return Camera.random(seed, number, variety)
 
 
-def plan(identities: int = DEFAULT_IDENTITIES, seed: int = 0) -> list[Shot]:
+def person(seed: int, key: tuple[int, ...], variety: Variety) -> Identity:
+    """The identity of a stream. Some wear what somebody else wears who is drawn into the same part of the dataset."""
+    rng = stream(seed, *key)
+    identity = Identity.random(rng, variety)
+    if rng.random() < variety.twin and key[-1] > 3:
+        identity = identity.dressed_as(Identity.random(stream(seed, *key[:-1], key[-1] - 3), variety))
+    return identity
+
+
+def is_test(pid: int) -> bool:
+    return pid % 3 == 0 and pid <= LAST_TEST
+
+
+def plan(
+    identities: int = DEFAULT_IDENTITIES,
+    seed: int = 0,
+    cameras: int = DEFAULT_CAMERAS,
+    variety: Variety = EVERYTHING,
+) -> list[Shot]:
     """Every image of the dataset: who is seen where, when, from which side."""
     shots = []
-    tests = [pid for pid in range(1, identities + 1) if is_test(pid, identities)]
+    tests = [pid for pid in range(1, identities + 1) if is_test(pid)]
     for pid in range(1, identities + 1):
-        shots += follow(pid, is_test(pid, identities), seed)
-    shots += leftovers(DISTRACTOR, math.ceil(len(tests) * 1.25), tests, seed)
-    shots += leftovers(JUNK, math.ceil(len(tests) * 0.62), tests, seed)
+        shots += follow(pid, seed, cameras, variety)
+    shots += leftovers(DISTRACTOR, math.ceil(len(tests) * 1.25), tests, seed, cameras, variety)
+    shots += leftovers(JUNK, math.ceil(len(tests) * 0.62), tests, seed, cameras, variety)
     return shots
 
 
-def follow(pid: int, test: bool, seed: int) -> list[Shot]:
+def direction(rng, variety: Variety) -> float:
+    """One of eight directions, about."""
+    low, high = variety.heading
+    return float(low + (high - low) * (rng.integers(8) + rng.normal(0, 0.2)) / 8)
+
+
+def follow(pid: int, seed: int, cameras: int, variety: Variety) -> list[Shot]:
     """One person's way through some of the cameras, a few images in each.
 
     People enter one after the other; a visit's images are some frames apart and show one walk, seen from one side.
     """
-    rng = stream(seed, ROUTE_STREAM, pid)
+    rng, test = stream(seed, ROUTE_STREAM, pid), is_test(pid)
     frame = 40 * pid + int(rng.integers(0, 40))
     counts, shots = Counter(), []
-    for camera in rng.permutation(len(CAMERAS))[: rng.integers(3, 5) if test else rng.integers(3, 7)] + 1:
-        view, phase = str(rng.choice(VIEWS)), rng.uniform(0, 2 * math.pi)
+    visits = min(cameras, int(rng.integers(3, 5) if test else rng.integers(3, 7)))
+    for visit, number in enumerate(rng.choice(cameras, visits, replace=False) + 1):
+        heading, phase = direction(rng, variety), rng.uniform(0, 2 * math.pi)
         images = int(rng.integers(3, 6) if test else rng.integers(2, 4))
         query = int(rng.integers(images)) if test else -1
         for image in range(images):
             folder = QUERY if image == query else GALLERY if test else TRAIN
-            box = int(rng.integers(1, 6))
+            box, subject, index = int(rng.integers(1, 6)), (IDENTITY_STREAM, pid), counts[folder]
             shots.append(
-                Shot(folder, pid, int(camera), frame, box, seed, (IDENTITY_STREAM, pid), view, phase, counts[folder])
+                Shot(folder, pid, int(number), frame, box, seed, variety, subject, visit, heading, phase, index)
             )
             counts[folder] += 1
             step = int(rng.integers(3, 10))
             frame += step
             phase += 0.25 * step  # a walking cycle takes about 25 frames, a second
             if rng.random() < 0.12:
-                view = str(rng.choice(VIEWS))
+                heading = direction(rng, variety)
         frame += int(rng.integers(200, 900))  # the way to the next camera
     return shots
 
 
-def leftovers(pid: int, count: int, tests: list[int], seed: int) -> list[Shot]:
+def leftovers(pid: int, count: int, tests: list[int], seed: int, cameras: int, variety: Variety) -> list[Shot]:
     """Gallery images without an owner: badly cut pieces (junk), or walls and strangers (distractors)."""
-    rng = stream(seed, ROUTE_STREAM, 10_000 - pid)
+    rng = stream(seed, ROUTE_STREAM, 0, 1 - pid)
     shots = []
     for index in range(count):
-        camera, box = int(rng.integers(1, len(CAMERAS) + 1)), int(rng.integers(1, 6))
+        number, box = int(rng.integers(1, cameras + 1)), int(rng.integers(1, 6))
         frame = 60 * index + int(rng.integers(0, 60))
         known = (IDENTITY_STREAM, int(rng.choice(tests)))
         subject = known if pid == JUNK else (STRANGER_STREAM, index)
         if rng.random() < (0.2 if pid == JUNK else 0.4):
             subject = None
-        view, phase = str(rng.choice(VIEWS)), float(rng.uniform(0, 2 * math.pi))
-        shots.append(Shot(GALLERY, pid, camera, frame, box, seed, subject, view, phase, index))
+        heading, phase = direction(rng, variety), float(rng.uniform(0, 2 * math.pi))
+        shots.append(Shot(GALLERY, pid, number, frame, box, seed, variety, subject, 100, heading, phase, index))
     return shots
 
 
 def save(job: tuple[Shot, str]):
     """Draw one shot into its file below the folder (a top-level function, so that worker processes can call it)."""
     shot, root = job
-    shot.draw().save(os.path.join(root, shot.folder, shot.name), quality=CAMERAS[shot.camera - 1].quality)
+    shot.draw().save(os.path.join(root, shot.folder, shot.name), quality=shot.taken_by().quality)
 
 
 def draw_all(shots: list[Shot], root: Path, workers: int):
-    """Draw every shot below `root`, with a progress bar."""
+    """Draw every shot below `root`, with a progress bar; those of a camera together, as its place is drawn once."""
     for folder in FOLDERS:
         (root / folder).mkdir()
-    jobs = [(shot, str(root)) for shot in shots]
+    jobs = [(shot, str(root)) for shot in sorted(shots, key=lambda shot: shot.camera)]
     bar = functools.partial(tqdm, total=len(jobs), unit="image", leave=False)
     if workers <= 1:
         for job in bar(jobs):
@@ -162,7 +203,12 @@ def draw_all(shots: list[Shot], root: Path, workers: int):
 
 
 def ensure(
-    root="data/sample", seed: int = 0, identities: int = DEFAULT_IDENTITIES, workers: "int | None" = None
+    root="data/sample",
+    seed: int = 0,
+    identities: int = DEFAULT_IDENTITIES,
+    workers: "int | None" = None,
+    cameras: int = DEFAULT_CAMERAS,
+    variety: Variety = EVERYTHING,
 ) -> Path:
     """The folder of the sample dataset with these parameters, drawn now unless it is already there.
 
@@ -170,15 +216,19 @@ def ensure(
     two processes may ask at once. A folder with other content is never touched: InputError.
     """
     root = Path(root)
-    if not 3 <= identities <= 9999:
-        raise cli.InputError(f"--identities {identities}: give 3 to 9999, file names have four digits for them")
+    if identities < 3:
+        raise cli.InputError(f"--identities {identities}: give 3 or more, as every third one is for testing")
+    if cameras < 2:
+        raise cli.InputError(f"--cameras {cameras}: give 2 or more, as people are to be found in another camera")
     if seed < 0:
         raise cli.InputError(f"--seed {seed}: give a number from 0 up")
     if (workers or 0) < 0:
         raise cli.InputError(f"--workers {workers}: give 0 (one per core) or more")
-    shots = plan(identities, seed)
+    shots = plan(identities, seed, cameras, variety)
     images = {folder: sum(shot.folder == folder for shot in shots) for folder in FOLDERS}
-    marker = {"version": VERSION, "seed": seed, "identities": identities, "images": images}
+    settings = {name: list(value) if isinstance(value, tuple) else value for name, value in vars(variety).items()}
+    marker = {"version": VERSION, "seed": seed, "identities": identities, "cameras": cameras, "images": images}
+    marker["variety"] = settings
     if is_drawn(root, marker):
         return root
 
@@ -213,8 +263,9 @@ def is_drawn(root: Path, marker: dict) -> bool:
     except (OSError, ValueError, TypeError):
         raise cli.InputError(f"{root}: exists and is not a sample dataset: name another folder") from None
     if found != marker:
-        kept = ", ".join(f"{key} {found.get(key)}" for key in ("version", "seed", "identities"))
-        wanted = ", ".join(f"{key} {marker[key]}" for key in ("version", "seed", "identities"))
+        keys = ("version", "seed", "identities", "cameras")
+        kept = ", ".join(f"{key} {found.get(key)}" for key in keys)
+        wanted = ", ".join(f"{key} {marker[key]}" for key in keys)
         raise cli.InputError(f"{root}: is another sample ({kept}; not {wanted}): delete it or name another folder")
     for folder, count in marker["images"].items():
         present = len(list((root / folder).glob("*.jpg")))
@@ -236,27 +287,26 @@ def table(shots: list[Shot]) -> str:
     return "\n".join(lines)
 
 
-def contact_sheet(root, path, rows: int = 4):
-    """A PNG of 2 x `rows` training identities of the dataset in `root`, each with one image of every camera."""
+def contact_sheet(root, path, rows: int = 8, columns: int = 6):
+    """A PNG of 2 x `rows` training identities of the dataset in `root`, each in up to `columns` cameras."""
     seen = {}  # pid -> {camera: file}
     for file in sorted(Path(root, TRAIN).glob("*.jpg")):
-        pid, camera = file.name.split("_")[:2]
-        seen.setdefault(pid, {}).setdefault(int(camera[1]), file)
-    pids = sorted(seen, key=lambda pid: (-len(seen[pid]), pid))[: 2 * rows]  # first those in most cameras
+        pid, number = file.name.split("_")[:2]
+        seen.setdefault(pid, {}).setdefault(number.split("s")[0], file)
+    pids = sorted(seen, key=lambda pid: (-min(columns, len(seen[pid])), pid))[: 2 * rows]  # those in most cameras
 
-    gap, margin, head = 3, 34, 18
-    block = margin + len(CAMERAS) * (WIDTH + gap)
-    sheet = Image.new("RGB", (2 * block + 10, head + rows * (HEIGHT + gap)), (250, 250, 250))
+    gap, margin = 3, 34
+    block = margin + columns * (WIDTH + gap)
+    sheet = Image.new("RGB", (2 * block + 10, gap + rows * (HEIGHT + gap)), (250, 250, 250))
     draw, font = ImageDraw.Draw(sheet), ImageFont.load_default()
     for place, pid in enumerate(pids):
-        left, top = block * (place % 2) + 4, head + (place // 2) * (HEIGHT + gap)
+        left, top = block * (place % 2) + 4, gap + (place // 2) * (HEIGHT + gap)
         draw.text((left, top + HEIGHT // 2 - 6), pid, fill=(60, 60, 60), font=font)
-        for camera in range(1, len(CAMERAS) + 1):
-            x = left + margin + (camera - 1) * (WIDTH + gap)
-            draw.text((x + 12, 3), f"camera {camera}", fill=(60, 60, 60), font=font)
-            if camera in seen[pid]:
-                with Image.open(seen[pid][camera]) as image:
-                    sheet.paste(image, (x, top))
+        for column, number in enumerate(sorted(seen[pid], key=lambda c: int(c[1:]))[:columns]):
+            x = left + margin + column * (WIDTH + gap)
+            with Image.open(seen[pid][number]) as image:
+                sheet.paste(image, (x, top))
+            draw.text((x + 3, top + 1), number, fill=(255, 255, 255), font=font, stroke_width=1, stroke_fill=(0, 0, 0))
     try:
         # 128 colours: a third of the bytes, and hardly a difference to the eye.
         sheet.quantize(128, dither=Image.Dither.NONE).save(path, format="PNG", optimize=True)
