@@ -23,7 +23,8 @@ from torchvision.transforms import v2
 from appearance import cli
 from appearance.cli import InputError
 from appearance.data import crops as cutting
-from appearance.data.check import find_problems, image_problems, summary
+from appearance.data.check import find_problems, look, summary
+from appearance.data.copies import copy_problems
 from appearance.data.images import load_rgb
 from appearance.data.layouts import Sample, find
 from appearance.data.resize import resize
@@ -77,7 +78,10 @@ def split_validation(samples: Sequence[Sample], ratio: float, seed: int) -> tupl
 def check(args) -> None:
     data = find(args.root)
     print(summary(data))
-    problems = find_problems(data) + image_problems(data.train + data.query + data.gallery)
+    samples = data.train + data.query + data.gallery
+    problems, thumbnails = look(samples)
+    thumbnails = {sample.path: one for sample, one in zip(samples, thumbnails, strict=True)}
+    problems = find_problems(data) + problems + copy_problems(data, thumbnails)
     for problem in problems:
         print(f"  {'ERROR  ' if problem.fatal else 'warning'}  {cli.one_line(problem.text)}")
     fatal = sum(problem.fatal for problem in problems)

@@ -1,18 +1,25 @@
-"""What a dataset holds and what is wrong with it, before any work begins."""
+"""What a dataset holds and what is wrong with it, before any work begins: all that names and folders tell.
 
+`copies.py` tells what only a look at the pictures shows.
+"""
+
+import os
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
+from torchvision.datasets.folder import IMG_EXTENSIONS
 from tqdm import tqdm
 
 from appearance.cli import InputError
+from appearance.data.compare import thumbnail
 from appearance.data.images import load_rgb
-from appearance.data.layouts import DISTRACTOR, JUNK, UNKNOWN, ReIDData, Sample
+from appearance.data.layouts import DISTRACTOR, JUNK, OTHER_KINDS, UNKNOWN, ReIDData, Sample, images, sequence_hint
 
 SMALLEST_SIDE = 16  # pixels; below it a crop holds nothing to recognise
+MOST_CAMERAS = 20  # from which a number in nearly every name is doubted to be a camera's
 
 
 @dataclass
@@ -29,19 +36,49 @@ def summary(data: ReIDData) -> str:
     lines = [f"{data.root}: {data.layout}", f"  {'split':<8} {'identities':>10} {'images':>8} {'cameras':>8}"]
     for split, samples in data.splits().items():
         people = [s for s in samples if s.pid > DISTRACTOR]
-        cameras = {s.camera for s in people} - {UNKNOWN}
-        line = f"  {split:<8} {len({s.pid for s in people}):>10,} {len(people):>8,} {len(cameras) or 'unknown':>8}"
+        known = [s.camera for s in people if s.camera != UNKNOWN]
+        line = f"  {split:<8} {len({s.pid for s in people}):>10,} {len(people):>8,} {len(set(known)) or 'unknown':>8}"
         extras = Counter(s.pid for s in samples if s.pid <= DISTRACTOR)
         notes = [
             f"{extras[pid]:,} {name}" for pid, name in ((DISTRACTOR, "distractors"), (JUNK, "junk")) if extras[pid]
         ]
-        lines.append(line + (f"   and {', '.join(notes)}" if notes else ""))
+        line += f"   and {', '.join(notes)}" if notes else ""
+        lines.append(line + (f"   ({len(known):,} names tell one)" if 0 < len(known) < len(people) else ""))
     return "\n".join(lines)
 
 
 def find_problems(data: ReIDData) -> list[Problem]:
     """Everything wrong that names and folders tell, without opening an image."""
-    return _training_problems(data) + _evaluation_problems(data)
+    return _folder_problems(data) + _training_problems(data) + _camera_problems(data) + _evaluation_problems(data)
+
+
+def one_camera(samples: Iterable[Sample]) -> bool:
+    """Whether all names tell a camera, and the same one: nobody can be recognised in another camera."""
+    cameras = {sample.camera for sample in samples}
+    return len(cameras) == 1 and UNKNOWN not in cameras
+
+
+def _folder_problems(data: ReIDData) -> list[Problem]:
+    """What lies there and is not used."""
+    problems = [Problem(True, f"train: {sequence_hint(folder)}") for folder in data.sequences]
+    for folder in _empty_identity_folders(data):
+        problems.append(Problem(False, f"{folder}: an identity folder without any image"))
+    kinds = defaultdict(list)
+    for path in (path for root in _roots(data) for path in images(root, OTHER_KINDS)):
+        kinds[path.suffix.lower()].append(path)
+    for kind, paths in sorted(kinds.items()):
+        text = (
+            f"{count(len(paths), kind + ' file')} left out ({few(inside(data, paths))}): that kind is not read; save "
+        )
+        problems.append(Problem(False, text + "them as .jpg or .png"))
+    if data.layout == "class folders":
+        beside = [p for root in _roots(data) for p in sorted(root.iterdir()) if p.suffix.lower() in IMG_EXTENSIONS]
+        if beside:
+            text = (
+                f"{count(len(beside), 'image')} left out ({few(inside(data, beside))}), beside the identity folders; "
+            )
+            problems.append(Problem(False, text + "give each person a folder"))
+    return problems
 
 
 def _training_problems(data: ReIDData) -> list[Problem]:
@@ -54,21 +91,51 @@ def _training_problems(data: ReIDData) -> list[Problem]:
         problems.append(Problem(not data.can_evaluate, "train: no images, so there is nothing to train on"))
     alone = [data.names.get(pid, str(pid)) for pid, count in counts.items() if count == 1]
     if alone and len(counts) > 1:
-        problems.append(Problem(False, f"train: {len(alone)} identities have a single image ({_few(alone)})"))
-    cameras = {sample.camera for sample in data.train}
-    if len(cameras) == 1 and cameras != {UNKNOWN}:
-        problems.append(Problem(False, "train: one camera only; the network will not learn to match across cameras"))
-    for folder in _empty_identity_folders(data):
-        problems.append(Problem(False, f"{folder}: an identity folder without any image"))
+        problems.append(Problem(False, f"train: {len(alone)} identities have a single image ({few(alone)})"))
+    (pid, most), *_ = counts.most_common(1) or [(0, 0)]
+    if len(counts) > 2 and most > len(data.train) / 2:
+        text = f"train: {data.names.get(pid, pid)} has {most:,} of {len(data.train):,} images; the network sees little "
+        text += "else and learns little from the others: delete most of them, such as frames that hardly differ"
+        problems.append(Problem(False, text))
+    return problems
+
+
+def _camera_problems(data: ReIDData) -> list[Problem]:
+    """What the names tell of cameras, and what that makes impossible."""
+    test = [s for s in data.query + data.gallery if s.pid > DISTRACTOR]
+    people = data.train + test
+    known = {s.camera for s in people} - {UNKNOWN}
+    problems = []
+    if people and one_camera(people):
+        text = "one camera in all names: whether a person is recognised in another camera can be neither learnt nor "
+        text += "measured; images of the same camera count as matches (`evaluate.py --protocol reappear` asks for a "
+        problems.append(Problem(False, text + "gap in time between them)"))
+    if len(known) > MOST_CAMERAS and len(known) > len(people) / 4:
+        text = f"the names tell {len(known):,} cameras of {len(people):,} images ({few([s.path for s in people])}); if "
+        text += "that number is not the camera's, rename them: what follows a c, cam or camera is taken for one"
+        problems.append(Problem(False, text))
+    unknown = [s for s in test if s.camera == UNKNOWN]
+    if unknown:
+        text = f"{len(unknown)} of {len(test)} test images have no known camera: same-camera images count as matches"
+        problems.append(Problem(False, f"{text} for them"))
+    unknown = [s for s in data.train if s.camera == UNKNOWN]
+    if known and unknown and not test:
+        text = f"{len(data.train) - len(unknown):,} of {len(data.train):,} names tell a camera; images of the others "
+        text += f"({few(inside(data, [s.path for s in unknown]))}) will count as matches of any image: rename them, "
+        problems.append(Problem(False, text + "as anna_cam2_0017.jpg"))
     return problems
 
 
 def _evaluation_problems(data: ReIDData) -> list[Problem]:
-    problems = []
+    if data.untestable:
+        return [
+            Problem(False, f"query and gallery are not read, so rank-1 and mAP cannot be measured: {data.untestable}")
+        ]
     if not data.query and not data.gallery:
         return [
             Problem(False, "no query/ and gallery/: rank-1 and mAP need them; `python datasets.py split` makes them")
         ]
+    problems = []
     for split in ("query", "gallery"):
         if not getattr(data, split):
             problems.append(Problem(True, f"{split}: no images, so nothing can be evaluated"))
@@ -77,35 +144,27 @@ def _evaluation_problems(data: ReIDData) -> list[Problem]:
 
     both = {s.pid for s in data.train} & {s.pid for s in data.query + data.gallery if s.pid > DISTRACTOR}
     if both:
-        names = _few([data.names.get(pid, str(pid)) for pid in sorted(both)])
+        names = few([data.names.get(pid, str(pid)) for pid in sorted(both)])
         problems.append(Problem(False, f"{len(both)} identities are both in train and in query/gallery: {names}"))
-
     people = [s for s in data.query + data.gallery if s.pid > DISTRACTOR]
-    unknown = sum(s.camera == UNKNOWN for s in people)
-    if unknown:
-        text = (
-            f"{unknown} of {len(people)} test images have no known camera: same-camera images count as matches for them"
-        )
-        problems.append(Problem(False, text))
-    elif len({s.camera for s in people}) == 1:
-        problems.append(
-            Problem(
-                True, "query and gallery: one camera only; the protocol removes same-camera matches, so none is left"
-            )
-        )
     lost = unmatched_queries(data.query, data.gallery)
     if lost:
         whole = len(lost) == len(data.query)
-        text = f"{len(lost)} of {len(data.query)} query images have no correct gallery image from another camera"
-        problems.append(Problem(whole, f"{text} ({_few([Path(s.path).name for s in lost])})"))
+        text = f"{len(lost)} of {len(data.query)} query images have no correct gallery image"
+        text += "" if one_camera(people) else " from another camera"
+        problems.append(Problem(whole, f"{text} ({few([Path(s.path).name for s in lost])})"))
     return problems
 
 
-def unmatched_queries(query: Iterable[Sample], gallery: Iterable[Sample]) -> list[Sample]:
-    """Query samples without any correct gallery sample: same identity, and another or an unknown camera."""
+def unmatched_queries(query: Sequence[Sample], gallery: Sequence[Sample]) -> list[Sample]:
+    """Query samples without any correct gallery sample: same identity, and another or an unknown camera.
+
+    Where all are of one camera, it counts like an unknown one.
+    """
+    single = one_camera(s for s in (*query, *gallery) if s.pid > DISTRACTOR)
     cameras = defaultdict(set)
     for sample in gallery:
-        cameras[sample.pid].add(sample.camera)
+        cameras[sample.pid].add(UNKNOWN if single else sample.camera)
     return [
         s
         for s in query
@@ -113,37 +172,67 @@ def unmatched_queries(query: Iterable[Sample], gallery: Iterable[Sample]) -> lis
     ]
 
 
-def image_problems(samples: Sequence[Sample], workers: int = 8) -> list[Problem]:
-    """Open every image, in one pass: unreadable files and images too small to recognise anyone."""
+def look(samples: Sequence[Sample], workers: int = 8) -> tuple[list[Problem], list[bytes | None]]:
+    """Open every image, in one pass: unreadable files and images too small to recognise anyone; and thumbnails.
 
-    def look(sample: Sample) -> Problem | None:
+    The thumbnail of an image that cannot be read is None.
+    """
+
+    def open_one(sample: Sample) -> tuple[Problem | None, bytes | None]:
         try:
-            width, height = load_rgb(sample.path).size
+            image = load_rgb(sample.path)
         except InputError as error:
-            return Problem(True, str(error), sample.path)
+            return Problem(True, str(error), sample.path), None
+        problem, (width, height) = None, image.size
         if min(width, height) < SMALLEST_SIDE:
-            return Problem(False, f"{sample.path}: {width}x{height} pixels, smaller than {SMALLEST_SIDE}", sample.path)
-        return None
+            text = f"{sample.path}: {width}x{height} pixels, smaller than {SMALLEST_SIDE}"
+            problem = Problem(False, text, sample.path)
+        return problem, thumbnail(image)
 
     with ThreadPoolExecutor(workers) as pool:
-        found = tqdm(
-            pool.map(look, samples), total=len(samples), desc="reading images", unit="img", leave=False, disable=None
+        progress = tqdm(
+            pool.map(open_one, samples),
+            total=len(samples),
+            desc="reading images",
+            unit="img",
+            leave=False,
+            disable=None,
         )
-        return [problem for problem in found if problem]
+        seen = list(progress)
+    return [problem for problem, _ in seen if problem], [print for _, print in seen]
+
+
+def image_problems(samples: Sequence[Sample], workers: int = 8) -> list[Problem]:
+    """The problems that `look` finds."""
+    return look(samples, workers)[0]
 
 
 def _empty_identity_folders(data: ReIDData) -> list[Path]:
     if data.layout != "class folders":
         return []
-    used = {Path(s.path).parent for samples in data.splits().values() for s in samples}
-    roots = (
-        [data.root / split for split in data.splits()]
-        if data.query or data.gallery
-        else [data.root, data.root / "train"]
-    )
-    folders = [child for root in roots if root.is_dir() for child in sorted(root.iterdir()) if child.is_dir()]
-    return [f for f in folders if not any(f == u or f in u.parents for u in used) and not f.name.startswith(".")]
+    used = {os.path.dirname(s.path) for samples in data.splits().values() for s in samples}
+    used = {folder for parent in used for folder in (parent, *map(str, Path(parent).parents))}
+    folders = [child for root in _roots(data) for child in sorted(root.iterdir()) if child.is_dir()]
+    folders = [f for f in folders if str(f) not in used and not f.name.startswith(".")]
+    return [folder for folder in folders if folder not in data.sequences]
 
 
-def _few(names: Sequence[str], limit: int = 3) -> str:
+def _roots(data: ReIDData) -> list[Path]:
+    """The folders that hold the identity folders; of other layouts, the whole."""
+    splits = [data.root / split for split in data.splits()] if data.layout == "class folders" else []
+    return [folder for folder in splits if folder.is_dir()] or [data.root]
+
+
+def inside(data: ReIDData, paths: Iterable[str | Path]) -> list[str]:
+    """Paths as seen from the dataset's folder."""
+    return [os.path.relpath(path, data.root) for path in paths]
+
+
+def count(number: int, thing: str) -> str:
+    """`1 image`, `1,200 images`, `2 identities`."""
+    plural = thing[:-1] + "ies" if thing.endswith("y") else thing + "s"
+    return f"{number:,} {thing if number == 1 else plural}"
+
+
+def few(names: Sequence[str], limit: int = 3) -> str:
     return ", ".join(names[:limit]) + (", ..." if len(names) > limit else "")

@@ -10,6 +10,7 @@ Three layouts are recognised:
 
 import os
 import re
+import shlex
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -23,6 +24,8 @@ from appearance.cli import InputError
 JUNK = -1  # bad boxes: neither right nor wrong, left out of the ranking
 DISTRACTOR = 0  # people and background that are nobody's match: always wrong
 UNKNOWN = -1  # a camera or time that the name does not tell
+
+OTHER_KINDS = (".gif", ".avif", ".heic", ".heif", ".jxl", ".jp2", ".jfif", ".tga")  # pictures that are not read
 
 SEQUENCE_FRAMES = 10_000_000  # times of different sequences lie at least this far apart
 
@@ -89,6 +92,8 @@ class ReIDData:
     query: list[Sample] = field(default_factory=list)
     gallery: list[Sample] = field(default_factory=list)
     names: dict[int, str] = field(default_factory=dict)
+    untestable: str = ""  # why the images to test with could not be listed
+    sequences: list[Path] = field(default_factory=list)  # folders of video among the people, left out
 
     @property
     def can_evaluate(self) -> bool:
@@ -112,7 +117,11 @@ def find(root: str | os.PathLike) -> ReIDData:
     try:
         if not root.is_dir():
             raise InputError(f"{root}: no such folder")
+        if is_sequence(root):
+            raise InputError(sequence_hint(root))
         data = _read(root)
+        if data.sequences and not (data.train or data.query or data.gallery):
+            raise InputError(sequence_hint(data.sequences[0]))
         if not (data.train or data.query or data.gallery):
             raise InputError(f"{root}: {_why_empty(root)}")
     except OSError as error:
@@ -136,7 +145,7 @@ def _read_market(root: Path, layout: str) -> ReIDData:
     }
     for split, names in folders.items():
         folder = next((root / name for name in names if (root / name).is_dir()), None)
-        for path in _images(folder) if folder else []:
+        for path in images(folder) if folder else []:
             parts = parse_name(path.name)
             if parts.pid is None:
                 raise InputError(
@@ -153,14 +162,21 @@ def _read_market(root: Path, layout: str) -> ReIDData:
 def _read_mars(root: Path, layout: str) -> ReIDData:
     data = ReIDData(root, layout)
     tracklets: dict[str, int] = {}
-    for path in _images(root / "bbox_train"):
+    for path in images(root / "bbox_train"):
         sample = _mars_sample(path, tracklets)
         if sample.pid > 0:
             data.train.append(sample)
             data.names.setdefault(sample.pid, f"{sample.pid:04d}")
     if (root / "bbox_test").is_dir():
-        data.query, data.gallery = _read_mars_test(root)
+        try:
+            data.query, data.gallery = _read_mars_test(root)
+        except NotThere as missing:  # it can be trained with
+            data.untestable = str(missing)
     return data
+
+
+class NotThere(InputError):
+    """Something that only testing needs is missing."""
 
 
 def _mars_sample(path: Path, tracklets: dict[str, int]) -> Sample:
@@ -179,7 +195,7 @@ def _read_mars_test(root: Path) -> tuple[list[Sample], list[Sample]]:
     query_rows = set((_mat(info / "query_IDX.mat", "query_IDX").astype(np.int64).ravel() - 1).tolist())
     names_file = info / "test_name.txt"
     if not names_file.is_file():
-        raise InputError(f"{names_file}: missing; MARS needs its official info/ folder")
+        raise NotThere(f"{names_file}: missing; testing on MARS needs its official info/ folder")
     names = names_file.read_text().split()
     fits = tracks.ndim == 2 and tracks.shape[1] == 4 and len(tracks) > 0
     if not fits or tracks[:, 0].min() < 1 or tracks[:, 1].max() > len(names):
@@ -196,14 +212,14 @@ def _read_mars_test(root: Path) -> tuple[list[Sample], list[Sample]]:
 
 def _mat(path: Path, key: str) -> np.ndarray:
     """One array of a MATLAB file; the key is tried first, then the file's only array."""
+    if not path.is_file():
+        raise NotThere(f"{path}: missing; testing on MARS needs its official info/ folder")
     try:
         import scipy.io
     except ImportError:
-        raise InputError(f"{path}: reading MATLAB files needs scipy: pip install scipy") from None
+        raise NotThere(f"{path}: reading MATLAB files needs scipy: pip install scipy") from None
     try:
         content = {k: v for k, v in scipy.io.loadmat(path).items() if not k.startswith("__")}
-    except FileNotFoundError:
-        raise InputError(f"{path}: missing; MARS needs its official info/ folder") from None
     except Exception as error:  # scipy raises many kinds for a broken file
         raise InputError(f"{path}: not a readable MATLAB file ({error})") from None
     array = content.get(key, next(iter(content.values())) if len(content) == 1 else None)
@@ -222,8 +238,13 @@ def _read_class_folders(root: Path) -> ReIDData:
     has_splits = any((root / split).is_dir() for split in ("train", "query", "gallery"))
     folders = {split: root / split for split in ("train", "query", "gallery")} if has_splits else {"train": root}
     listing = {split: _identity_folders(folder) for split, folder in folders.items() if folder.is_dir()}
+    sequences = []
+    for split, identities in listing.items():
+        for name in [name for name in identities if is_sequence(folders[split] / name)]:
+            del identities[name]
+            sequences.append(folders[split] / name)
     pids = _number_identities(listing)
-    data = ReIDData(root, "class folders", names={pid: name for name, pid in pids.items()})
+    data = ReIDData(root, "class folders", names={pid: name for name, pid in pids.items()}, sequences=sequences)
     for split, identities in listing.items():
         for identity, paths in identities.items():
             for path in paths:
@@ -252,14 +273,14 @@ def _number_identities(listing: dict[str, dict[str, list[Path]]]) -> dict[str, i
 def _identity_folders(folder: Path) -> dict[str, list[Path]]:
     """Identity -> its images, both sorted; what counts as an image is torchvision's ImageFolder rule."""
     return {
-        child.name: _images(child)
+        child.name: images(child)
         for child in sorted(folder.iterdir())
         if child.is_dir() and not child.name.startswith(".")
     }
 
 
-def _images(folder: Path) -> list[Path]:
-    """Every image file below `folder`, sorted; links are followed, hidden files left out."""
+def images(folder: Path, kinds: tuple[str, ...] = IMG_EXTENSIONS) -> list[Path]:
+    """Every file of these kinds below `folder`, sorted; links are followed, hidden files left out."""
     found, seen = [], set()
     for parent, folders, files in os.walk(folder, followlinks=True, onerror=_unless_missing):
         status = os.stat(parent)
@@ -268,8 +289,19 @@ def _images(folder: Path) -> list[Path]:
             continue
         seen.add((status.st_dev, status.st_ino))
         folders[:] = sorted(name for name in folders if not name.startswith("."))
-        found += [Path(parent, f) for f in files if f.lower().endswith(IMG_EXTENSIONS) and not f.startswith(".")]
+        found += [Path(parent, f) for f in files if f.lower().endswith(kinds) and not f.startswith(".")]
     return sorted(found)
+
+
+def is_sequence(folder: Path) -> bool:
+    """Whether a folder is a video in MOT format and not the images of a person."""
+    return (folder / "img1").is_dir()
+
+
+def sequence_hint(folder: Path) -> str:
+    """What to do with a video that lies where people are expected."""
+    crops = f"python datasets.py crops {shlex.quote(str(folder))} OUT"
+    return f"{folder}: a video sequence (img1/) and no person's images; `{crops}` cuts people out of it"
 
 
 def _unless_missing(error: OSError) -> None:
@@ -280,6 +312,9 @@ def _unless_missing(error: OSError) -> None:
 def _why_empty(root: Path) -> str:
     if any(child.suffix.lower() in IMG_EXTENSIONS for child in root.iterdir()):
         return "images lie directly in it; put each person's images in a folder of their own, ROOT/<identity>/*.jpg"
+    others = images(root, OTHER_KINDS)
+    if others:
+        return f"{len(others):,} images of kinds that are not read, such as {others[0]}; save them as .jpg or .png"
     return (
         "no images found; expected ROOT/<identity>/*.jpg, or train/ query/ gallery/ with such folders, "
         "or the Market-1501 or MARS layout"
