@@ -14,12 +14,13 @@ import torch
 from appearance.cli import ArgumentParser, InputError, run
 from appearance.files import atomic_write
 from appearance.measure import calibrate as calibration
-from appearance.measure import features_file, protocols, reappear
-from appearance.measure.metrics import DEFAULT_MEMORY, breakdown, rank_distances, rank_queries, summary
+from appearance.measure import features_file, intervals, protocols, reappear
+from appearance.measure.metrics import DEFAULT_MEMORY, breakdown, difference, rank_distances, rank_queries, summary
 from appearance.measure.rerank import average_query_expansion, re_ranking
 from appearance.pictures import plots, report
 
 COLUMNS = {"rank-1": "rank1", "rank-5": "rank5", "rank-10": "rank10", "rank-20": "rank20", "mAP": "mAP", "mINP": "mINP"}
+INTERVAL = f"{intervals.LEVEL:.0%} interval"
 
 
 def rank_metrics(qf, ql, qc, gf, gl, gc, memory: int = DEFAULT_MEMORY) -> dict:
@@ -99,17 +100,23 @@ def main(args):
     elif args.gap is not None:
         raise InputError("--gap: only with --protocol reappear")
     device = _device(args.device)
-    runs, shown = {}, None
+    runs, shown, compared = {}, None, []
     for label, path in zip(labels, args.features, strict=True):
         runs[label], data, results = evaluate(path, args, device)
-        shown = shown or (data, results)  # of the first run, for the ranked lists of the report
+        if shown is None:
+            shown = data, results  # of the first run, for the ranked lists of the report
+        elif same_queries(shown[0], data):
+            compared.append({"run": label, "against": labels[0]} | difference(results, shown[1], args.seed))
+        else:
+            print(f"{path}: has other queries than {args.features[0]}, so their difference may be that of the queries")
     print_table(report.curves(runs))
+    print_differences(compared)
     for label, metrics in runs.items():
         if "reappear" in metrics:
             print_curve(label if len(runs) > 1 else "", metrics["reappear"])
         if "calibration" in metrics:
             print_threshold(label if len(runs) > 1 else "", metrics["calibration"])
-    write_outputs(args, runs, shown)
+    write_outputs(args, runs, compared, shown)
 
 
 def evaluate(path, args, device):
@@ -129,9 +136,9 @@ def evaluate(path, args, device):
             data, lines = data | {"gap": args.gap}, lines + left_out
         else:
             results = rank_queries(data, memory, shots, args.seed, device)
-        metrics = summary(results) | {"protocol": args.protocol, "features": str(path)}
+        metrics = summary(results, args.seed) | {"protocol": args.protocol, "features": str(path)}
         if args.rerank:
-            metrics["rerank"] = summary(_reranked(data, args, memory, shots))
+            metrics["rerank"] = summary(_reranked(data, args, memory, shots), args.seed)
         if args.json or args.report:
             metrics["breakdown"] = breakdown(data, results, memory)
         if args.calibrate or args.protocol == "reappear":
@@ -142,6 +149,9 @@ def evaluate(path, args, device):
                 metrics["reappear"] = reappear.figures(args.gap, curve, found)
     except InputError as error:
         raise InputError(f"{path}: {error}") from None
+    met = data["meta"].get("identities_trained_on")
+    if isinstance(met, int) and met > 0:
+        lines.append(f"the network was trained on {met} of the test identities; of new people the figures are lower")
     left = metrics["queries"] - metrics["valid_queries"]
     if left:
         lines.append(f"{left} of {metrics['queries']} queries have no correct gallery image and are not counted")
@@ -150,13 +160,35 @@ def evaluate(path, args, device):
     return metrics, data, results
 
 
+def same_queries(one: dict, other: dict) -> bool:
+    """Whether two features dicts hold the same queries in the same order, as far as labels, cameras and names tell."""
+    names = [[Path(path).name for path in data["q_paths"]] for data in (one, other)]
+    alike = names[0] == names[1] or not all(names)
+    return alike and torch.equal(one["ql"], other["ql"]) and torch.equal(one["qc"], other["qc"])
+
+
 def print_table(runs: dict):
-    """Rows of runs {label: metrics}, percentages."""
-    width = max(len(label) for label in runs)
-    print(" " * width + "".join(f"{name:>9}" for name in COLUMNS) + f"{'queries':>10}{'gallery':>9}")
+    """Rows of runs {label: metrics}, percentages; below each the intervals of rank-1 and mAP."""
+    width = max(len(INTERVAL), *(len(label) for label in runs))
+    print(" " * width + "".join(f"{name:>12}" for name in COLUMNS) + f"{'queries':>9}{'gallery':>9}")
     for label, metrics in runs.items():
-        numbers = "".join(f"{100 * metrics[key]:9.2f}" for key in COLUMNS.values())
-        print(f"{label:<{width}}{numbers}{metrics['valid_queries']:10}{metrics['gallery']:9}")
+        numbers = "".join(f"{100 * metrics[key]:12.2f}" for key in COLUMNS.values())
+        print(f"{label:<{width}}{numbers}{metrics['valid_queries']:9}{metrics['gallery']:9}")
+        sure = {key: metrics.get(f"{key}_interval") for key in COLUMNS.values()}
+        cells = (f"{100 * ends[0]:.1f}-{100 * ends[1]:.1f}" if ends else "" for ends in sure.values())
+        people = f"{metrics['identities']:,} people" if metrics["identities"] > 1 else "1 person"
+        print(f"{INTERVAL:<{width}}" + "".join(f"{cell:>12}" for cell in cells) + f"   ({people})")
+
+
+def print_differences(compared: list[dict]):
+    """A line for each run that is compared with the first."""
+    for found in compared:
+        parts = []
+        for name, key in (("rank-1", "rank1"), ("mAP", "mAP")):
+            low, high = (100 * end for end in found[f"{key}_interval"])
+            verdict = "beyond chance" if found[f"{key}_beyond_chance"] else "may be chance"
+            parts.append(f"{name} {100 * found[key]:+.2f} ({low:+.1f} to {high:+.1f}), {verdict}")
+        print(f"{found['run']} against {found['against']}, on the same queries: " + "; ".join(parts))
 
 
 def print_curve(label: str, found: dict):
@@ -177,13 +209,17 @@ def print_threshold(label: str, found: dict):
     print(f"\n{label + ': ' if label else ''}max_dist {found['max_dist']:.4f}  for DeepSORT: accepts ", end="")
     based_on = found["groups"][found["based_on"]]
     print(f"{based_on['false_matches']:.2%} of the pairs of different people, keeps {found['kept']:.1%} of the same")
+    low, high = found["max_dist_interval"]
+    print(f"  between {low:.4f} and {high:.4f} with other such people ({INTERVAL})")
+    for warning in found["warnings"]:
+        print(f"  warning: {warning}")
     for group in found["groups"].values():
         pairs = f"{group['same_pairs']:,} same, {group['different_pairs']:,} different"
         rate = f"equal error rate {group['equal_error_rate']:.1%}"
         print(f"  {group['title']}: threshold {group['threshold']:.4f}, keeps {group['kept']:.1%}, {rate} ({pairs})")
 
 
-def write_outputs(args, runs: dict, shown):
+def write_outputs(args, runs: dict, compared: list[dict], shown):
     """Pictures, JSON and report."""
     beside = Path(args.features[0]).parent
     cmc = Path(args.cmc) if args.cmc else beside / "cmc.png"
@@ -198,13 +234,13 @@ def write_outputs(args, runs: dict, shown):
             plots.save(plots.distances(metrics["calibration"]), written[-1])
     command = ["python", "evaluate.py", *sys.argv[1:]]
     if args.json:
-        content = next(iter(runs.values())) if len(runs) == 1 else {"runs": runs}
+        content = next(iter(runs.values())) if len(runs) == 1 else {"runs": runs, "differences": compared}
         content = content | {"command": shlex.join(command), "torch": torch.__version__}
         text = json.dumps(content, indent=2) + "\n"
         atomic_write(args.json, lambda file: file.write(text.encode()))
         written.append(Path(args.json))
     if args.report:
-        page, missing = report.write(args.report, runs, *shown, command)
+        page, missing = report.write(args.report, runs, compared, *shown, command)
         written.append(page)
         if missing:
             print(f"{args.report}: {missing} images of the ranked lists could not be read and are left blank")

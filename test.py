@@ -15,7 +15,7 @@ import torch
 
 from appearance import cli
 from appearance.cli import InputError
-from appearance.data import ready
+from appearance.data import origin, ready
 from appearance.data.check import summary
 from appearance.faults import explained_failures
 from appearance.machine import decoders
@@ -52,7 +52,9 @@ def main(args) -> None:
     say = print if world.is_main else (lambda *_: None)
     checkpoint = load_checkpoint(args)
     height, width = args.height or checkpoint.height, args.width or checkpoint.width
+    trained_on = origin.of_checkpoint(checkpoint.extra)
     say(f"{args.weights}: {checkpoint.arch}, {height}x{width}" + _described(checkpoint))
+    say(f"  {origin.sentence(trained_on)}")
     data = ready.for_testing(args.data_dir, world)
     say(summary(data))
 
@@ -80,6 +82,7 @@ def main(args) -> None:
             "width": width,
             "precision": args.amp,
             "flip": args.flip,
+            **_people_met(checkpoint, trained_on, data, args.workers),
         }
         features_file.save(args.output, found)
         seconds = time.perf_counter() - started
@@ -99,6 +102,15 @@ def load_checkpoint(args) -> checkpoints.Checkpoint:
     if args.model and checkpoint.arch != args.model:
         raise InputError(f"--weights {args.weights}: holds a {checkpoint.arch}, but --model is {args.model}")
     return checkpoint
+
+
+def _people_met(checkpoint: checkpoints.Checkpoint, trained_on: dict | None, data, workers: int) -> dict:
+    """What the features file says of the network's training data, and how many of the test identities are from it."""
+    if trained_on is None:
+        return {}
+    names = checkpoint.extra.get("class_names")
+    met = origin.people_met(trained_on, names if isinstance(names, list) else [], data, workers)
+    return {"trained_on": trained_on["sets"], "identities_trained_on": len(met)}
 
 
 def _described(checkpoint: checkpoints.Checkpoint) -> str:

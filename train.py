@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from appearance import cli
 from appearance.cli import InputError
-from appearance.data import batches, layouts, pixels, ready
+from appearance.data import batches, layouts, origin, pixels, ready
 from appearance.data.augment import normalize
 from appearance.faults import GracefulStop, explained_failures
 from appearance.files import claimed
@@ -182,6 +182,11 @@ class Training:
             )
         label = {pid: number for number, pid in enumerate(self.pids)}
         self.labels = torch.tensor([label[sample.pid] for sample in self.train_samples], dtype=torch.int64)
+        self.trained_on = None
+        if world.is_main:
+            before = resumed or start
+            earlier = origin.of_checkpoint(before.extra) if before else None
+            self.trained_on = origin.describe(data, earlier, args.workers)
         net, self.model_options = build_network(args, len(self.pids), start)
         if args.amp == "auto":
             fastest = fastest_precision(net, args.height, args.width, world.device)

@@ -5,21 +5,19 @@ set), but what distances a network gives depends on the network: the right value
 images of one camera taken moments apart, so these pairs are counted separately where camera and time are known.
 """
 
+import math
+
 import torch
 
 from appearance.cli import InputError
-from appearance.networks.precision import full_precision
+from appearance.measure import intervals
+from appearance.measure.pairs import BINS, GROUPS, Pairs
 
-BINS = 20000  # over the cosine distances 0 to 2, so thresholds are exact to 0.0001
 BARS = 80  # of a histogram
-PAIRS = 100_000_000  # pairs compared; a larger set is sampled, as many pairs tell no more
-MIN_SAME = 100  # same-identity pairs that a recommendation rests on at least
-REAPPEAR = {"reappear": "same camera, a person again at least {gap} frames later"}  # where a gap is asked for
-GROUPS = {
-    "tracker": "same camera, at most {window} frames apart",
-    "camera": "same camera",
-    "all": "all pairs",
-}
+MIN_SAME = 100  # same-identity pairs that a recommendation rests on at least,
+MIN_ACCEPTED = 10  # pairs of different people that it accepts at least,
+MIN_PEOPLE = 10  # and identities
+MAX_EQUAL_ERROR = 0.2  # from here on no threshold serves: the best one has a fifth of the pairs on its wrong side
 
 
 @torch.no_grad()
@@ -32,17 +30,21 @@ def calibrate(
         data: checked features dict.
         false_match_rate: share of different-identity pairs that the threshold may accept.
         window: frames that lie at most between two images of a "tracker" pair.
-        seed: for the sample of images of a large set.
+        seed: for the sample of images of a large set, and for the interval.
         gap: frames that lie at least between two images of one person in a "reappear" pair; None: no such group.
 
-    Returns {"max_dist", "kept", "false_match_rate", "based_on", "groups": {name: {title, same_pairs, different_pairs,
-    threshold, kept, false_matches, equal_error_rate, equal_error_threshold, roc: [[false match rate, true match rate,
-    threshold], ...], same_histogram, different_histogram}}, "bar_width"}. `kept` is the share of same-identity pairs
-    within the threshold, `false_matches` of different ones; histograms are shares of pairs in bars of that width, from
-    distance 0 on. `max_dist` is that of the first of the groups reappear, tracker, camera, all with enough pairs.
+    Returns {"max_dist", "max_dist_interval", "identities", "kept", "false_match_rate", "based_on", "warnings",
+    "groups": {name: {title, same_pairs, different_pairs, threshold, kept, false_matches, equal_error_rate,
+    equal_error_threshold, roc: [[false match rate, true match rate, threshold], ...], same_histogram,
+    different_histogram}}, "bar_width"}. `kept` is the share of same-identity pairs within the threshold,
+    `false_matches` of different ones; histograms are shares of pairs in bars of that width, from distance 0 on.
+    `max_dist` is that of the first of the groups reappear, tracker, camera, all with enough pairs; in 95 % of cases
+    other people of the same kind would put it within its interval. `warnings` are sentences that say why not to rely
+    on it.
     Raises InputError when no pair of one kind exists.
     """
-    counts = _histograms(data, window, seed, gap)
+    pairs = Pairs(data, window, seed, gap)
+    counts = pairs.histograms()
     # bars from 0 to where almost all pairs lie, which a poor network squeezes into a tenth of the range
     below = counts["all"].sum(0).cumsum(0)
     bar = int(torch.searchsorted(below, int(0.999 * below[-1]))) // BARS + 1  # fine bins in a bar
@@ -50,57 +52,75 @@ def calibrate(
     for name, count in counts.items():
         different, same = count.unbind(0)
         if same.sum() and different.sum():
-            title = (REAPPEAR | GROUPS)[name].format(window=window, gap=gap)
-            groups[name] = {"title": title} | _group(same, different, false_match_rate, bar)
+            groups[name] = {"title": GROUPS[name].format(window=window, gap=gap)} | _group(
+                same, different, false_match_rate, bar
+            )
     if "all" not in groups:
         raise InputError("--calibrate: the features hold no two images of one identity, or only one identity")
     enough = [
         name
         for name, group in groups.items()
-        if group["same_pairs"] >= MIN_SAME and group["different_pairs"] * false_match_rate >= 10
+        if group["same_pairs"] >= MIN_SAME and group["different_pairs"] * false_match_rate >= MIN_ACCEPTED
     ]
     chosen = enough[0] if enough else "all"
     best = groups[chosen]
     return {
         "max_dist": best["threshold"],
+        "max_dist_interval": _interval(pairs, chosen, best["threshold"], counts[chosen][0], false_match_rate, seed),
+        "identities": pairs.people,
         "kept": best["kept"],
         "false_match_rate": false_match_rate,
         "based_on": chosen,
+        "warnings": _warnings(data, best, bool(enough), pairs.people, false_match_rate),
         "groups": groups,
         "bar_width": bar * 2 / BINS,
     }
 
 
-def _histograms(data: dict, window: int, seed: int, gap: int | None) -> dict:
-    """{group: (2, BINS) counts of pairs by distance; row 0 different identities, row 1 the same}."""
-    device = data["gf"].device
-    kept = (data["gl"] != -1).nonzero()[:, 0].to(device)
-    total = len(data["ql"]) + len(kept)
-    # in random order, of which a large set's first rows are compared with all after them
-    order = torch.randperm(total, generator=torch.Generator().manual_seed(seed)).to(device)
-    labels, cameras, times, features = (
-        torch.cat([data["q" + key].to(device), data["g" + key].to(device)[kept]])[order] for key in "lctf"
-    )
-    # distractors (0 unless a query has it) are many people under one label: nothing is known of two of them
-    strangers = (labels == 0) & ~(data["ql"] == 0).any().to(device)
-    place = torch.arange(total, device=device)
-    names = GROUPS if gap is None else REAPPEAR | GROUPS
-    counts = {name: torch.zeros(2 * BINS, dtype=torch.int64, device=device) for name in names}
-    with full_precision():
-        for rows in place[: max(1, PAIRS // total)].split(max(1, (8 << 20) // total)):
-            distance = 1 - features[rows] @ features.T  # (B, N)
-            bins = (distance * (BINS / 2)).long().clamp_(0, BINS - 1)
-            bins += (labels[rows, None] == labels) * BINS
-            usable = (place > rows[:, None]) & ~(strangers[rows, None] & strangers)
-            camera = usable & (cameras[rows, None] == cameras) & (cameras >= 0)
-            timed = camera & (times >= 0) & (times[rows, None] >= 0)
-            apart = (times[rows, None] - times).abs()
-            masks = {"all": usable, "camera": camera, "tracker": timed & (apart <= window)}
-            if gap is not None:
-                masks["reappear"] = timed & ((apart >= gap) | (labels[rows, None] != labels))
-            for name, mask in masks.items():
-                counts[name] += torch.bincount(bins[mask], minlength=2 * BINS)
-    return {name: value.view(2, BINS).cpu() for name, value in counts.items()}
+def _warnings(data: dict, group: dict, enough: bool, people: int, false_match_rate: float) -> list[str]:
+    found = []
+    if not enough:
+        least = f"{math.ceil(MIN_ACCEPTED / false_match_rate):,}" if false_match_rate else "endlessly many"
+        found.append(
+            f"too few pairs: {group['same_pairs']:,} of one person and {group['different_pairs']:,} of different "
+            f"people, where {MIN_SAME} and {least} are the least; take it for a guess and measure more images"
+        )
+    if people < MIN_PEOPLE:
+        found.append(f"too few people: {people}, where {MIN_PEOPLE} are the least; others may need another value")
+    if group["equal_error_rate"] > MAX_EQUAL_ERROR:
+        found.append(
+            "no threshold serves: the distances of one person and of different people overlap so far that the best has "
+            f"{group['equal_error_rate']:.1%} of both on its wrong side; train longer, or on images more like these"
+        )
+    met = data.get("meta", {}).get("identities_trained_on")
+    if isinstance(met, int) and met > 0:
+        found.append(
+            f"the network was trained on {met} of these {people} people, whose distances are unlike those of others; "
+            "measure people that it has never seen"
+        )
+    return found
+
+
+def _interval(pairs: Pairs, group: str, threshold: float, different, rate: float, seed: int) -> list[float]:
+    """95 % interval of a group's threshold from draws of its identities.
+
+    With an identity drawn w times, its pairs with others count w times: to first order the share of accepted pairs
+    moves by sum (w - 1) (accepted - share * all) / pairs over the identities, and the threshold to where all pairs
+    together have the rate less that. What two identities have with each other moves both, and is taken out once
+    (Fafchamps and Gubert, "The formation of risk sharing networks", 2007).
+    """
+    total, accepted = pairs.by_identity(group, round(threshold * BINS / 2))  # (K, K) each
+    excess = (accepted - accepted.sum() / total.sum() * total) / (total.sum() / 2)  # (K, K), sums to 0
+    excess = excess[total.sum(1) > 0]  # those who take part
+    by_identity = excess.sum(1)
+    moved = torch.cat([times @ by_identity for times in intervals.draws(len(excess), seed)])  # (R,)
+    squares = by_identity.square().sum()
+    if squares > 0:
+        moved *= ((squares - excess.square().sum() / 2) / squares).clamp(0.5, 1).sqrt()
+    below = torch.cat([torch.zeros(1, dtype=torch.float64), different.cumsum(0) / different.sum()])
+    edges = torch.searchsorted(below, (rate - moved).clamp(0, 1), right=True) - 1
+    low, high = intervals.of_estimates(edges.double() * 2 / BINS, len(excess)).tolist()
+    return [round(min(low, threshold), 4), round(max(high, threshold), 4)]
 
 
 def _group(same, different, false_match_rate: float, bar: int) -> dict:

@@ -22,6 +22,7 @@ is r_k = k + w_k. The ranks of the correct images are all that the metrics need,
 import torch
 
 from appearance.cli import InputError
+from appearance.measure import intervals
 from appearance.networks.precision import full_precision
 
 CMC_RANKS = 50  # length of the `cmc` list
@@ -56,10 +57,12 @@ def rank_distances(distances, ql, qc, gl, gc, memory: int = DEFAULT_MEMORY, shot
     return rank_scores(score, ql, qc, gl[kept], gc[kept], memory // 2, shots, seed)
 
 
-def summary(results: dict) -> dict:
+def summary(results: dict, seed: int = 0) -> dict:
     """The metrics file's numbers from per-query results: fractions of 1, plain Python values.
 
-    rank1, rank5, rank10, rank20, mAP, mINP, mAP_trapezoid, valid_queries, queries, gallery, cmc (list: ranks 1 to 50).
+    rank1, rank5, rank10, rank20, mAP, mINP, mAP_trapezoid, valid_queries, queries, gallery, cmc (list: ranks 1 to 50),
+    identities (of the valid queries), rank1_interval and mAP_interval (lists of two: what other such people would give
+    in 95 % of cases, from draws with `seed`).
     Raises InputError when no query is valid, with the likely reason.
     """
     valid = results["correct"] > 0
@@ -69,6 +72,8 @@ def summary(results: dict) -> dict:
     first = results.get("shots", results["first"])[valid].flatten()
     hits = torch.bincount(first.clamp(max=CMC_RANKS + 1), minlength=CMC_RANKS + 2)[1:-1]
     cmc = (hits.cumsum(0).double() / len(first)).tolist()
+    identities = results["identity"][valid]
+    sure = intervals.of_means(identities, hit_and_ap(results)[valid], seed).tolist()
     return {
         **{f"rank{k}": cmc[k - 1] for k in (1, 5, 10, 20)},
         "mAP": mean["ap"],
@@ -78,7 +83,37 @@ def summary(results: dict) -> dict:
         "queries": len(valid),
         "gallery": results["gallery"],
         "cmc": cmc,
+        "identities": len(identities.unique()),
+        "rank1_interval": sure[0],
+        "mAP_interval": sure[1],
     }
+
+
+def difference(results: dict, other: dict, seed: int = 0) -> dict:
+    """How much better `results` are than `other`, per-query results of the same queries, and whether that is chance.
+
+    Returns {rank1, mAP: differences of the means over the queries that are valid in both; rank1_interval, mAP_interval;
+    rank1_beyond_chance, mAP_beyond_chance: whether the interval leaves out 0; queries, identities}. It is paired: what
+    makes a query hard for both drops out.
+    Raises InputError when no query is valid in both.
+    """
+    valid = (results["correct"] > 0) & (other["correct"] > 0)
+    if not valid.any():
+        raise InputError("no query has a correct gallery image in both files")
+    identities = results["identity"][valid]
+    better = (hit_and_ap(results) - hit_and_ap(other))[valid]  # (N, 2)
+    most = better.abs().amax(0)
+    sure = intervals.of_means(identities, better, seed, -most, most).tolist()
+    found = {"queries": len(better), "identities": len(identities.unique())}
+    for name, mean, (low, high) in zip(("rank1", "mAP"), better.mean(0).tolist(), sure, strict=True):
+        found |= {name: mean, f"{name}_interval": [low, high], f"{name}_beyond_chance": not low <= 0 <= high}
+    return found
+
+
+def hit_and_ap(results: dict) -> torch.Tensor:
+    """(Nq, 2) float64: whether a query's first image is right (the share of repeats, with shots), and its AP."""
+    hits = (results.get("shots", results["first"][:, None]) == 1).double().mean(1)
+    return torch.stack([hits, results["ap"]], 1)
 
 
 def breakdown(data: dict, results: dict, memory: int = DEFAULT_MEMORY) -> dict:
@@ -182,9 +217,9 @@ def rank_scores(score, ql, qc, gl, gc, memory: int, shots: int = 0, seed: int = 
             image, drawn with `seed`; for the query's own identity it is one of the correct images.
 
     Returns tensors of Nq entries on the CPU, 0 where the query has no correct image: `correct` (number of correct
-    images), `first` (rank of the best one), `ap`, `ap_trapezoid`, `inp`; and `gallery` (int), `same_camera_only`
-    (number of queries whose identity is in the gallery, yet only under the query's own camera). With shots also
-    `shots` (Nq, shots), the ranks of the correct image in each repeat.
+    images), `first` (rank of the best one), `ap`, `ap_trapezoid`, `inp`; `identity` (the query's, as given); and
+    `gallery` (int), `same_camera_only` (number of queries whose identity is in the gallery, yet only under the query's
+    own camera). With shots also `shots` (Nq, shots), the ranks of the correct image in each repeat.
     """
     total, images = len(ql), len(gl)
     same = _SameIdentity(ql, qc, gl, gc)
@@ -218,6 +253,7 @@ def rank_scores(score, ql, qc, gl, gc, memory: int, shots: int = 0, seed: int = 
             for key, value in found.items():
                 results[key][rows.cpu()] = value.cpu()
     same_identity = same.counts.cpu() > 0
+    results["identity"] = ql.cpu()
     results["gallery"] = images
     results["same_camera_only"] = int((same_identity & (results["correct"] == 0)).sum())
     return results

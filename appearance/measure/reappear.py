@@ -45,7 +45,7 @@ def rank(data: dict, gap: int) -> tuple[dict, list[dict], list[str]]:
     if longest < gap:
         seen = f"the longest time between two images of one person is {longest:,} frames" if longest >= 0 else "none is"
         raise InputError(f"--gap {gap}: no query's person is seen again in its camera after so many frames; {seen}")
-    results = _results(pairs, gap, int((data["gl"] != -1).sum()))
+    results = _results(pairs, gap, int((data["gl"] != -1).sum())) | {"identity": data["ql"].cpu()}
     return results, [_point(pairs, step) for step in _steps(gap, longest)], lines
 
 

@@ -2,8 +2,8 @@
 
 Four kinds of file load:
 
-* ours: `net_dict, acc, epoch, arch, model_options, num_classes, height, width, class_names, args` and, in `last.pth`,
-  what resuming needs;
+* ours: `net_dict, acc, epoch, arch, model_options, num_classes, height, width, class_names, trained_on, args` and, in
+  `last.pth`, what resuming needs;
 * the published `ckpt.t7` of DeepSORT and its kin: `net_dict, acc, epoch`;
 * bare state dicts, torchvision's ImageNet files and torchreid's OSNets among them;
 * dicts with a `state_dict` (BoxMOT and others).

@@ -51,12 +51,13 @@ pre { background: var(--card); border-radius: 8px; padding: .7rem .9rem; overflo
 """
 
 
-def write(folder, runs: dict, data: dict, results: dict, command: list[str]):
+def write(folder, runs: dict, compared: list[dict], data: dict, results: dict, command: list[str]):
     """Write report.html and its pictures, also as files of their own, into a folder.
 
     Args:
         folder: made if needed.
         runs: {label: metrics}, as in the metrics file, with `breakdown` and `calibration` where there are any.
+        compared: what `metrics.difference` says of each run after the first, with its label as `run`.
         data, results: features dict and per-query results (`metrics.rank_scores`) of the first run, whose lists and map
             are drawn.
         command: the command line that is shown.
@@ -84,7 +85,7 @@ def write(folder, runs: dict, data: dict, results: dict, command: list[str]):
         )
         return pictures[name]
 
-    parts = [_summary(label, first, data), _table(runs)]
+    parts = [_summary(label, first, data), _table(runs), _differences(compared)]
     parts.append(picture("cmc.png", "Share of queries found within the first k", lambda: plots.cmc(curves(runs))))
     if "reappear" in first:
         text = "Rank-1 and mAP of people who come back, against the frames they were away"
@@ -130,7 +131,7 @@ def curves(runs: dict) -> dict:
 
 def _summary(label, metrics, data) -> str:
     cards = "".join(
-        f'<div class="card">{name}<b>{100 * metrics[key]:.1f} %</b></div>'
+        f'<div class="card">{name}<b>{100 * metrics[key]:.1f} %</b>{_interval(metrics, key)}</div>'
         for key, name in (
             ("rank1", "rank-1"),
             ("rank5", "rank-5"),
@@ -145,7 +146,34 @@ def _summary(label, metrics, data) -> str:
         f"{metrics['gallery']:,} gallery images. Protocol: {html.escape(metrics.get('protocol', 'market1501'))}.</p>"
         f'<div class="cards">{cards}</div>'
         "<p>Rank-k is the share of queries with a correct image among the first k; mAP says how early all of the "
-        "correct images come; mINP how early the last, hardest one comes.</p>"
+        "correct images come; mINP how early the last, hardest one comes. Below rank-1 and mAP stand their 95 % "
+        f"intervals: what other people would give, of whom these {metrics['identities']:,} are a sample.</p>"
+    )
+
+
+def _interval(metrics, key) -> str:
+    if f"{key}_interval" not in metrics:
+        return ""
+    low, high = metrics[f"{key}_interval"]
+    return f'<span class="soft">{100 * low:.1f} to {100 * high:.1f}</span>'
+
+
+def _differences(compared) -> str:
+    if not compared:
+        return ""
+    rows = []
+    for found in compared:
+        cells = [html.escape(found["run"])]
+        for key in ("rank1", "mAP"):
+            low, high = (100 * end for end in found[f"{key}_interval"])
+            verdict = "beyond chance" if found[f"{key}_beyond_chance"] else "may be chance"
+            cells += [f"{100 * found[key]:+.2f}", f"{low:+.1f} to {high:+.1f}", verdict]
+        rows.append(cells)
+    against = html.escape(compared[0]["against"])
+    return (
+        f"<h2>Against {against}, query by query</h2><p>The difference in percentage points, its 95 % interval, and "
+        "whether that leaves out zero.</p>"
+        + _html_table(["run", "rank-1", "interval", "", "mAP", "interval", ""], rows)
     )
 
 
@@ -172,12 +200,15 @@ def _calibration(calibration) -> str:
         ]
         for group in calibration["groups"].values()
     ]
+    low, high = calibration["max_dist_interval"]
+    warnings = "".join(f"<p><b>Warning:</b> {html.escape(text)}.</p>" for text in calibration["warnings"])
     head = ["pairs", "same", "different", "max_dist", "matches kept", "equal error rate"]
     return (
         "<h2>Threshold for the tracker</h2>"
         f"<p>With <b>max_dist = {calibration['max_dist']:.4f}</b>, {based_on['false_matches']:.2%} of the pairs "
         f"of different people are accepted and {calibration['kept']:.1%} of those of the same person are kept "
-        f"({html.escape(based_on['title'])}).</p>" + _html_table(head, rows)
+        f"({html.escape(based_on['title'])}). In 95 % of cases other such people put it between {low:.4f} "
+        f"and {high:.4f}.</p>{warnings}" + _html_table(head, rows)
     )
 
 

@@ -172,6 +172,7 @@ def weights(training) -> dict:
         "height": training.size[0],
         "width": training.size[1],
         "class_names": training.class_names,
+        "trained_on": training.trained_on,
         "args": {k: str(v) if isinstance(v, Path) else v for k, v in vars(args).items() if k != "given"},
     }
 

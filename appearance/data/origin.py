@@ -1,0 +1,87 @@
+"""What a network was trained on, as far as its checkpoint has to know: enough to tell its people when it meets them.
+
+A checkpoint keeps, under `trained_on`,
+
+    sets           list of {data_dir, layout, identities, images}: the data of `--weights`, if any, then its own
+    fingerprints   int64 (M,): one of the bytes of each image, ascending
+"""
+
+import hashlib
+from collections.abc import Iterable
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from appearance.data.layouts import DISTRACTOR, ReIDData
+
+SET = {"data_dir": str, "layout": str, "identities": int, "images": int}
+
+
+def describe(data: ReIDData, earlier: dict | None = None, workers: int = 8) -> dict:
+    """`trained_on` of a network that is trained on `data`, after what `earlier` says."""
+    earlier = earlier or {"sets": [], "fingerprints": torch.empty(0, dtype=torch.int64)}
+    here = {
+        "data_dir": str(Path(data.root).resolve()),
+        "layout": data.layout,
+        "identities": len(data.train_pids()),
+        "images": len(data.train),
+    }
+    known = fingerprints((sample.path for sample in data.train), workers).values()
+    together = torch.cat([earlier["fingerprints"], torch.tensor(list(known), dtype=torch.int64)])
+    return {"sets": [one for one in earlier["sets"] if one != here] + [here], "fingerprints": together.unique()}
+
+
+def of_checkpoint(extra: dict) -> dict | None:
+    """`trained_on` of a checkpoint's content; None if it has none (older files, those of others) or a broken one."""
+    found = extra.get("trained_on")
+    if not isinstance(found, dict) or not isinstance(found.get("sets"), list):
+        return None
+    whole = all(
+        isinstance(one, dict) and one.keys() == SET.keys() and all(isinstance(one[key], SET[key]) for key in SET)
+        for one in found["sets"]
+    )
+    prints = found.get("fingerprints")
+    valid = isinstance(prints, Tensor) and prints.dtype == torch.int64 and prints.dim() == 1
+    return found if whole and valid and found["sets"] else None
+
+
+def sentence(trained_on: dict | None) -> str:
+    """In words: on what, the last first."""
+    if trained_on is None:
+        return "does not say what it was trained on"
+    sets = reversed(trained_on["sets"])
+    told = [f"{one['data_dir']} ({one['identities']:,} identities, {one['images']:,} images)" for one in sets]
+    return "trained on " + ", before that on ".join(told)
+
+
+def people_met(trained_on: dict | None, class_names: Iterable[str], data: ReIDData, workers: int = 8) -> set[int]:
+    """Test identities of `data` that the network was trained on.
+
+    Those with an image that it was trained on, whatever its name; and those who bear the name of a training identity in
+    the same folder, or in another one a name that is more than a number, which two data sets have by chance.
+    """
+    tested = [sample for sample in data.query + data.gallery if sample.pid > DISTRACTOR]
+    if trained_on is None:
+        return set()
+    prints = fingerprints((sample.path for sample in tested), workers)
+    known = set(trained_on["fingerprints"].tolist())
+    met = {sample.pid for sample in tested if prints.get(sample.path) in known}
+    here = trained_on["sets"][-1]["data_dir"] == str(Path(data.root).resolve())
+    names = {name for name in map(str, class_names) if here or not name.lstrip("-").isdigit()}
+    return met | {sample.pid for sample in tested if data.names.get(sample.pid) in names}
+
+
+def fingerprints(paths: Iterable[str], workers: int = 8) -> dict[str, int]:
+    """A number of 64 bits from the bytes of each file that can be read."""
+
+    def fingerprint(path: str) -> tuple[str, int] | None:
+        with suppress(OSError):
+            content = Path(path).read_bytes()
+            return path, int.from_bytes(hashlib.blake2b(content, digest_size=8).digest(), "little", signed=True)
+        return None
+
+    with ThreadPoolExecutor(max(1, workers)) as pool:
+        return dict(filter(None, pool.map(fingerprint, paths)))
