@@ -10,7 +10,8 @@ from tqdm import tqdm
 
 from appearance.cli import InputError
 from appearance.data.images import load_rgb
-from appearance.data.layouts import DISTRACTOR, JUNK, UNKNOWN, ReIDData, Sample
+from appearance.data.layouts import DISTRACTOR, JUNK, ReIDData, Sample
+from appearance.data.names import UNKNOWN
 
 SMALLEST_SIDE = 16  # pixels; below it a crop holds nothing to recognise
 
