@@ -57,7 +57,7 @@ def main(args, world: World | None = None, otherwise: str = "net") -> None:
                 training.train_epoch(epoch, stop)
                 training.validate(epoch)
                 training.finish_epoch()
-    say(f"Done. Weights: {args.output / 'best.pth'}   next: {log.test_command(args)}")
+    say(f"Done. Weights: {args.output / 'best.pth'}   next: {log.test_command(args, data.root)}")
 
 
 def build_network(args, num_classes: int, start: checkpoints.Checkpoint | None) -> tuple[nn.Module, dict]:

@@ -1,12 +1,15 @@
 """Layouts are recognised, and names parsed, as the datasets' authors meant them."""
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 from conftest import make_class_folders, paint
 
 from appearance.cli import InputError
 from appearance.data import layouts
-from appearance.data.layouts import SEQUENCE_FRAMES, NameParts, parse_name
+from appearance.data.layouts import Sample
+from appearance.data.names import SEQUENCE_FRAMES, NameParts, parse_name
 
 
 @pytest.mark.parametrize(
@@ -20,6 +23,7 @@ from appearance.data.layouts import SEQUENCE_FRAMES, NameParts, parse_name
         ("0001_c020_00016450_0.jpg", NameParts(1, 20, -1, 16450, -1)),  # VeRi, two-digit cameras
         ("0001C1T0002F003.jpg", NameParts(1, 1, -1, 3, 2)),  # MARS
         ("00-1C4T0012F120.jpg", NameParts(-1, 4, -1, 120, 12)),
+        ("000012_s03_c01_f000776.jpg", NameParts(12, 301, 3, 776)),  # RandPerson, ClonedPerson
         ("anna_cam12_007.png", NameParts(None, 12)),
         ("c3-000123.JPEG", NameParts(None, 3)),
         ("walk.camera2.left.png", NameParts(None, 2)),
@@ -155,6 +159,97 @@ def test_what_is_no_dataset_says_what_to_do(tmp_path, make, words):
     make(tmp_path / "root")
     with pytest.raises(InputError, match=words):
         layouts.find(tmp_path / "root")
+
+
+# ------------------------------------------------------------------------------------------------------ MSMT17 and made
+
+
+def make_msmt(root, train: str = "train", test: str = "test"):
+    """Two people to train on, numbers 0 and 1, and two others of the same numbers to test with."""
+    lists = {
+        "list_train.txt": (
+            train,
+            ["0000/0000_000_01_0303am_0008_0.jpg 0", "0001/0001_000_15_0114am_0100_1.jpg 1"],
+        ),
+        "list_val.txt": (train, ["0000/0000_001_02_0303am_0010_0.jpg 0"]),
+        "list_query.txt": (test, ["0000/0000_000_04_0302pm_0001_0.jpg 0"]),
+        "list_gallery.txt": (
+            test,
+            ["0000/0000_001_05_0302am_0002_0.jpg 0", "0001/0001_000_04_0302am_0001_0.jpg 1"],
+        ),
+    }
+    for name, (half, lines) in lists.items():
+        for line in lines:
+            paint(root / half / line.split()[0])
+        (root / name).write_text("\n".join(lines) + "\n")
+    return root
+
+
+@pytest.mark.parametrize("halves", [("train", "test"), ("mask_train_v2", "mask_test_v2")])
+def test_msmt(tmp_path, halves):
+    data = layouts.find(make_msmt(tmp_path, *halves))
+    assert data.layout == "MSMT17"
+    assert [(s.pid, s.camera) for s in data.train] == [(1, 1), (1, 2), (2, 15)]
+    assert [(s.pid, s.camera) for s in data.query] == [(3, 4)]
+    assert [(s.pid, s.camera) for s in data.gallery] == [(3, 5), (4, 4)]
+    assert data.names == {1: "train 0000", 2: "train 0001", 3: "test 0000", 4: "test 0001"}
+    assert all(Path(s.path).is_file() for split in data.splits().values() for s in split)
+
+
+def test_a_line_that_is_none_of_msmts_is_named(tmp_path):
+    make_msmt(tmp_path)
+    (tmp_path / "list_val.txt").write_text("0000/a.jpg 0\n")
+    with pytest.raises(InputError, match=r"list_val\.txt: '0000/a\.jpg 0' is not"):
+        layouts.find(tmp_path)
+
+
+def test_randperson(tmp_path):
+    for name in ("000000_s00_c00_f000776.jpg", "000000_s10_c01_f000001.jpg", "000007_s00_c01_f000012.jpg"):
+        paint(tmp_path / "randperson_subset" / "randperson_subset" / name)
+    data = layouts.find(tmp_path)
+    assert data.layout == "RandPerson"
+    assert [(s.pid, s.camera) for s in data.train] == [(1, 0), (1, 1001), (8, 1)]
+    assert data.names[8] == "000007"
+    assert not data.can_evaluate
+
+
+def test_clonedperson(tmp_path):
+    names = {"train": "0001_s01_c01_f000005.jpg", "test/query": "0003_s02_c01_f000006.jpg"}
+    names["test/gallery"] = "0003_s02_c02_f000009.jpg"
+    for folder, name in names.items():
+        paint(tmp_path / folder / name)
+    data = layouts.find(tmp_path)
+    assert data.layout == "ClonedPerson"
+    assert [(s.pid, s.camera) for samples in data.splits().values() for s in samples] == [(2, 101), (4, 201), (4, 202)]
+    paint(tmp_path / "train" / "holiday.jpg")
+    with pytest.raises(InputError, match=r"holiday\.jpg.*scene"):
+        layouts.find(tmp_path)
+
+
+def test_merged_keeps_people_and_cameras_apart(market, tmp_path):
+    first = layouts.find(make_class_folders(tmp_path / "own", identities=2))  # cameras 1 and 2, nobody to test with
+    second = layouts.find(market)  # pids 1 to 4, tested on 5 to 7
+    whole = layouts.merged([first, second])
+    assert whole.layout == "class folders + Market-1501"
+    assert whole.root == market
+    assert [s.path for s in whole.train] == [s.path for s in first.train + second.train]
+    assert [whole.names[pid] for pid in whole.train_pids()] == [
+        *("own/person1", "own/person2", "market/0001", "market/0002", "market/0003", "market/0004"),
+    ]
+    assert {s.camera for s in whole.train[: len(first.train)]} == {1, 2}
+    assert {s.camera for s in whole.train[len(first.train) :]} == {4, 5}
+    assert sorted({s.pid for s in whole.gallery}) == [-1, 0, 7, 8, 9]
+    assert {s.pid for s in whole.query} == {7, 8, 9}
+
+
+def test_merged_leaves_out_what_is_tested_elsewhere(market, tmp_path):
+    other = layouts.find(make_msmt(tmp_path / "msmt"))
+    whole = layouts.merged([layouts.find(market), other])
+    assert len(whole.train_pids()) == 4 + 2
+    assert {Path(s.path).parent.name for s in whole.query + whole.gallery} == {"query", "bounding_box_test"}
+    unseen = Sample("a.jpg", 1)  # a camera that nobody knows stays unknown
+    blind = layouts.ReIDData(tmp_path, "class folders", train=[unseen], names={1: "a"})
+    assert layouts.merged([layouts.find(market), blind]).train[-1].camera == -1
 
 
 # -------------------------------------------------------------------------------------------------------------- MARS

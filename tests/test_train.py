@@ -15,6 +15,7 @@ from pathlib import Path
 import pytest
 import torch
 import torchvision
+from conftest import make_class_folders
 
 import datasets
 import evaluate
@@ -410,6 +411,24 @@ def test_plain_class_folders_train_without_query_and_gallery(data, here, capsys)
     out = capsys.readouterr().out
     assert "datasets.py split" in out
     assert "mAP" not in out.split("epoch   1/1")[1]
+
+
+def test_several_datasets_train_as_one(data, here, capsys):
+    own = make_class_folders(here / "own", identities=3)
+    run("--data-dir", own, data, "--epochs", 1, *SMALL)
+    out = capsys.readouterr().out
+    assert f"Together 11 identities, {108 + 12} training images; tested on {data}" in out
+    assert f"python test.py --data-dir {data}" in out
+    last = torch.load(here / "checkpoint/last.pth", weights_only=True)
+    assert last["class_names"][:4] == ["own/person1", "own/person2", "own/person3", "sample/0001"]
+    assert last["args"]["data_dir"] == [str(own), str(data)]
+    assert "mAP" in last["history"][0]
+    run("--resume", "--epochs", 2)
+    assert torch.load(here / "checkpoint/last.pth", weights_only=True)["epoch"] == 2
+    with pytest.raises(InputError, match="trained on other data"):
+        run("--resume", "--epochs", 3, "--data-dir", data)
+    with pytest.raises(InputError, match="named twice"):
+        run("--data-dir", own, own / ".." / "own", "--output", "other")
 
 
 @pytest.mark.parametrize(

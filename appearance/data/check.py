@@ -16,7 +16,8 @@ from tqdm import tqdm
 from appearance.cli import InputError
 from appearance.data.compare import thumbnail
 from appearance.data.images import load_rgb
-from appearance.data.layouts import DISTRACTOR, JUNK, OTHER_KINDS, UNKNOWN, ReIDData, Sample, images, sequence_hint
+from appearance.data.layouts import DISTRACTOR, JUNK, OTHER_KINDS, ReIDData, Sample, images, sequence_hint
+from appearance.data.names import UNKNOWN
 
 SMALLEST_SIDE = 16  # pixels; below it a crop holds nothing to recognise
 MOST_CAMERAS = 20  # from which a number in nearly every name is doubted to be a camera's

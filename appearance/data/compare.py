@@ -16,7 +16,8 @@ from PIL import Image
 from torch import Tensor
 from tqdm import tqdm
 
-from appearance.data.layouts import UNKNOWN, Sample
+from appearance.data.layouts import Sample
+from appearance.data.names import UNKNOWN
 
 WIDTH, HEIGHT = 8, 16  # of a thumbnail
 POOL = 4  # thumbnail pixels on a side of a coarse one, which rules most pairs out

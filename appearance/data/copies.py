@@ -7,7 +7,8 @@ import torch
 
 from appearance.data.check import Problem, count, few, inside, one_camera
 from appearance.data.compare import NEAR, Order, alike, fingerprints
-from appearance.data.layouts import DISTRACTOR, JUNK, UNKNOWN, ReIDData, Sample
+from appearance.data.layouts import DISTRACTOR, JUNK, ReIDData, Sample
+from appearance.data.names import UNKNOWN
 
 STRANGERS = 0.95  # likeness from which neighbouring frames of "two" people are taken for one person
 NEIGHBOURS = 0.05  # share of queries with a neighbouring frame in the gallery, below which it is no matter

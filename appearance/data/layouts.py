@@ -1,17 +1,19 @@
 """From a folder on disk to samples: recognise the layout, read identities and cameras from names.
 
-Three layouts are recognised:
+These layouts are recognised:
 
 * class folders: `ROOT/<identity>/*.jpg`, or `ROOT/train/<identity>/` with `ROOT/query/` and `ROOT/gallery/`;
 * Market-1501 and its kin (DukeMTMC-reID, VeRi): `bounding_box_train/`, `query/`, `bounding_box_test/`
   (`image_train/`, `image_query/`, `image_test/`), identities and cameras in the file names;
-* MARS: `bbox_train/`, `bbox_test/` and `info/` with the official tracklets.
+* MARS: `bbox_train/`, `bbox_test/` and `info/` with the official tracklets;
+* MSMT17: `train/`, `test/` (`mask_train_v2/`, `mask_test_v2/`) and the official lists, `list_train.txt` and so on;
+* RandPerson: `randperson_subset/` with images such as `000012_s03_c01_f000776.jpg`, to train on;
+* ClonedPerson: the same names in `train/`, `test/query/` and `test/gallery/`.
 """
 
 import os
-import re
 import shlex
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import NamedTuple
@@ -20,52 +22,12 @@ import numpy as np
 from torchvision.datasets.folder import IMG_EXTENSIONS
 
 from appearance.cli import InputError
+from appearance.data.names import SEQUENCE_FRAMES, UNKNOWN, parse_name
 
 JUNK = -1  # bad boxes: neither right nor wrong, left out of the ranking
 DISTRACTOR = 0  # people and background that are nobody's match: always wrong
-UNKNOWN = -1  # a camera or time that the name does not tell
 
 OTHER_KINDS = (".gif", ".avif", ".heic", ".heif", ".jxl", ".jp2", ".jfif", ".tga")  # pictures that are not read
-
-SEQUENCE_FRAMES = 10_000_000  # times of different sequences lie at least this far apart
-
-
-class NameParts(NamedTuple):
-    """What a file name tells: identity (None where it does not), camera, sequence, frame and tracklet (or -1)."""
-
-    pid: int | None = None
-    camera: int = UNKNOWN
-    sequence: int = UNKNOWN
-    frame: int = UNKNOWN
-    tracklet: int = UNKNOWN
-
-    @property
-    def time(self) -> int:
-        """Frames on one scale for all sequences, or -1."""
-        if self.frame == UNKNOWN:
-            return UNKNOWN
-        return max(self.sequence, 0) * SEQUENCE_FRAMES + self.frame
-
-
-NAME_PATTERNS = (
-    # Market-1501 0002_c1s1_000451_03, DukeMTMC-reID 0005_c2_f0046985, VeRi 0001_c001_00016450_0
-    re.compile(r"(?P<pid>-?\d+)_c(?P<camera>\d+)(?:s(?P<sequence>\d+))?_f?(?P<frame>\d+)(?:_|$)"),
-    # MARS 0001C1T0002F003; 00-1 is its junk identity
-    re.compile(r"(?P<pid>\d{4}|00-1)C(?P<camera>\d+)T(?P<tracklet>\d+)F(?P<frame>\d+)$"),
-    # own data with a camera somewhere between separators: anna_cam12_007, c3-000123
-    re.compile(r"(?:.*[_\-. ])?c(?:am(?:era)?)?[_\-]?(?P<camera>\d+)(?:[_\-. ].*)?$", re.IGNORECASE),
-)
-
-
-def parse_name(name: str) -> NameParts:
-    """Identity, camera, sequence, frame and tracklet from an image's file name, as far as a known pattern tells."""
-    stem = Path(name).stem
-    for pattern in NAME_PATTERNS:
-        match = pattern.match(stem)
-        if match:
-            parts = {key: int(value.replace("00-", "-")) for key, value in match.groupdict().items() if value}
-            return NameParts(**parts)
-    return NameParts()
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -131,9 +93,34 @@ def find(root: str | os.PathLike) -> ReIDData:
 
 def _read(root: Path) -> ReIDData:
     for name, marks, read in LAYOUTS:
-        if any((root / mark).is_dir() for mark in marks):
+        if any((root / mark).exists() for mark in marks):
             return read(root, name)
     return _read_class_folders(root)
+
+
+def merged(sets: Sequence[ReIDData]) -> ReIDData:
+    """Several datasets to train on as one: nobody, and no camera, of one is in another.
+
+    Query and gallery, and the root, are those of the first that has them. An identity is called by its folder or file
+    behind the name of its dataset's folder.
+    """
+    tested = next((data for data in sets if data.can_evaluate), sets[0])
+    whole = ReIDData(tested.root, " + ".join(data.layout for data in sets))
+    cameras = 0
+    for data in sets:
+        splits = data.splits() if data is tested else {"train": data.train}
+        everything = [sample for samples in splits.values() for sample in samples]
+        people = {s.pid for s in data.train} | {s.pid for s in everything if s.pid > DISTRACTOR}
+        pids = {JUNK: JUNK, DISTRACTOR: DISTRACTOR}
+        pids |= {pid: number for number, pid in enumerate(sorted(people), start=max(whole.names, default=0) + 1)}
+        whole.names |= {pids[pid]: f"{data.root.name}/{data.names[pid]}" for pid in people}
+        for split, samples in splits.items():
+            getattr(whole, split).extend(
+                s._replace(pid=pids[s.pid], camera=s.camera if s.camera == UNKNOWN else s.camera + cameras)
+                for s in samples
+            )
+        cameras += max((s.camera for s in everything), default=0) + 1
+    return whole
 
 
 def _read_market(root: Path, layout: str) -> ReIDData:
@@ -228,9 +215,55 @@ def _mat(path: Path, key: str) -> np.ndarray:
     return array
 
 
+def _read_msmt(root: Path, layout: str) -> ReIDData:
+    """By the official lists. Both halves number their people from 0; those of the test half follow the others here."""
+    data = ReIDData(root, layout)
+    lists = {"train": ("train", "val"), "query": ("query",), "gallery": ("gallery",)}
+    first = 1
+    for split, names in lists.items():
+        half = "train" if split == "train" else "test"
+        folder = root / (half if (root / half).is_dir() else f"mask_{half}_v2")
+        for file in (root / f"list_{name}.txt" for name in names):
+            for line in file.read_text().splitlines() if file.is_file() else ():
+                try:
+                    name, label = line.split()  # 0000/0000_000_01_0303morning_0008_0.jpg 0
+                    sample = Sample(str(folder / name), first + int(label), int(name.split("_")[2]))
+                except (ValueError, IndexError):
+                    raise InputError(
+                        f"{file}: {line[:80]!r} is not an image and its number; is it the official list?"
+                    ) from None
+                getattr(data, split).append(sample)
+                data.names.setdefault(sample.pid, f"{half} {int(label):04d}")
+        if split == "train":
+            first = max(data.names, default=0) + 1
+        getattr(data, split).sort()
+    return data
+
+
+def _read_scenes(root: Path, layout: str) -> ReIDData:
+    """Made by a game engine: identities, counted from 0 in the names, scenes and their cameras."""
+    data = ReIDData(root, layout)
+    folders = {"train": ("randperson_subset", "train"), "query": ("test/query",), "gallery": ("test/gallery",)}
+    for split, names in folders.items():
+        folder = next((root / name for name in names if (root / name).is_dir()), None)
+        for path in images(folder) if folder else []:
+            parts = parse_name(path.name)
+            if parts.pid is None:
+                raise InputError(
+                    f"{path}: the name does not tell identity, scene and camera as 000012_s03_c01_f000776.jpg does; "
+                    "rename it, or use class folders"
+                )
+            getattr(data, split).append(Sample(str(path), parts.pid + 1, parts.camera, time=parts.time))
+            data.names.setdefault(parts.pid + 1, path.name.split("_")[0])
+    return data
+
+
 LAYOUTS: tuple[tuple[str, tuple[str, ...], Callable[[Path, str], ReIDData]], ...] = (
     ("Market-1501", ("bounding_box_train", "bounding_box_test", "image_train", "image_test"), _read_market),
     ("MARS", ("bbox_train", "bbox_test"), _read_mars),
+    ("MSMT17", ("list_train.txt", "list_query.txt"), _read_msmt),
+    ("RandPerson", ("randperson_subset",), _read_scenes),
+    ("ClonedPerson", ("test/query", "test/gallery"), _read_scenes),
 )
 
 
@@ -317,5 +350,5 @@ def _why_empty(root: Path) -> str:
         return f"{len(others):,} images of kinds that are not read, such as {others[0]}; save them as .jpg or .png"
     return (
         "no images found; expected ROOT/<identity>/*.jpg, or train/ query/ gallery/ with such folders, "
-        "or the Market-1501 or MARS layout"
+        "or the layout of Market-1501, MARS, MSMT17, RandPerson or ClonedPerson"
     )

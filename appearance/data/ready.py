@@ -5,7 +5,7 @@ from pathlib import Path
 from appearance.cli import InputError
 from appearance.data import check
 from appearance.data.images import unreadable
-from appearance.data.layouts import ReIDData, find
+from appearance.data.layouts import ReIDData, find, merged
 from appearance.drawn import sample
 from appearance.world import World
 
@@ -13,12 +13,26 @@ SAMPLE = Path("data/sample")
 
 
 def for_training(args, world: World, say) -> ReIDData:
-    """The dataset to train on, checked as far as names tell; where it cannot be evaluated, query and gallery are empty.
+    """The dataset, or the datasets as one, to train on; where it cannot be evaluated, query and gallery are empty.
 
     Raises:
         InputError: training cannot work with it.
     """
-    data = _found(args.data_dir, world)
+    roots = args.data_dir or [None]
+    if len({root and root.resolve() for root in roots}) < len(roots):
+        raise InputError("--data-dir: a folder is named twice; its people would be told apart from themselves")
+    sets = [_checked(root, args, world, say) for root in roots]
+    if len(sets) == 1:
+        return sets[0]
+    data = merged(sets)
+    tested = f"tested on {data.root}" if data.can_evaluate else "tested on none"
+    say(f"Together {len(data.train_pids()):,} identities, {len(data.train):,} training images; {tested}")
+    return data
+
+
+def _checked(root: Path | None, args, world: World, say) -> ReIDData:
+    """One dataset to train on, checked as far as names tell."""
+    data = _found(root, world)
     _leave_out_unreadable(data, args, world, say)
     problems = check.find_problems(data)
     say(check.summary(data))

@@ -8,7 +8,8 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 from appearance.data.augment import normalize
-from appearance.data.layouts import UNKNOWN, Sample
+from appearance.data.layouts import Sample
+from appearance.data.names import UNKNOWN
 from appearance.machine import decoders
 from appearance.networks.inference import fuse_for_inference, unit_rows
 from appearance.networks.precision import autocast, full_precision

@@ -18,7 +18,13 @@ def get_args_parser(otherwise: str = "net") -> cli.ArgumentParser:
         epilog=_recipe_table(),
     )
     add = parser.add_argument_group("data").add_argument
-    add("--data-dir", type=Path, help="dataset: class folders, Market-1501 or MARS layout (default: the sample)")
+    add(
+        "--data-dir",
+        type=Path,
+        nargs="+",
+        metavar="ROOT",
+        help="datasets of any known layout, several as one (default: the sample)",
+    )
     add("--height", type=positive, default=128, help="height of the network's input in pixels")
     add("--width", type=positive, default=64, help="width of the network's input in pixels")
     add("--val-ratio", type=share, default=0.1, help="share of each identity's images held out")

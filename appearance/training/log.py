@@ -108,8 +108,8 @@ def stopped(training, epoch: int, stop) -> None:
     sys.exit(128 + number)
 
 
-def test_command(args) -> str:
-    """The next line to type."""
-    flags = f" --data-dir {args.data_dir}" if args.data_dir else ""
+def test_command(args, root: Path) -> str:
+    """The next line to type, with the folder of the dataset to test on."""
+    flags = f" --data-dir {root}" if args.data_dir else ""
     weights = f" --weights {args.output / 'best.pth'}" if args.output != Path("checkpoint") else ""
     return "python test.py" + flags + weights

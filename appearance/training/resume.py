@@ -77,7 +77,9 @@ def _are_flags(values) -> bool:
             value = values.get(action.dest)
             if value is None or action.dest == "resume":
                 continue
-            if action.nargs == 0:
+            if isinstance(value, list):
+                valid = action.nargs == "+" and all(isinstance(part, str) for part in value)
+            elif action.nargs == 0:
                 valid = isinstance(value, bool)
             else:
                 value = (action.type or str)(str(value))
@@ -93,13 +95,26 @@ def _take_over(args, before: dict, path: Path) -> None:
     for name, value in before.items():
         if name not in args.given or name not in vars(args):
             if name in vars(args) and name != "resume":
-                setattr(args, name, Path(value) if name in PATHS and value else value)
+                setattr(args, name, _paths(value) if name in PATHS and value else value)
+                if name == "data_dir" and isinstance(args.data_dir, Path):  # of a run before there could be several
+                    args.data_dir = [args.data_dir]
                 args.given.add(name)
         elif name not in FREE and str(getattr(args, name)) != str(value):
             flag = f"--{name}" if name in ("batch_size", "gpu_id") else f"--{name.replace('_', '-')}"
             raise InputError(
                 f"{flag} {getattr(args, name)}: the run in {path} has {value}; leave the flag out to resume"
             )
+
+
+def _paths(value: str | list[str]) -> Path | list[Path]:
+    return [Path(part) for part in value] if isinstance(value, list) else Path(value)
+
+
+def _texts(value):
+    """The inverse, for `last.pth`, which holds no objects."""
+    if isinstance(value, list):
+        return [str(part) for part in value]
+    return str(value) if isinstance(value, Path) else value
 
 
 def agree(args, world: World) -> Checkpoint | None:
@@ -173,7 +188,7 @@ def weights(training) -> dict:
         "width": training.size[1],
         "class_names": training.class_names,
         "trained_on": training.trained_on,
-        "args": {k: str(v) if isinstance(v, Path) else v for k, v in vars(args).items() if k != "given"},
+        "args": {k: _texts(v) for k, v in vars(args).items() if k != "given"},
     }
 
 
