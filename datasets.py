@@ -91,9 +91,11 @@ def check(args) -> None:
 
 
 def split(args) -> None:
-    write_split(args.root, args.out, args.test_ratio, args.seed, args.copy)
+    lines = write_split(args.root, args.out, args.test_ratio, args.seed, args.copy)
     print(summary(find(args.out)))
-    print(f"Next: python train.py --data-dir {args.out}")
+    for line in lines:
+        print(f"  note: {line}")
+    print(f"Next: python train.py --data-dir {shlex.quote(str(args.out))}")
 
 
 def crops(args) -> None:

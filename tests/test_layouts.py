@@ -8,6 +8,7 @@ from conftest import make_class_folders, paint
 
 from appearance.cli import InputError
 from appearance.data import layouts
+from appearance.data.check import find_problems
 from appearance.data.layouts import Sample
 from appearance.data.names import SEQUENCE_FRAMES, NameParts, parse_name
 
@@ -252,6 +253,23 @@ def test_merged_leaves_out_what_is_tested_elsewhere(market, tmp_path):
     assert layouts.merged([layouts.find(market), blind]).train[-1].camera == -1
 
 
+@pytest.mark.parametrize("below", ["", "MOT16-09", "train/MOT16-09"])
+def test_a_video_is_no_person(tmp_path, below):
+    root = tmp_path / "videos"
+    for number in range(3):
+        paint(root / below / "img1" / f"{number:06d}.jpg")
+    with pytest.raises(InputError, match=r"datasets\.py crops") as caught:
+        layouts.find(root)
+    assert str(root / below) in str(caught.value)
+
+
+def test_only_kinds_that_are_not_read(tmp_path):
+    (tmp_path / "anna").mkdir()
+    (tmp_path / "anna" / "a.HEIC").write_bytes(b"")
+    with pytest.raises(InputError, match=r"1 images of kinds that are not read.*a\.HEIC"):
+        layouts.find(tmp_path)
+
+
 # -------------------------------------------------------------------------------------------------------------- MARS
 
 
@@ -291,11 +309,13 @@ def test_mars(tmp_path):
 
 
 @pytest.mark.parametrize("name", ["tracks_test_info.mat", "query_IDX.mat", "test_name.txt"])
-def test_mars_without_its_info_names_the_file(tmp_path, name):
+def test_mars_without_its_info_can_be_trained_with_and_names_the_file(tmp_path, name):
     make_mars(tmp_path)
     (tmp_path / "info" / name).unlink()
-    with pytest.raises(InputError, match=name):
-        layouts.find(tmp_path)
+    data = layouts.find(tmp_path)
+    assert (len(data.train), data.query, data.gallery) == (4, [], [])
+    assert data.untestable.startswith(f"{tmp_path / 'info' / name}: missing")
+    assert [p.text for p in find_problems(data) if data.untestable in p.text and not p.fatal]
 
 
 def test_a_broken_mat_file_is_named(tmp_path):

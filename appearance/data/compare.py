@@ -23,6 +23,7 @@ WIDTH, HEIGHT = 8, 16  # of a thumbnail
 POOL = 4  # thumbnail pixels on a side of a coarse one, which rules most pairs out
 COPY = 0.985  # likeness from which two images are one picture
 NEAR = 0.9  # likeness of neighbouring frames of one person, where names say the same
+STRANGERS = 0.95  # likeness from which neighbouring frames of "two" people are taken for one person
 ADJACENT = 5  # frames that neighbouring ones lie apart at most
 FLAT = 2.0  # standard deviation of a thumbnail in grey levels, below which it is noise and like nothing
 ENOUGH = 1_000_000  # pairs; a placeholder saved everywhere would make more than the memory holds
@@ -62,7 +63,7 @@ def alike(prints: Tensor, relevant: Callable[[Tensor, Tensor], Tensor], least: f
     place = (prints.square().sum(1) >= least).nonzero()[:, 0]  # without the flat ones
     furthest = 2 - 2 * least + 1e-4  # squared distance of two rows of length 1
     # a mean over pixels, or a turned axis, brings images nearer and never further apart
-    coarse = prints[place].view(-1, HEIGHT // POOL, POOL, WIDTH // POOL, POOL, 3).mean((2, 4)).flatten(1) * POOL
+    coarse = prints[place].view(len(place), HEIGHT // POOL, POOL, WIDTH // POOL, POOL, 3).mean((2, 4)).flatten(1) * POOL
     key, ranked = (coarse @ torch.linalg.eigh(coarse.T @ coarse).eigenvectors[:, -1]).sort()
     coarse, place = coarse[ranked], place[ranked]
     stop = torch.searchsorted(key, key + furthest**0.5)
@@ -121,3 +122,8 @@ class Order:
                 break
             found.append(pair)
         return np.sort(np.concatenate(found, 1), axis=0)
+
+    def alike_neighbours(self, prints: Tensor, least: float) -> np.ndarray:
+        """Those of the `neighbours` whose likeness is at least `least` (2, P)."""
+        pairs = self.neighbours()
+        return pairs[:, ((prints[pairs[0]] * prints[pairs[1]]).sum(1) >= least).numpy()]

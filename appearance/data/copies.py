@@ -6,11 +6,10 @@ import numpy as np
 import torch
 
 from appearance.data.check import Problem, count, few, inside, one_camera
-from appearance.data.compare import NEAR, Order, alike, fingerprints
+from appearance.data.compare import NEAR, STRANGERS, Order, alike, fingerprints
 from appearance.data.layouts import DISTRACTOR, JUNK, ReIDData, Sample
 from appearance.data.names import UNKNOWN
 
-STRANGERS = 0.95  # likeness from which neighbouring frames of "two" people are taken for one person
 NEIGHBOURS = 0.05  # share of queries with a neighbouring frame in the gallery, below which it is no matter
 SPLITS = ("train", "query", "gallery")
 TRAIN, QUERY, GALLERY = range(3)
@@ -51,10 +50,12 @@ class _Compared:
         frames = order.neighbours()
         likeness = (self.prints[frames[0]] * self.prints[frames[1]]).sum(1).numpy()
         same = self.pid[frames[0]] == self.pid[frames[1]]
+        place = len(self.samples) * copies[0] + copies[1]  # one number a pair
+        no_frames = copies[:, ~np.isin(place, len(self.samples) * frames[0] + frames[1])]
         one_person = frames[:, same & (order.timed[frames[0]] | (likeness >= NEAR))]
         two_people = frames[:, ~same & (likeness >= STRANGERS)]
         found = [*self._two_identities(copies), self._again(copies, two_people)]
-        found += [self._copied_queries(copies), self._neighbours(one_person)]
+        found += [self._copied_queries(no_frames), self._neighbours(one_person)]
         return [problem for problem in found if problem]
 
     def _two_identities(self, pairs: np.ndarray) -> list[Problem]:
@@ -68,7 +69,8 @@ class _Compared:
             here = self._in(pairs, splits, splits)
             here = here[:, self.pid[here[0]] != self.pid[here[1]]]
             if here.size:
-                text = f"{name}: {count(here.shape[1], 'image')} {_are(here)} under two identities: {self._who(here)}; "
+                are = "image is" if here.shape[1] == 1 else "images are"
+                text = f"{name}: {here.shape[1]:,} {are} under two identities: {self._who(here)}; "
                 problems.append(Problem(False, f"{text}{effect}: make one folder of the two, or delete the copies"))
         return problems
 
@@ -87,9 +89,8 @@ class _Compared:
         if not pairs.size:
             return None
         queries = len(np.unique(pairs[0]))
-        text = (
-            f"query and gallery: {queries:,} of {self._queries():,} query images {_are(pairs)} in the gallery as well "
-        )
+        are = "is" if queries == 1 else "are"
+        text = f"query and gallery: {queries:,} of {self._queries():,} query images {are} in the gallery as well "
         text += f"({self._names(pairs)}) and found by any network: delete them from one of the two"
         return Problem(False, text)
 
@@ -99,7 +100,8 @@ class _Compared:
         queries = len(np.unique(pairs[0]))
         if queries <= NEIGHBOURS * self._queries():
             return None
-        text = f"query and gallery: {queries:,} of {self._queries():,} query images have a neighbouring frame of their "
+        have = "has a" if queries == 1 else "have a"
+        text = f"query and gallery: {queries:,} of {self._queries():,} query images {have} neighbouring frame of their "
         text += f"track in the gallery ({self._names(pairs)}), which any network finds: rank-1 means nothing; take "
         text += "queries from another time or camera, as `python datasets.py split` does"
         if self.single:
@@ -133,7 +135,3 @@ class _Compared:
 
     def _queries(self) -> int:
         return len(self.data.query)
-
-
-def _are(pairs: np.ndarray) -> str:
-    return "is" if pairs.shape[1] == 1 else "are"
