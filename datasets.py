@@ -39,12 +39,13 @@ class PersonImages(ImageFolder):
         people: the samples to load, in this order.
         height, width: size every image is resized to.
         pids: the identities in label order; samples of others (distractors, people to test with) get label -1.
+        loader: path -> RGB image.
     """
 
-    def __init__(self, people: Sequence[Sample], height: int, width: int, pids: Sequence[int] = ()):
+    def __init__(self, people: Sequence[Sample], height: int, width: int, pids: Sequence[int] = (), loader=load_rgb):
         self.people = people
         self._pids = list(pids)
-        super().__init__(root="", transform=self._to_pixels, loader=load_rgb, allow_empty=True)
+        super().__init__(root="", transform=self._to_pixels, loader=loader, allow_empty=True)
         self.height, self.width = height, width
 
     def find_classes(self, directory: str) -> tuple[list[str], dict[str, int]]:

@@ -4,6 +4,7 @@ Leaves in the output folder: `best.pth` (for testing and trackers), `last.pth` (
 `curves.png`.
 """
 
+import math
 import time
 from contextlib import nullcontext
 from functools import partial
@@ -15,6 +16,7 @@ from appearance import cli
 from appearance.cli import InputError
 from appearance.data import batches, layouts, origin, pixels, ready
 from appearance.data.augment import normalize
+from appearance.data.images import Decoded
 from appearance.faults import GracefulStop, explained_failures
 from appearance.files import claimed
 from appearance.measure.embed import fixed_batches, test_features
@@ -23,6 +25,7 @@ from appearance.networks.inference import fuse_for_inference
 from appearance.networks.precision import autocast, fastest_precision
 from appearance.training import log, recipe, resume
 from appearance.training.flags import get_args_parser
+from appearance.training.later import Later, snapshot
 from appearance.training.losses import Objective, classification
 from appearance.training.tally import Tally
 from appearance.training.teacher import Teacher
@@ -31,6 +34,8 @@ from datasets import PersonImages, split_validation
 from evaluate import rank_metrics
 from model import HAVE_OPTIONS, build_model, from_checkpoint
 from utils import seed_everything, single_process
+
+SECONDS_BETWEEN_CURVES = 30
 
 
 @explained_failures("lower --batch_size, or run it in parts with --accumulate 2")
@@ -52,7 +57,7 @@ def main(args, world: World | None = None, otherwise: str = "net") -> None:
         data = ready.for_training(args, world, say)
         training = Training(args, world, data, say, start, resumed)
         say(log.description(training))
-        with GracefulStop() as stop:
+        with GracefulStop() as stop, training.later:
             for epoch in range(training.epoch, args.epochs):
                 training.train_epoch(epoch, stop)
                 training.validate(epoch)
@@ -106,7 +111,8 @@ class Learner:
             lambda step: self.lr_factor(step),  # a function: of other callables the scheduler saves the attributes
         )
         self.scaler = torch.amp.GradScaler(world.device.type, enabled=args.amp == "fp16")
-        self.forward = torch.compile(self.objective) if args.compile else self.objective
+        # one graph for each image size, not one for all of them
+        self.forward = torch.compile(self.objective, dynamic=False) if args.compile else self.objective
         self.forward = world.wrapped(self.forward)
 
     def lr_factor(self, step: int) -> float:
@@ -204,6 +210,9 @@ class Training:
         factors = recipe.lr_factors(args, self.steps_per_epoch)
         self.learner = Learner(args, world, net, len(self.pids), factors, teacher)
         self.tally = Tally(world)
+        self.decoded = Decoded(pixels.memory_for_images(args.cache, world))
+        self.later = Later()
+        self.curves_drawn = -math.inf  # when
         if resumed:
             resume.restore(self, resumed)
 
@@ -221,9 +230,9 @@ class Training:
         self.size, args = size, self.args
 
         def feed(samples) -> batches.Feed:
-            images = PersonImages(samples, *size, self.pids)
-            found = pixels.load_shared(images, args.cache, args.cache_dir, args.workers, self.world)
-            return batches.Feed(images, found, self.world, args.workers)
+            people = PersonImages(samples, *size, self.pids, self.decoded)
+            found = pixels.load_shared(people, args.cache, args.cache_dir, args.workers, self.world)
+            return batches.Feed(people, found, self.world, args.workers)
 
         self.feed, self.validation = feed(self.train_samples), feed(self.val_samples)
 
@@ -249,6 +258,7 @@ class Training:
                 if last or save or self.step % read_every == 0:
                     if self.tally.read(stop, lambda bad: log.not_finite(self, epoch, bad)):
                         resume.save(self, epoch)
+                        self.later.wait()
                         log.stopped(self, epoch, stop)
                     bar.set_postfix_str(self.tally.text())
                     if save:
@@ -289,7 +299,8 @@ class Training:
 
     def retrieval(self) -> dict:
         """Rank-1 and mAP, in float32, so that `test.py` gives the same figures; {} on all processes but the first."""
-        query, gallery = (PersonImages(people, *self.size) for people in (self.data.query, self.data.gallery))
+        sides = (self.data.query, self.data.gallery)
+        query, gallery = (PersonImages(people, *self.size, loader=self.decoded) for people in sides)
         found = test_features(self.learner.usable_net(), query, gallery, self.world, workers=self.args.workers)
         if found is None:
             return {}
@@ -297,7 +308,8 @@ class Training:
         return {"rank1": metrics["rank1"], "mAP": metrics["mAP"]}
 
     def finish_epoch(self) -> None:
-        """Write checkpoints, history and curves, and print the epoch's line."""
+        """Have checkpoints, history and curves written, in this order, while training goes on; print the epoch's line."""
+        self.later.wait()  # for the last epoch's: what is to be written lies in memory
         row = self.history[-1]
         self.epoch, self.step = row["epoch"], 0
         self.tally = Tally(self.world)
@@ -308,8 +320,10 @@ class Training:
             self.best = score
         if self.world.is_main:
             if is_best:
-                checkpoints.save(self.args.output / "best.pth", resume.weights(self))
-            log.write_history(self.history, self.args.output)
+                self.later(checkpoints.save, self.args.output / "best.pth", snapshot(resume.weights(self)))
+            curves = self.epoch == self.args.epochs or time.monotonic() - self.curves_drawn > SECONDS_BETWEEN_CURVES
+            self.curves_drawn = time.monotonic() if curves else self.curves_drawn
+            self.later(log.write_history, list(self.history), self.args.output, curves)
         resume.save(self, self.epoch)  # at the end: what is in it is done, and a kill before it repeats the epoch
         self.say(log.epoch_line(self, row) + ("  *" if is_best else ""))
         self.world.barrier()

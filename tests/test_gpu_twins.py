@@ -15,7 +15,7 @@ import train_multiGPU
 import utils
 from appearance.cli import InputError, RunFailed
 from appearance.data.augment import normalize
-from appearance.data.batches import to_device
+from appearance.data.device import to_device
 from appearance.faults import explained_failures
 from appearance.measure import metrics, rerank
 from appearance.measure.embed import extract_features

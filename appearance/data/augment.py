@@ -13,6 +13,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from appearance.data.device import to_device
+
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
 
@@ -45,8 +47,14 @@ class Numbers:
     def __getitem__(self, rows) -> "Numbers":
         return Numbers(*(getattr(self, f.name)[rows] for f in fields(self)))
 
-    def to(self, device) -> "Numbers":
-        return Numbers(*(getattr(self, f.name).to(device, non_blocking=True) for f in fields(self)))
+    def to(self, device: torch.device) -> "Numbers":
+        """On the device, in one copy: whole numbers then have 32 bits."""
+        if device.type == "cpu":
+            return self
+        factors = torch.stack([self.brightness, self.contrast, self.saturation], 1).view(torch.int32)
+        whole = torch.cat([self.flip[:, None], self.shift, factors, self.erase], 1).to(torch.int32)  # (N, 10)
+        flip, shift, factors, erase = to_device(whole, device).split([1, 2, 3, 4], 1)
+        return Numbers(flip[:, 0] != 0, shift, *factors.view(torch.float32).unbind(1), erase)
 
 
 @dataclass(frozen=True)
@@ -70,20 +78,17 @@ class Augment:
     def draw(self, count: int, height: int, width: int, generator: torch.Generator) -> Numbers:
         """The random numbers for `count` images of height x width pixels, on the CPU."""
 
-        def uniform(*shape) -> Tensor:
-            return torch.rand(*shape, generator=generator)
-
-        def factor() -> Tensor:
-            return 1 + self.jitter * (2 * uniform(count) - 1)
-
+        uniform = torch.rand(11 * count, generator=generator).split([count, 2 * count, 3 * count, 5 * count])
+        flip, shift, factors, boxes = uniform
         padding = torch.tensor(self.padding(height, width))
+        brightness, contrast, saturation = (1 + self.jitter * (2 * factors - 1)).view(3, count)
         return Numbers(
-            flip=uniform(count) < self.flip,
-            shift=(uniform(count, 2) * (2 * padding + 1)).long(),
-            brightness=factor(),
-            contrast=factor(),
-            saturation=factor(),
-            erase=self._draw_boxes(uniform(count, 5), height, width),
+            flip=flip < self.flip,
+            shift=(shift.view(count, 2) * (2 * padding + 1)).long(),
+            brightness=brightness,
+            contrast=contrast,
+            saturation=saturation,
+            erase=self._draw_boxes(boxes.view(count, 5), height, width),
         )
 
     def padding(self, height: int, width: int) -> tuple[int, int]:

@@ -12,6 +12,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 
 from appearance.cli import InputError
+from appearance.data.device import to_device
 from appearance.world import World
 
 
@@ -129,16 +130,6 @@ def _spread(groups: Tensor, steps: int, generator: torch.Generator) -> Tensor:
     return numbered.view_as(owner)
 
 
-def to_device(tensor: Tensor, device: torch.device) -> Tensor:
-    """The tensor on the device, through pinned memory where it comes from the host, so that nobody waits for the bus.
-
-    The pinned copy is kept by PyTorch until the device has read it.
-    """
-    if tensor.device.type == "cpu" and device.type != "cpu":
-        tensor = tensor.pin_memory()
-    return tensor.to(device, non_blocking=True)
-
-
 class Feed:
     """Delivers the batches of an order as (uint8 pixels, labels) on the device.
 
@@ -191,9 +182,9 @@ class Feed:
             except InputError as error:  # a worker's comes wrapped in its traceback
                 raise InputError(str(error).rsplit("InputError: ", 1)[-1].strip()) from None
             return
-        labels = self.labels.to(device)
-        order_there = order.to(self.pixels.device)
-        for row, row_there in zip(order.to(device), order_there, strict=True):
+        labels = to_device(self.labels, device)
+        order_there = to_device(order, self.pixels.device)
+        for row, row_there in zip(to_device(order, device), order_there, strict=True):
             yield to_device(self.pixels[row_there], device), labels[row]
 
     def rows(self, rows: range) -> tuple[Tensor, Tensor]:

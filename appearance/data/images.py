@@ -37,6 +37,28 @@ def load_rgb(path: str | os.PathLike) -> Image.Image:
         raise InputError(f"{path}: cannot be read as an image ({reason})") from None
 
 
+class Decoded:
+    """`load_rgb` that remembers: an image is decoded once for all sizes and evaluations of a run.
+
+    Args:
+        budget: bytes that it may use; images that no longer fit are decoded anew each time.
+    """
+
+    def __init__(self, budget: float):
+        self.left = budget
+        self._known: dict[str, np.ndarray] = {}  # path -> (h, w, 3) uint8
+
+    def __call__(self, path: str | os.PathLike) -> Image.Image:
+        known = self._known.get(path)
+        if known is not None:
+            return Image.fromarray(known)
+        image = load_rgb(path)
+        if 3 * image.width * image.height <= self.left:
+            self.left -= 3 * image.width * image.height
+            self._known[path] = np.asarray(image)
+        return image
+
+
 def unreadable(errors: Sequence[str], of: int) -> str:
     """One line for all images of a set that cannot be read."""
     listed = "; ".join(errors[:5]) + (f"; and {len(errors) - 5} more" if len(errors) > 5 else "")

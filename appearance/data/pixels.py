@@ -50,6 +50,11 @@ def load(images, cache: str, folder: str | os.PathLike, workers: int, shared: bo
     return torch.from_numpy(pixels)
 
 
+def memory_for_images(cache: str, world: World) -> float:
+    """Bytes in which a run may keep decoded images beside their pixels; none where they are not to stay in memory."""
+    return RAM_SHARE * free_memory() / world.size if cache in ("auto", "ram") else 0
+
+
 def load_shared(images, cache: str, folder: str | os.PathLike, workers: int, world: World) -> Tensor | None:
     """`load` for all processes of a group at once; None with cache "none", which decodes anew each epoch.
 

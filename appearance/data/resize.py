@@ -10,6 +10,8 @@ import torch
 from torch import Tensor
 from torchvision.transforms import v2
 
+from appearance.data.device import to_device
+
 LARGEST_WEIGHT = 1 << 15  # weights are 16-bit integers
 
 
@@ -25,52 +27,58 @@ def resize_all(images: Sequence[np.ndarray], height: int, width: int, device: to
 
     All rows of all images lie in one buffer. Each output column is a weighted sum of a few input columns, then each
     output row one of a few rows; one image's weights differ from another's, the sums are taken for all at once. The
-    arithmetic is that of PyTorch's resize of uint8 images: 16-bit weights, rounding after each direction.
+    arithmetic is that of PyTorch's resize of uint8 images: 16-bit weights, rounding after each direction. The host
+    sends pixels and sizes; all else is worked out on the device.
     """
-    heights, widths = ([image.shape[axis] for image in images] for axis in (0, 1))
-    flat = np.concatenate([image.reshape(-1, 3) for image in images])  # (all pixels, 3)
-    flat = torch.from_numpy(flat).to(device, non_blocking=True)
+    count, heights, widths = len(images), [len(image) for image in images], [image.shape[1] for image in images]
+    flat = to_device(torch.from_numpy(np.concatenate([image.reshape(-1, 3) for image in images])), device)
+    sizes = to_device(torch.tensor([heights, widths]), device)  # (2, N)
 
-    first, weights, bits = _taps(widths, width)
-    row_image = np.repeat(np.arange(len(images)), heights)  # (R,) the image that each row belongs to
-    row_start = np.cumsum([0, *np.repeat(widths, heights)])[:-1]  # (R,) its first pixel
+    first, weights, bits = _taps(sizes[1], width, max(widths))
+    number = torch.arange(count, device=device)
+    row_image = number.repeat_interleave(sizes[0], output_size=sum(heights))  # (R,) the image that each row belongs to
+    row_width = sizes[1][row_image]
+    row_start = row_width.cumsum(0) - row_width  # (R,) its first pixel
     first = row_start[:, None] + first[row_image]  # (R, width)
-    rows = _weighted_sums(flat, first, weights[row_image], bits[row_image], device)  # (R, width, 3)
+    rows = _weighted_sums(flat, first, weights[row_image], bits[row_image])  # (R, width, 3)
 
-    first, weights, bits = _taps(heights, height)
-    first = np.cumsum([0, *heights])[:-1, None] + first  # (N, height)
-    pixels = _weighted_sums(rows.flatten(1), first, weights, bits, device)  # (N, height, width * 3)
-    return pixels.view(len(images), height, width, 3).permute(0, 3, 1, 2)
+    first, weights, bits = _taps(sizes[0], height, max(heights))
+    first = (sizes[0].cumsum(0) - sizes[0])[:, None] + first  # (N, height)
+    pixels = _weighted_sums(rows.flatten(1), first, weights, bits)  # (N, height, width * 3)
+    return pixels.view(count, height, width, 3).permute(0, 3, 1, 2)
 
 
-def _taps(sizes: Sequence[int], out: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+def _taps(sizes: Tensor, out: int, largest: int) -> tuple[Tensor, Tensor, Tensor]:
     """What `out` positions take from a line of each of N sizes, by a triangle as wide as the reduction asks for.
+
+    Args:
+        sizes: (N,) int64.
+        largest: of the sizes; the device is not asked for it.
 
     Returns:
         (N, out) int64 first input position; (N, out, T) int32 weights, 0 where fewer than T positions count; (N,) int32
         bits to shift their sums by.
     """
-    size = np.array(sizes, dtype=np.float64)[:, None]  # (N, 1)
+    size = sizes[:, None].double()  # (N, 1)
     scale = size / out
-    reach = np.maximum(scale, 1.0)
-    centre = scale * (np.arange(out) + 0.5)  # (N, out)
-    first = np.maximum((centre - reach + 0.5).astype(np.int64), 0)
-    last = np.minimum((centre + reach + 0.5).astype(np.int64), size.astype(np.int64))
-    tap = np.arange((last - first).max())
+    reach = scale.clamp(min=1.0)
+    centre = scale * (torch.arange(out, device=sizes.device) + 0.5)  # (N, out)
+    first = (centre - reach + 0.5).long().clamp(min=0)
+    last = (centre + reach + 0.5).long().minimum(sizes[:, None])
+    tap = torch.arange(int(2 * max(largest / out, 1.0)) + 2, device=sizes.device)
     distance = (tap + first[..., None] - centre[..., None] + 0.5) / reach[..., None]  # (N, out, T)
-    weights = np.where(tap < (last - first)[..., None], np.maximum(1 - np.abs(distance), 0), 0)
-    weights /= weights.sum(2, keepdims=True)
+    weights = (1 - distance.abs()).clamp(min=0) * (tap < (last - first)[..., None])
+    weights = weights / weights.sum(2, keepdim=True)
     # as many bits as keep the largest weight within 16
-    candidates = np.arange(1, 23)
-    rounded = (weights.max((1, 2))[:, None] * 2.0**candidates + 0.5).astype(np.int64)  # (N, 22)
+    candidates = 2.0 ** torch.arange(1, 23, device=sizes.device)
+    rounded = (weights.amax((1, 2))[:, None] * candidates + 0.5).long()  # (N, 22)
     bits = (rounded < LARGEST_WEIGHT).sum(1)
-    weights = (weights * 2.0 ** bits[:, None, None] + 0.5).astype(np.int32)
-    return first, weights, bits.astype(np.int32)
+    weights = (weights * 2.0 ** bits[:, None, None] + 0.5).int()
+    return first, weights, bits.int()
 
 
-def _weighted_sums(values: Tensor, first: np.ndarray, weights: np.ndarray, bits: np.ndarray, device) -> Tensor:
+def _weighted_sums(values: Tensor, first: Tensor, weights: Tensor, bits: Tensor) -> Tensor:
     """(L, C) uint8 values -> (N, out, C) uint8: at each position the sum over T taps of weight times value, rounded."""
-    first, weights, bits = (torch.from_numpy(array).to(device, non_blocking=True) for array in (first, weights, bits))
     bits = bits.view(-1, 1, 1)
     total = (1 << (bits - 1)).expand(*first.shape, values.shape[1]).clone()
     for tap in range(weights.shape[2]):

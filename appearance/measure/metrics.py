@@ -29,6 +29,7 @@ CMC_RANKS = 50  # length of the `cmc` list
 DEFAULT_MEMORY = 1 << 30  # bytes that an evaluation may use on top of its features
 BLOCK_ROWS = 1024  # queries per matrix product; more gains no speed
 COUNTED_AT_ONCE = 2 << 20  # comparisons per step, few enough to stay in the processor's cache
+COUNTED_AT_ONCE_ON_GPU = 64 << 20  # many enough that a step takes longer than to ask for it: 256 MB
 SORT_ABOVE = 512  # correct images per query from which one sort is cheaper than a comparison for each of them
 
 
@@ -330,13 +331,14 @@ def _position_in_row(row, counts):
 def _count_at_least(scores, thresholds):
     """How many of scores (B, G) reach each of thresholds (B, P): (B, P) int64."""
     (height, width), levels = scores.shape, thresholds.shape[1]
+    at_once = COUNTED_AT_ONCE if scores.device.type == "cpu" else COUNTED_AT_ONCE_ON_GPU
     if levels > SORT_ABOVE:
-        rows = max(1, COUNTED_AT_ONCE // max(width, 1))
+        rows = max(1, at_once // max(width, 1))
         parts = zip(scores.split(rows), thresholds.split(rows), strict=True)
         return torch.cat([width - torch.searchsorted(part.sort(dim=1).values, level) for part, level in parts])
     out = torch.zeros_like(thresholds, dtype=torch.int64)
-    columns = max(1, min(width, COUNTED_AT_ONCE // levels))
-    rows = max(1, COUNTED_AT_ONCE // (levels * columns))
+    columns = max(1, min(width, at_once // levels))
+    rows = max(1, min(height, at_once // (levels * columns)))
     buffer = scores.new_empty(rows, levels, columns)
     for top in range(0, height, rows):
         level = thresholds[top : top + rows, :, None]  # (b, P, 1)

@@ -44,10 +44,11 @@ class BothDirections(nn.Module):
 
 def _fold_batch_norms(module: nn.Module) -> None:
     """Fold each BatchNorm2d child of `module` into the convolution registered right before it."""
-    previous, previous_name = None, ""
+    previous = None
     for name, child in list(module.named_children()):
         if isinstance(child, nn.BatchNorm2d | nn.SyncBatchNorm) and isinstance(previous, nn.Conv2d):
-            fused = nn.utils.fuse_conv_bn_eval(previous, child)
-            setattr(module, previous_name, fused)
+            statistics = (child.running_mean, child.running_var, child.eps, child.weight, child.bias)
+            fused = nn.utils.fuse_conv_bn_weights(previous.weight, previous.bias, *statistics)
+            previous.weight, previous.bias = fused
             setattr(module, name, nn.Identity())
-        previous, previous_name = child, name
+        previous = child

@@ -74,14 +74,15 @@ def _time_left(args, row: dict) -> str:
     return f"{seconds / 60:.0f} min" if seconds >= 90 else f"{seconds:.0f} s"
 
 
-def write_history(history: list[dict], folder: Path) -> None:
-    """`history.csv` and `curves.png`."""
+def write_history(history: list[dict], folder: Path, curves: bool) -> None:
+    """`history.csv`, and `curves.png` where it is time for it: drawing takes longer than an epoch of small images."""
     text = io.StringIO()
     writer = csv.DictWriter(text, COLUMNS, lineterminator="\n")
     writer.writeheader()
     writer.writerows(history)
     atomic_write(folder / "history.csv", lambda file: file.write(text.getvalue().encode()))
-    plots.training_curves(history, folder / "curves.png")
+    if curves:
+        plots.training_curves(history, folder / "curves.png")
 
 
 def not_finite(training, epoch: int, step: int) -> None:

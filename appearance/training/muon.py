@@ -1,11 +1,13 @@
 """Muon: an optimizer whose steps are equally large in all directions of a weight matrix."""
 
 from collections import defaultdict
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 import torch
 from torch import Tensor, nn
 from torch.optim import AdamW
+
+from appearance.networks.precision import full_precision
 
 # Jordan's coefficients of the quintic: after five steps singular values from 0.002 to 1 lie between 0.7 and 1.2
 NEWTON_SCHULZ = (3.4445, -4.7750, 2.0315)
@@ -31,7 +33,6 @@ class Muon(AdamW):
         momentum: of Muon; Nesterov's.
         block: output channels that are made orthogonal to each other at a time; a kernel's products
             cost in proportion to it.
-        dtype: of the matrix products; bfloat16 is exact enough, where the device is fast with it.
         fused: of AdamW.
     """
 
@@ -41,11 +42,10 @@ class Muon(AdamW):
         lr: float,
         momentum: float = 0.95,
         block: int = 128,
-        dtype: torch.dtype = torch.float32,
         fused: bool = False,
     ):
         super().__init__(groups, lr=lr, fused=fused)
-        self.momentum, self.block, self.dtype = momentum, block, dtype
+        self.momentum, self.block = momentum, block
         self._step_supports_amp_scaling = False  # a GradScaler has to unscale the gradients: Muon does not
 
     @torch.no_grad()
@@ -63,37 +63,80 @@ class Muon(AdamW):
         return loss
 
     def _muon_step(self, group: dict) -> None:
-        alike = defaultdict(list)  # shape of a block -> kernels that are cut into such blocks
-        for kernel in group["params"]:
-            if kernel.grad is not None:
-                rows = self.block if len(kernel) % self.block == 0 else len(kernel)
-                alike[rows, kernel[0].numel()].append(kernel)
-        for shape, kernels in alike.items():
-            blocks = [self._direction(kernel).reshape(-1, *shape) for kernel in kernels]  # (b, rows, columns) each
-            parts = orthogonal(torch.cat(blocks).to(self.dtype)).float().split([len(b) for b in blocks])
-            for kernel, part in zip(kernels, parts, strict=True):
-                size = 0.2 * max(len(kernel), shape[1]) ** 0.5
-                kernel.mul_(1 - group["lr"] * group["weight_decay"])
-                kernel.add_(part.reshape(kernel.shape), alpha=-group["lr"] * size)
+        kernels = [kernel for kernel in group["params"] if kernel.grad is not None]
+        if not kernels:
+            return
+        gradients = [kernel.grad for kernel in kernels]
+        averages = [self._average(kernel) for kernel in kernels]
+        torch._foreach_lerp_(averages, gradients, 1 - self.momentum)
+        directions = torch._foreach_lerp(gradients, averages, self.momentum)
+        alike = defaultdict(list)  # shape of a block -> numbers of the kernels that are cut into such blocks
+        for number, kernel in enumerate(kernels):
+            rows = self.block if len(kernel) % self.block == 0 else len(kernel)
+            alike[rows, kernel[0].numel()].append(number)
+        batches = [
+            torch.cat([_rows(directions[number]).reshape(-1, *shape) for number in numbers])  # (B, rows, columns)
+            for shape, numbers in alike.items()
+        ]
+        with full_precision():
+            batches = orthogonal(batches)
+        order = [number for numbers in alike.values() for number in numbers]
+        parts = []
+        for (rows, _), numbers, batch in zip(alike.keys(), alike.values(), batches, strict=True):
+            parts += batch.split([len(kernels[number]) // rows for number in numbers])
+        views = [_rows(kernels[number]) for number in order]
+        parts = [part.reshape(view.shape) for part, view in zip(parts, views, strict=True)]
+        torch._foreach_mul_(parts, [0.2 * max(len(view), view[0].numel()) ** 0.5 for view in views])
+        torch._foreach_mul_(views, 1 - group["lr"] * group["weight_decay"])
+        torch._foreach_add_(views, parts, alpha=-group["lr"])
 
-    def _direction(self, kernel: nn.Parameter) -> Tensor:
+    def _average(self, kernel: nn.Parameter) -> Tensor:
         state = self.state[kernel]
         if not state:  # in AdamW's names: loading a state looks for "step"
             state["step"], state["exp_avg"] = torch.zeros(()), torch.zeros_like(kernel)
-        average = state["exp_avg"].lerp_(kernel.grad, 1 - self.momentum)
-        return kernel.grad.lerp(average, self.momentum)
+        return state["exp_avg"]
 
 
-def orthogonal(matrices: Tensor) -> Tensor:
-    """(B, R, C) matrices -> about the nearest ones with singular values of 1, by Newton-Schulz iterations.
+def _rows(kernel: Tensor) -> Tensor:
+    """(O, I, H, W) -> a view (O, H, W, I): the order in which channels-last kernels lie in memory.
+
+    Which column of the matrix a weight is in makes no difference to its direction.
+    """
+    return kernel.detach().permute(0, 2, 3, 1)
+
+
+def orthogonal(batches: Sequence[Tensor]) -> list[Tensor]:
+    """Batches of (B, R, C) matrices -> about the nearest ones with singular values of 1, by Newton-Schulz iterations.
 
     Jordan et al., 2024. The values end between 0.7 and 1.2, which trains as well as 1. A matrix of zeros stays so.
+
+    A step multiplies X from the left by P = a + b G + c G G with G = X X', and X X' by P from both sides. So the steps
+    are taken on the small symmetric G of all matrices of one height at a time, whatever their widths, and X is
+    multiplied once, by the product of all P. That needs float32: in less, G would not stay positive.
     """
-    tall = matrices.shape[1] > matrices.shape[2]
-    x = matrices.mT if tall else matrices
-    x = x / (x.flatten(1).norm(dim=1)[:, None, None] + 1e-7)  # no singular value above 1
+    flat = [batch.mT if batch.shape[1] > batch.shape[2] else batch for batch in batches]
+    alike = defaultdict(list)  # height -> numbers of the batches of that height
+    for number, batch in enumerate(flat):
+        alike[batch.shape[1]].append(number)
+    out: list[Tensor] = [None] * len(flat)
+    for numbers in alike.values():
+        gram = torch.cat([flat[number] @ flat[number].mT for number in numbers])  # (all B, R, R)
+        # lengths as Frobenius norms: no singular value above 1
+        scale = 1 / (gram.diagonal(dim1=1, dim2=2).sum(1, keepdim=True)[:, None].sqrt() + 1e-7)
+        product = _newton_schulz(gram * scale.square()) * scale
+        for number, part in zip(numbers, product.split([len(flat[number]) for number in numbers]), strict=True):
+            out[number] = part @ flat[number]
+    return [found.mT if batch.shape[1] > batch.shape[2] else found for found, batch in zip(out, batches, strict=True)]
+
+
+def _newton_schulz(gram: Tensor) -> Tensor:
+    """(B, R, R) X X' -> the product of the factors that the steps multiply X by, from the left."""
     a, b, c = NEWTON_SCHULZ
-    for _ in range(STEPS):
-        square = x @ x.mT
-        x = torch.baddbmm(x, torch.baddbmm(square, square, square, beta=b, alpha=c), x, beta=a)
-    return x.mT if tall else x
+    product = None
+    for step in range(STEPS):
+        factor = torch.baddbmm(gram, gram, gram, beta=b, alpha=c)
+        factor.diagonal(dim1=1, dim2=2).add_(a)
+        product = factor if product is None else factor @ product
+        if step + 1 < STEPS:
+            gram = factor @ gram @ factor
+    return product

@@ -102,7 +102,7 @@ def optimizer(args, objective: nn.Module) -> torch.optim.Optimizer:
     groups = [group for group in groups if group["params"]]
     fused = all(p.device.type in ("cuda", "cpu") for p in trained)
     if args.optimizer == "muon":
-        return Muon(groups, args.lr, dtype=torch.bfloat16 if args.amp == "bf16" else torch.float32, fused=fused)
+        return Muon(groups, args.lr, fused=fused)
     if args.optimizer == "adamw":
         return torch.optim.AdamW(groups, lr=args.lr, fused=fused)
     # the fused kernel would leave the momentum as it found the memory, where fp16's first step overflows

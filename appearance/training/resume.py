@@ -4,12 +4,14 @@ import argparse
 import os
 from pathlib import Path
 
+import torch
 from torch import Tensor
 
 from appearance.cli import InputError, RunFailed
 from appearance.networks import checkpoints
 from appearance.networks.checkpoints import Checkpoint
 from appearance.training.flags import get_args_parser
+from appearance.training.later import snapshot
 from appearance.training.tally import Tally
 from appearance.world import World
 
@@ -165,7 +167,8 @@ def restore(training, checkpoint: Checkpoint) -> None:
 
 def check_weights(training) -> None:
     """Raises RunFailed where a loss that was finite has left weights that are not."""
-    if not all(value.isfinite().all() for value in training.learner.usable_net().state_dict().values()):
+    finite = [value.isfinite().all() for value in training.learner.usable_net().state_dict().values()]
+    if not torch.stack(finite).all():
         raise RunFailed(
             f"the weights are no longer finite after step {training.step} of epoch {training.epoch + 1}, and were not "
             "saved: try a lower --lr"
@@ -178,7 +181,7 @@ def weights(training) -> dict:
     row = training.history[-1] if training.history else {}
     check_weights(training)
     return {
-        "net_dict": {key: value.cpu() for key, value in training.learner.usable_net().state_dict().items()},
+        "net_dict": training.learner.usable_net().state_dict(),
         "acc": 100.0 * row.get("val_acc", 0.0),
         "epoch": training.epoch,
         "arch": args.model,
@@ -193,7 +196,7 @@ def weights(training) -> dict:
 
 
 def save(training, epoch: int) -> None:
-    """Write `last.pth`: the weights and all that resuming needs. Every process tells, rank 0 writes."""
+    """Have `last.pth` written: the weights and all that resuming needs. Every process tells, rank 0 writes."""
     learner, world = training.learner, training.world
     buffers = world.gather([buffer.cpu() for buffer in learner.buffers()])
     if not world.is_main:
@@ -213,4 +216,4 @@ def save(training, epoch: int) -> None:
         "images": len(training.train_samples),
         "processes": world.size,
     }
-    checkpoints.save(training.args.output / "last.pth", weights(training) | state)
+    training.later(checkpoints.save, training.args.output / "last.pth", snapshot(weights(training) | state))

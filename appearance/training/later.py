@@ -1,0 +1,58 @@
+"""Files written while training goes on."""
+
+from collections.abc import Callable
+from concurrent.futures import Future, ThreadPoolExecutor
+
+import torch
+from torch.utils._pytree import tree_map_only
+
+
+class Later:
+    """One thread that writes what it is given, in that order; after a failure it writes nothing more.
+
+    As a context it ends when all is written. An error of a write is raised by whatever is asked of it next.
+    """
+
+    def __init__(self):
+        self._thread = ThreadPoolExecutor(1)
+        self._pending: list[Future] = []
+        self._failed = False
+
+    def __call__(self, write: Callable, *args) -> None:
+        """Have `write(*args)` called; what the arguments hold must not change any more (`snapshot`)."""
+        self._pending.append(self._thread.submit(self._run, write, args))
+
+    def _run(self, write: Callable, args: tuple) -> None:
+        if not self._failed:
+            try:
+                write(*args)
+            except BaseException:
+                self._failed = True
+                raise
+
+    def wait(self) -> None:
+        """Until all is written."""
+        pending, self._pending = self._pending, []
+        for job in pending:
+            job.result()
+
+    def __enter__(self) -> "Later":
+        return self
+
+    def __exit__(self, kind, *_) -> None:
+        self._thread.shutdown()
+        if kind is None:
+            self.wait()
+
+
+def snapshot(content):
+    """A copy of nested dicts and lists with their tensors, on the CPU; tensors that share memory still do."""
+    copies = {}
+
+    def copied(tensor: torch.Tensor) -> torch.Tensor:
+        key = tensor.data_ptr(), tensor.dtype, tensor.shape, tensor.stride()
+        if not tensor.numel() or key not in copies:
+            copies[key] = tensor.detach().to("cpu", copy=True)
+        return copies[key]
+
+    return tree_map_only(torch.Tensor, copied, content)
