@@ -236,9 +236,9 @@ def test_colour_alone_does_not_find_people(default):
     assert mean_average_precision(answers, ql, qc, gl, gc) == 1  # the evaluator works
 
     plain = mean_average_precision(histograms(q) @ histograms(g).T, ql, qc, gl, gc)
-    assert 0.005 < plain < 0.10  # measured 0.018: the cameras and their backgrounds decide
+    assert 0.005 < plain < 0.10  # measured 0.063: the cameras and their backgrounds decide
 
-    # With hand-made help, the camera's average taken away and only the middle looked at, clothes do count: 0.343.
+    # With hand-made help, the camera's average taken away and only the middle looked at, clothes do count: 0.363.
     both = histograms(standardised(np.concatenate([q, g]), np.concatenate([qc, gc]))[:, :, 20:44])
     helped = mean_average_precision(both[: len(q)] @ both[len(q) :].T, ql, qc, gl, gc)
     assert 2 * plain < helped < 0.40

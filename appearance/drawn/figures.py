@@ -32,9 +32,11 @@ class Wardrobe:
         self.folds: list[float] = []  # of each paint: 1 cloth, 0 smooth
 
     def material(self, paint, folds=1.0) -> int:
-        self.paints.append(paint.paint if isinstance(paint, Cloth) and not is_plain(paint) else paint)
-        if isinstance(paint, Cloth) and is_plain(paint):
-            self.paints[-1] = paint.colour
+        """The number of a new paint: a colour, a cloth, or a function of (azimuth, height)."""
+        if isinstance(paint, Cloth):
+            plain = paint.pattern == "plain" and paint.print is None
+            paint = paint.colour if plain else paint.paint
+        self.paints.append(paint)
         self.folds.append(folds)
         return len(self.paints) - 1
 
@@ -43,11 +45,8 @@ class Wardrobe:
         self.solids.append(Solid(material, low, high, tuple(breadth), depth, cap, square))
 
 
-def is_plain(cloth: Cloth) -> bool:
-    return cloth.pattern == "plain" and cloth.print is None
-
-
 def between(a, b, share):
+    """The point at this share of the way from a to b."""
     return tuple(p + (q - p) * share for p, q in zip(a, b, strict=True))
 
 
@@ -57,15 +56,17 @@ def dress(identity: Identity, pose: Pose) -> Wardrobe:
     skin = wardrobe.material(identity.skin, 0.15)
     lower = wardrobe.material(identity.top if identity.dress else identity.lower_cloth)
     legs(wardrobe, identity, frame, skin, lower)
+    hips(wardrobe, identity, frame, lower)
     trunk(wardrobe, identity, frame, skin)
     arms(wardrobe, identity, frame, skin)
-    head(wardrobe, identity, pose, frame, skin)
+    head(wardrobe, identity, pose, frame)
     if identity.bag and (identity.bag == "backpack" or not pose.rides):
         bag(wardrobe, identity, frame)
     return wardrobe
 
 
 def legs(wardrobe: Wardrobe, identity: Identity, frame: Joints, skin: int, cloth: int):
+    """Legs as far as they are bare, in trousers or shorts, and shoes."""
     shoe = wardrobe.material(identity.shoes, 0.2)
     sock = wardrobe.material(identity.socks, 0.2) if identity.socks else skin
     build = 0.35 + 0.65 * identity.build
@@ -93,6 +94,10 @@ def legs(wardrobe: Wardrobe, identity: Identity, frame: Joints, skin: int, cloth
             end = between(ankle, knee, share) if identity.lower_hem > 0.05 else ankle
             wardrobe.add(cloth, end, knee, (thin + slack + 0.006, calf + slack), cap=0.6)
             wardrobe.add(cloth, knee, hip, (calf + slack, thigh + slack * 0.8))
+
+
+def hips(wardrobe: Wardrobe, identity: Identity, frame: Joints, cloth: int):
+    """The skirt, as wide as the step, or the seat of the trousers."""
     waist, build = frame.waist, identity.build
     a, b = 0.088 * build * identity.hips, 0.062 * (0.4 + 0.6 * build)
     if identity.lower == "skirt":
@@ -118,13 +123,12 @@ def trunk(wardrobe: Wardrobe, identity: Identity, frame: Joints, skin: int):
     build = identity.build
     thick = 0.4 + 0.6 * build
     lean = math.tan(frame.lean)
-    up, back = frame.waist[1] - identity.legs, frame.waist[2]
+    up = frame.waist[1] - identity.legs
 
-    def at(height, forward=0.0):  # on the leaning axis
-        return (0.0, height + up, back + (height - identity.legs) * lean + forward)
+    def at(height):  # on the leaning axis
+        return 0.0, height + up, (height - identity.legs) * lean
 
     def garment(cloth, hem, slack, cap):
-        paint = straps(identity, cloth)
         swell = 0.022 * identity.belly
         shoulders, chest = 0.094 * (0.45 + 0.55 * build), 0.096 * build
         waist, hips = 0.080 * build + 0.5 * swell, 0.086 * build * identity.hips
@@ -137,9 +141,8 @@ def trunk(wardrobe: Wardrobe, identity: Identity, frame: Joints, skin: int):
             [0.082 * thick, 0.074 * thick, 0.06 * thick + swell, 0.066 * thick, 0.05 * thick, 0.034],
         )  # fmt: skip
         taper = np.linspace(1, 0.25, 9)
-        number = wardrobe.material(paint)
-        wardrobe.add(number, at(hem), at(0.835), breadth + slack * taper, depth + slack * taper, cap, square=True)
-        return number
+        material = wardrobe.material(straps(identity, cloth))
+        wardrobe.add(material, at(hem), at(0.835), breadth + slack * taper, depth + slack * taper, cap, square=True)
 
     top = identity.top
     garment(top, 0.5 if identity.dress else identity.hem, 0.004 + 0.6 * identity.loose, 0.12)
@@ -167,9 +170,6 @@ def straps(identity: Identity, cloth):
     paint = cloth.paint if isinstance(cloth, Cloth) else cloth
     bag, side, colour = identity.bag, identity.bag_side, np.array(identity.bag_cloth.colour, np.float32) * 0.85
     neck = None if identity.collar or not isinstance(cloth, Cloth) else np.array(identity.skin, np.float32) * 0.95
-    plain = isinstance(cloth, Cloth) and is_plain(cloth)
-    if bag not in ("backpack", "shoulder") and plain and neck is None and not identity.dress:
-        return cloth
 
     def painted(azimuth, height):
         result = paint(azimuth, height)
@@ -180,7 +180,7 @@ def straps(identity: Identity, cloth):
         if bag == "backpack":
             result[(np.abs(np.abs(azimuth) - 0.75) < 0.14) & (height > 0.64)] = colour
         elif bag == "shoulder":
-            slope = 0.66 - side * 0.16 * np.sin(azimuth) * np.where(np.abs(azimuth) < 1.57, 1, 1)
+            slope = 0.66 - side * 0.16 * np.sin(azimuth)  # from one shoulder to the other hip, and round the back
             result[np.abs(height - slope) < 0.016] = colour
         return result
 
@@ -188,6 +188,7 @@ def straps(identity: Identity, cloth):
 
 
 def arms(wardrobe: Wardrobe, identity: Identity, frame: Joints, skin: int):
+    """Arms with the sleeves of the outer garment, and hands."""
     thick = 0.5 + 0.5 * identity.build
     over = identity.jacket
     length = 1.0 if over is not None else identity.sleeves
@@ -200,7 +201,7 @@ def arms(wardrobe: Wardrobe, identity: Identity, frame: Joints, skin: int):
         wardrobe.add(skin, hand, between(hand, elbow, -0.2), (0.021, 0.017))
         if length < 1:
             wardrobe.add(skin, hand, elbow, (0.017 * thick, 0.024 * thick))
-            wardrobe.add(skin, elbow, shoulder, (0.024 * thick, 0.028 * thick))
+            wardrobe.add(skin, elbow, shoulder, (0.024 * thick, 0.024 * thick))
         if length > 0.5:
             end = between(elbow, hand, min(0.92, 2 * length - 1))
             wardrobe.add(sleeve, end, elbow, (0.02 * thick + slack, 0.026 * thick + slack), cap=0.5)
@@ -208,26 +209,24 @@ def arms(wardrobe: Wardrobe, identity: Identity, frame: Joints, skin: int):
             share = min(1.0, 2 * length)
             end = between(shoulder, elbow, share)
             wide = (0.031 - 0.006 * share) * thick + slack + (0.006 if share < 1 else 0)
-            wardrobe.add(sleeve, end, shoulder, (wide, 0.027 * thick + slack), cap=0.6 if share < 1 else 0.9)
+            wardrobe.add(sleeve, end, shoulder, (wide, 0.029 * thick + slack), cap=0.6 if share < 1 else 0.9)
 
 
-def head(wardrobe: Wardrobe, identity: Identity, pose: Pose, frame: Joints, skin: int):
+def head(wardrobe: Wardrobe, identity: Identity, pose: Pose, frame: Joints):
+    """Head with the face painted on, hair, hat and hood."""
     size = 1.72 / identity.stature * 0.5 + 0.5  # heads differ less than statures
     lean = math.sin(frame.lean) * 0.5
-    x, up = 0.0, frame.waist[1] - identity.legs - 0.16 * (1 - math.cos(frame.lean)) * 2
+    up = frame.waist[1] - identity.legs - 0.32 * (1 - math.cos(frame.lean))
     forward = (0.82 - identity.legs) * math.tan(frame.lean) + 0.012
 
     def at(height, ahead=0.0):
         height = 0.865 + (height - 0.865) * size
-        return (
-            x + ahead * math.sin(pose.turn),
-            height + up,
-            forward + ahead * math.cos(pose.turn) + (height - 0.865) * lean,
-        )
+        depth = forward + ahead * math.cos(pose.turn) + (height - 0.865) * lean
+        return ahead * math.sin(pose.turn), height + up, depth
 
     turn, hair = pose.turn, identity.hair
     style, tint = identity.hair_style, np.array(identity.skin, np.float32)
-    bare = style == "bald" or identity.hat in ("hood",)
+    bare = style == "bald" or identity.hat == "hood"
 
     def face(azimuth, height):
         azimuth, height = np.abs(azimuth + turn), (height - up - 0.865) / size + 0.865
@@ -289,6 +288,7 @@ def head(wardrobe: Wardrobe, identity: Identity, pose: Pose, frame: Joints, skin
 
 
 def bag(wardrobe: Wardrobe, identity: Identity, frame: Joints):
+    """What is carried; the straps are painted on the top."""
     cloth, size, side = wardrobe.material(identity.bag_cloth, 0.5), identity.bag_size, identity.bag_side
     thick = 0.4 + 0.6 * identity.build
     up, lean = frame.waist[1] - identity.legs, math.tan(frame.lean)

@@ -60,7 +60,7 @@ class Variety:
     glasses: float = 0.3
     beard: float = 0.12
     bag: float = 0.58
-    twin: float = 0.12  # the clothes of somebody else
+    twin: float = 0.2  # the clothes of somebody else
     # from one visit to the next
     change: float = 0.1  # jacket off or on, bag left behind or in the other hand
     umbrella: float = 0.02
@@ -69,7 +69,7 @@ class Variety:
     heading: Range = (-3.1416, 3.1416)  # 0: towards the camera; positive: to the right of the picture
     stride: Range = (0.1, 1.15)
     gesture: float = 0.4  # arms that do not swing: telephone, pocket, strap, something carried
-    folds: Range = (0.1, 0.42)  # depth of the cloth's folds, in brightness
+    folds: Range = (0.05, 0.25)  # depth of the cloth's folds, in brightness
     shading: Range = (0.25, 0.85)  # how far light models the body
     # the box
     shift: Range = (0.0, 0.075)  # standard deviation of the box's corner, over its width
