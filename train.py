@@ -181,6 +181,7 @@ class Training:
         self.class_names = [data.names[pid] for pid in self.pids]
         if len(self.train_samples) < 2 * world.size:
             raise InputError(f"{data.root}: {len(self.train_samples)} training images are too few")
+        recipe.fit(args, len(self.train_samples), world.size)
         if args.batch_size % world.size or args.batch_size < 2 * world.size:
             raise InputError(
                 f"--batch_size {args.batch_size}: must be a multiple of the {world.size} processes, "

@@ -496,6 +496,45 @@ def test_recipes_set_the_same_flags():
     assert recipe.RECIPES["default"].keys() == recipe.RECIPES["deepsort"].keys()
 
 
+@pytest.mark.parametrize(
+    ("images", "flags", "batch_size", "epochs"),
+    [
+        (12_936, "", 128, 40),  # Market-1501
+        (12_936, "--epochs 6", 64, 6),
+        (4_088, "--epochs 12", 32, 12),
+        (4_088, "--epochs 3", 16, 3),
+        (252, "", 16, 64),  # 40 epochs have 640 steps
+        (252, "--epochs 40", 16, 40),
+        (252, "--batch_size 128", 128, 508),
+        (252, "--recipe deepsort", 32, 40),
+    ],
+)
+def test_the_recipe_suits_the_number_of_images(images, flags, batch_size, epochs):
+    args = train.get_args_parser().parse_args(flags.split())
+    recipe.fill_in(args)
+    recipe.fit(args, images)
+    assert (args.batch_size, args.epochs) == (batch_size, epochs)
+
+
+def test_each_process_keeps_eight_images():
+    for processes, batch_size in ((1, 16), (2, 16), (4, 32), (8, 64), (16, 128), (32, 128), (3, 128)):
+        args = train.get_args_parser().parse_args(["--epochs", "1"])
+        recipe.fill_in(args)
+        recipe.fit(args, 252, processes)
+        assert args.batch_size == batch_size
+
+
+def test_what_was_chosen_is_said_and_too_few_steps_warned_of():
+    args = train.get_args_parser().parse_args([])
+    recipe.fill_in(args)
+    recipe.fit(args, 252)
+    assert recipe.explanation(args, 1024) == (
+        "batches of 16, small, because up to 1,000 more steps count for more than larger batches: 1,024 steps, "
+        "the last 13 epochs at 128x64"
+    )
+    assert recipe.explanation(args, 99).startswith("warning: 99 steps are too few to learn from; give more --epochs")
+
+
 def test_learning_rate_by_hand():
     args = train.get_args_parser().parse_args(["--epochs", "10", "--warmup", "0.2", "--lrf", "0.1", "--no-progressive"])
     factors = recipe.lr_factors(args, steps_per_epoch=1)

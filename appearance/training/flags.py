@@ -47,7 +47,12 @@ def get_args_parser(otherwise: str = "net") -> cli.ArgumentParser:
     add("--output", type=Path, default=Path("checkpoint"), help="folder for checkpoints, history and curves")
     add("--overwrite", action="store_true", help="start anew in an --output that holds a run; it is lost")
     add("--resume", nargs="?", const=True, metavar="FILE", help="go on from last.pth in --output, or from FILE")
-    add("--epochs", type=positive, default=40, help="passes over the training images")
+    add(
+        "--epochs",
+        type=positive,
+        default=40,
+        help="passes over the training images; by itself, more in small sets",
+    )
     add("--seed", type=count, default=0, help="seed of split, weights, order and augmentation")
     add("--device", default="auto", help="auto, cpu, cuda, cuda:1, ... (default: a GPU if there is one)")
     add("--gpu_id", type=count, default=0, help="which GPU, when there are several")
@@ -65,7 +70,7 @@ def get_args_parser(otherwise: str = "net") -> cli.ArgumentParser:
     add = parser.add_argument_group("recipe (defaults by recipe below)").add_argument
     add("--recipe", choices=sorted(recipe.RECIPES), default="default", help="named set of the flags that follow")
     add("--amp", choices=("auto", "fp32", "bf16", "fp16"), help="arithmetic; auto: bf16 where that is faster")
-    add("--batch_size", type=positive, help="images per step, over all processes together")
+    add("--batch_size", type=positive, help="images per step, over all processes; by itself, fewer in small sets")
     add("--lr", type=from_zero, help="highest learning rate, for the whole batch of all processes")
     add("--lrf", type=share, help="last learning rate as a share of --lr, reached by a cosine")
     add("--warmup", type=share, help="share of all steps in which the learning rate rises linearly")

@@ -22,14 +22,14 @@ COLUMNS = (
 
 
 def description(training) -> str:
-    """What is about to be trained, on what."""
+    """What is about to be trained, on what, and how the recipe was suited to it: two lines."""
     args, world = training.args, training.world
     device = torch.cuda.get_device_name(world.device) if world.device.type == "cuda" else world.device.type
     processes = f" x {world.size} processes" if world.size > 1 else ""
     return (
         f"{args.model} for {len(training.pids):,} identities: {len(training.train_samples):,} training and "
         f"{len(training.val_samples):,} validation images, {args.epochs} epochs of {training.steps_per_epoch} steps, "
-        f"{args.amp} on {device}{processes}"
+        f"{args.amp} on {device}{processes}\n" + recipe.explanation(args, args.epochs * training.steps_per_epoch)
     )
 
 

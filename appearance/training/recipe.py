@@ -70,6 +70,39 @@ def fill_in(args) -> None:
             setattr(args, name, value)
 
 
+ENOUGH_STEPS = 1000  # up to here more steps gain more than larger batches do (docs/recipe.md)
+TOO_FEW_STEPS = 100  # below, a network stays near chance
+BATCHES = (128, 64, 32, 16)
+
+
+def fit(args, images: int, processes: int = 1) -> None:
+    """Suit the default recipe to a set of so many training images; flags that were given, or resumed with, stay.
+
+    The batch is the largest of `BATCHES` that leaves enough steps, or the smallest, with eight images or more for each
+    process; where that leaves too few, the epochs become more.
+    """
+    if args.recipe != "default":
+        return
+    shared = [size for size in BATCHES if size % processes == 0 and size >= 8 * processes]
+    if "batch_size" not in args.given and shared:
+        enough = [size for size in shared if args.epochs * images >= ENOUGH_STEPS * size]
+        args.batch_size = enough[0] if enough else shared[-1]
+    if "epochs" not in args.given:
+        args.epochs = max(args.epochs, math.ceil(ENOUGH_STEPS * args.batch_size / images))
+
+
+def explanation(args, steps: int) -> str:
+    """What is chosen for a run of so many steps, and why; or a warning that they are too few."""
+    if steps < TOO_FEW_STEPS:
+        return f"warning: {steps} steps are too few to learn from; give more --epochs or a smaller --batch_size"
+    why = "all that the recipe takes"
+    if args.batch_size < RECIPES[args.recipe]["batch_size"]:
+        why = f"small, because up to {ENOUGH_STEPS:,} more steps count for more than larger batches"
+    size = (args.height, args.width)
+    whole = sum(resolution(args, epoch) == size for epoch in range(args.epochs))
+    return f"batches of {args.batch_size}, {why}: {steps:,} steps, the last {whole} epochs at {size[0]}x{size[1]}"
+
+
 def augmentation(args) -> Augment:
     return Augment(flip=args.flip, pad=args.pad, jitter=args.jitter, erase=args.erase)
 
