@@ -309,7 +309,7 @@ class Training:
         return {"rank1": metrics["rank1"], "mAP": metrics["mAP"]}
 
     def finish_epoch(self) -> None:
-        """Have checkpoints, history and curves written, in this order, while training goes on; print a line."""
+        """Have checkpoints, history and curves written while training goes on, and print the epoch's line."""
         self.later.wait()  # for the last epoch's: what is to be written lies in memory
         row = self.history[-1]
         self.epoch, self.step = row["epoch"], 0

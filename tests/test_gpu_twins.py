@@ -3,6 +3,7 @@
 import copy
 import math
 
+import numpy as np
 import pytest
 import torch
 from conftest import benchmark, call_script, load_script, make_market
@@ -14,8 +15,10 @@ import train
 import train_multiGPU
 import utils
 from appearance.cli import InputError, RunFailed
-from appearance.data.augment import normalize
+from appearance.data import augment as augment_module
+from appearance.data.augment import Augment, normalize
 from appearance.data.device import to_device
+from appearance.data.resize import resize_all
 from appearance.faults import explained_failures
 from appearance.measure import metrics, rerank
 from appearance.measure.embed import extract_features
@@ -236,6 +239,80 @@ def test_pixels_of_the_host_travel_through_pinned_memory():
     with watch:
         torch.zeros(4).to("meta", non_blocking=True)
     assert watch.waits == ["_to_copy"]
+
+
+@pytest.mark.parametrize("flags", [[], ["--ema", "0.9"], ["--optimizer", "adamw", "--metric-loss", "arcface+circle"]])
+def test_a_step_never_waits_for_its_device(flags):
+    watch = step_cost.watched([*flags, "--batch_size", "8"], 32, 16, "meta", classes=4)
+    assert watch.operations["convolution"] == 40
+    assert not watch.waits
+
+
+def test_the_watch_sees_what_makes_a_host_wait():
+    there = torch.zeros(4, device="meta")
+    with step_cost.Watch() as watch:
+        torch.zeros(4).to("meta", non_blocking=True)  # not pinned
+        there + torch.ones(4, device="meta")
+        torch.where(there > 0, torch.tensor(1.0), there)
+        with pytest.raises(RuntimeError):
+            there.cpu()
+        torch.bucketize(there, there)
+    assert watch.waits == ["_to_copy", "where"]
+    for ask in (lambda: there.sum().item(), lambda: there.nonzero(), lambda: bool(there.any())):
+        with pytest.raises((RuntimeError, NotImplementedError)):  # without numbers there is no answer
+            ask()
+
+
+def test_a_step_is_few_operations():
+    """A GPU's host sends each of them; the figure may fall."""
+    watch = step_cost.watched(["--batch_size", "8"], 32, 16, "cpu", classes=4)
+    assert watch.operations.total() / 2 < 650
+
+
+def test_crops_are_resized_without_waiting():
+    crops = [np.zeros((height, 30, 3), np.uint8) for height in (50, 90, 20)]
+    watch = step_cost.Watch()
+    with step_cost.pretended_pinning(watch), watch:
+        resize_all(crops, 64, 32, torch.device("meta"))
+    assert watch.operations["_to_copy"] >= 2
+    assert not watch.waits
+
+
+def test_augmentation_numbers_travel_in_one_copy(monkeypatch):
+    augment = Augment(jitter=0.2, erase=0.5)
+    drawn = augment.draw(6, 40, 20, torch.Generator().manual_seed(0))
+    copies = []
+
+    def to_device(tensor, device):
+        copies.append(tensor)
+        return tensor
+
+    monkeypatch.setattr(augment_module, "to_device", to_device)
+    arrived = drawn.to(torch.device("meta"))  # whose numbers stayed here
+    assert len(copies) == 1
+    pixels = torch.randint(0, 256, (6, 3, 40, 20), dtype=torch.uint8)
+    assert torch.equal(augment.apply(pixels, drawn), augment.apply(pixels, arrived))
+
+
+def test_more_is_compared_at_once_on_a_gpu():
+    assert metrics._at_once(CPU, 1 << 30) == metrics.COUNTED_AT_ONCE
+    assert metrics._at_once(torch.device("cuda"), 1 << 30) == 64 << 20
+    assert metrics._at_once(torch.device("cuda"), 1 << 26) == 4 << 20
+
+
+def test_compiling_makes_one_static_graph_for_each_size(monkeypatch):
+    shapes, plain = [], torch.compile
+
+    def backend(graph, inputs):
+        shapes.extend(tuple(x.shape) for x in inputs if isinstance(x, torch.Tensor) and x.ndim == 4 and x.shape[1] == 3)
+        return graph
+
+    monkeypatch.setattr(torch, "compile", lambda module, **options: plain(module, backend=backend, **options))
+    steps = step_cost.Steps(["--model", "osnet_x0_25", "--batch_size", "8", "--compile"], 32, 16, classes=4)
+    for size in ((32, 16), (48, 24), (64, 32), (32, 16)):
+        steps.feed.pixels = torch.zeros(16, 3, *size, dtype=torch.uint8)
+        steps.run()
+    assert [shape for shape in shapes if shape[0] == 8] == [(8, 3, 32, 16), (8, 3, 48, 24), (8, 3, 64, 32)]
 
 
 # -- several processes -------------------------------------------------------------------------------------------------

@@ -29,7 +29,7 @@ CMC_RANKS = 50  # length of the `cmc` list
 DEFAULT_MEMORY = 1 << 30  # bytes that an evaluation may use on top of its features
 BLOCK_ROWS = 1024  # queries per matrix product; more gains no speed
 COUNTED_AT_ONCE = 2 << 20  # comparisons per step, few enough to stay in the processor's cache
-COUNTED_AT_ONCE_ON_GPU = 64 << 20  # many enough that a step takes longer than to ask for it: 256 MB
+COUNTED_AT_ONCE_ON_GPU = 64 << 20  # enough that a step takes longer than to ask for it: 256 MB
 SORT_ABOVE = 512  # correct images per query from which one sort is cheaper than a comparison for each of them
 
 
@@ -247,7 +247,7 @@ def rank_scores(score, ql, qc, gl, gc, memory: int, shots: int = 0, seed: int = 
             # (B, P) scores of the correct images, best first, filled up with -inf
             best, number = _rectangle(block, row[correct], column[correct])
             block[row, column] = -torch.inf  # neither correct nor same-camera images count as wrong ones
-            wrong = _count_at_least(block, best)
+            wrong = _count_at_least(block, best, _at_once(block.device, memory))
             found = measures(wrong, number)
             if shots:
                 found["shots"] = _single_shot_ranks(block, best, number, lone, draw[rows])
@@ -328,10 +328,14 @@ def _position_in_row(row, counts):
     return torch.arange(len(row), device=row.device) - (counts.cumsum(0) - counts)[row]
 
 
-def _count_at_least(scores, thresholds):
-    """How many of scores (B, G) reach each of thresholds (B, P): (B, P) int64."""
+def _at_once(device: torch.device, memory: int) -> int:
+    """Comparisons per step."""
+    return COUNTED_AT_ONCE if device.type == "cpu" else min(COUNTED_AT_ONCE_ON_GPU, memory // 16)
+
+
+def _count_at_least(scores, thresholds, at_once: int):
+    """How many of scores (B, G) reach each of thresholds (B, P): (B, P) int64, by `at_once` comparisons."""
     (height, width), levels = scores.shape, thresholds.shape[1]
-    at_once = COUNTED_AT_ONCE if scores.device.type == "cpu" else COUNTED_AT_ONCE_ON_GPU
     if levels > SORT_ABOVE:
         rows = max(1, at_once // max(width, 1))
         parts = zip(scores.split(rows), thresholds.split(rows), strict=True)
