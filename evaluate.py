@@ -142,7 +142,7 @@ def evaluate(path, args, device):
         if args.json or args.report:
             metrics["breakdown"] = breakdown(data, results, memory)
         if args.calibrate or args.protocol == "reappear":
-            found = calibration.calibrate(data, args.false_match_rate, args.window, args.seed, args.gap)
+            found = _calibrated(data, args)
             if args.calibrate:
                 metrics["calibration"] = found
             if args.protocol == "reappear":
@@ -245,6 +245,16 @@ def write_outputs(args, runs: dict, compared: list[dict], shown):
         if missing:
             print(f"{args.report}: {missing} images of the ranked lists could not be read and are left blank")
     print("Wrote " + ", ".join(map(str, written)))
+
+
+def _calibrated(data: dict, args) -> dict | None:
+    """None where there are not two people to tell apart, unless a threshold was asked for."""
+    try:
+        return calibration.calibrate(data, args.false_match_rate, args.window, args.seed, args.gap)
+    except InputError:
+        if args.calibrate:
+            raise
+        return None
 
 
 def _reranked(data: dict, args, memory: int, shots: int) -> dict:

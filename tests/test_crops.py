@@ -247,3 +247,19 @@ def test_wrong_commands(tmp_path, folder, flags, words):
     annotate(folder)
     assert_one_line_error(call_script("datasets.py", "crops", *flags, cwd=tmp_path), words)
     assert not (tmp_path / "out").exists()
+
+
+def test_crops_train_and_are_measured(tmp_path, folder):
+    """One camera all the way: crops, training with rank-1 after a gap, features, the measure with a gap."""
+    annotate(folder)
+    flags = ("--height", 32, "--width", 16)
+    commands = (
+        ("datasets.py", "crops", "street", "out", "--min-images", 2),
+        ("train.py", "--data-dir", "out", "--model", "osnet_x0_25", "--epochs", 1, *flags),
+        ("test.py", "--data-dir", "out"),
+        ("evaluate.py", "--protocol", "reappear", "--gap", 5),
+    )
+    done = [call_script(*command, cwd=tmp_path) for command in commands]
+    assert [one.code for one in done] == [0, 0, 0, 0], [one.stderr for one in done]
+    assert "rank-1" in done[1].stdout
+    assert "at least so many frames away" in done[3].stdout

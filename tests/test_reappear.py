@@ -131,6 +131,22 @@ def test_threshold_of_the_gap(random_features):
     assert "reappear" not in calibrate(random_features)["groups"]
 
 
+# -- what training shows
+
+
+def test_as_far_as_the_data_allow():
+    """One camera: after a gap that half of the queries reach; without times any image; two cameras: as ever."""
+    queries = [(0, 1, 1, 0), (90, 2, 1, 0)]
+    gallery = [(80, 1, 1, 1), (10, 1, 1, 30), (5, 2, 1, 1), (85, 2, 1, 9)]
+    data = features(queries, gallery)
+    found = reappear.otherwise(data)  # they come back after 30 and 9 frames: half of them after 20
+    assert (found["valid_queries"], found["mAP"]) == (1, pytest.approx(1 / 2))
+    found = reappear.otherwise(data | {"qt": torch.full((2,), -1)})
+    assert (found["valid_queries"], found["mAP"]) == (2, pytest.approx(((1 / 2 + 2 / 3) / 2 + (1 + 2 / 4) / 2) / 2))
+    other = data | {"gc": torch.tensor([2, 1, 2, 1])}
+    assert reappear.otherwise(other)["mAP"] == pytest.approx((1 / 2 + 1 / 3) / 2)
+
+
 # -- evaluate.py
 
 

@@ -54,9 +54,9 @@ def find_problems(data: ReIDData) -> list[Problem]:
 
 
 def one_camera(samples: Iterable[Sample]) -> bool:
-    """Whether all names tell a camera, and the same one: nobody can be recognised in another camera."""
-    cameras = {sample.camera for sample in samples}
-    return len(cameras) == 1 and UNKNOWN not in cameras
+    """Whether all names tell a camera, and each person is seen by one alone: nobody can be recognised in another."""
+    cameras = {(sample.pid, sample.camera) for sample in samples}
+    return 0 < len(cameras) == len({pid for pid, _ in cameras}) and all(camera != UNKNOWN for _, camera in cameras)
 
 
 def _folder_problems(data: ReIDData) -> list[Problem]:
@@ -108,9 +108,10 @@ def _camera_problems(data: ReIDData) -> list[Problem]:
     known = {s.camera for s in people} - {UNKNOWN}
     problems = []
     if people and one_camera(people):
-        text = "one camera in all names: whether a person is recognised in another camera can be neither learnt nor "
-        text += "measured; images of the same camera count as matches (`evaluate.py --protocol reappear` asks for a "
-        problems.append(Problem(False, text + "gap in time between them)"))
+        text = "one camera in all names" if len(known) == 1 else "each person is seen by one camera alone"
+        text += ": whether a person is recognised in another camera can be neither learnt nor measured; images of the "
+        text += "same camera count as matches (`evaluate.py --protocol reappear` asks for a gap in time between them)"
+        problems.append(Problem(False, text))
     if len(known) > MOST_CAMERAS and len(known) > len(people) / 4:
         text = f"the names tell {len(known):,} cameras of {len(people):,} images ({few([s.path for s in people])}); if "
         text += "that number is not the camera's, rename them: what follows a c, cam or camera is taken for one"

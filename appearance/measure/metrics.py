@@ -359,8 +359,8 @@ def _why_none_valid(results: dict) -> str:
     if results["same_camera_only"]:
         return (
             f"no query can be evaluated: {results['same_camera_only']} of {total} query identities are in the gallery, "
-            "but only under the query's own camera, and same-camera images are not counted; if the set has one camera, "
-            "evaluate with --protocol no-camera"
+            "but only under the query's own camera, and same-camera images are not counted; if nobody is seen by two "
+            "cameras, evaluate with --protocol reappear, or --protocol no-camera where names do not tell the frame"
         )
     return (
         f"no query can be evaluated: none of the {total} query identities appears in the gallery "

@@ -11,7 +11,7 @@ import numpy as np
 import torch
 
 from appearance.cli import InputError
-from appearance.measure.metrics import full_precision, measures
+from appearance.measure.metrics import full_precision, measures, rank_queries, summary
 
 GAP = 50  # frames, where nobody says: two seconds of most videos
 STEPS = (1, 2, 5)  # the gaps of the curve: 1, 2, 5, 10, 20, 50, ...
@@ -45,13 +45,32 @@ def rank(data: dict, gap: int) -> tuple[dict, list[dict], list[str]]:
     if longest < gap:
         seen = f"the longest time between two images of one person is {longest:,} frames" if longest >= 0 else "none is"
         raise InputError(f"--gap {gap}: no query's person is seen again in its camera after so many frames; {seen}")
-    results = _results(pairs, gap, int((data["gl"] != -1).sum())) | {"identity": data["ql"].cpu()}
+    results = _results(data, pairs, gap)
     return results, [_point(pairs, step) for step in _steps(gap, longest)], lines
 
 
-def figures(gap: int, curve: list[dict], calibration: dict) -> dict:
-    """The metrics file's part: gap, curve, and the threshold for the gap, None where no pair is so far apart."""
-    group = calibration["groups"].get("reappear", {})
+def otherwise(data: dict) -> dict:
+    """Rank-1 and mAP as far as the data allow, for the curves of a training run.
+
+    By Market-1501's protocol; where each person is seen by one camera alone, of the same person `GAP` frames away, or
+    fewer where half of the queries do not come back so late; and where names do not tell the frame, of any image.
+    """
+    seen = torch.stack([torch.cat([data["q" + key], data["g" + key][data["gl"] != -1]]) for key in "lct"])
+    people, views = seen[0].unique(), seen[:2].unique(dim=1)
+    if len(people) < views.shape[1] or (seen[1] < 0).any():
+        return summary(rank_queries(data))
+    if (seen[2] >= 0).all():
+        pairs = _same_people(data, {side: torch.ones(len(data[side + "l"]), dtype=torch.bool) for side in "qg"})
+        longest = sorted(int(frames.max(initial=0)) for _, frames in pairs)[len(pairs) // 2]
+        gap = max((step for step in _steps(GAP, longest) if step <= longest), default=None)
+        if gap is not None:
+            return summary(_results(data, pairs, min(gap, GAP)))
+    return summary(rank_queries(data | {key: torch.full_like(data[key], -1) for key in ("qc", "gc")}))
+
+
+def figures(gap: int, curve: list[dict], calibration: dict | None) -> dict:
+    """The metrics file's part: gap, curve, and the threshold for the gap, None where there are no pairs for it."""
+    group = calibration["groups"].get("reappear", {}) if calibration else {}
     threshold = {"max_dist": group.get("threshold"), "kept": group.get("kept")}
     return {"gap": gap, "curve": curve} | threshold | {"false_matches": group.get("false_matches")}
 
@@ -79,20 +98,26 @@ def _same_people(data: dict, known: dict) -> list[tuple[np.ndarray, np.ndarray]]
     return pairs
 
 
-def _results(pairs: Sequence[tuple], gap: int, gallery: int) -> dict:
-    above = [torch.from_numpy(wrong[frames >= gap]) for wrong, frames in pairs]
-    number = torch.tensor([len(one) for one in above])
-    return measures(torch.nn.utils.rnn.pad_sequence(above, batch_first=True), number) | {
-        "gallery": gallery,
+def _results(data: dict, pairs: Sequence[tuple], gap: int) -> dict:
+    """What `metrics.rank_scores` gives, for one gap."""
+    return _measures(pairs, gap) | {
+        "identity": data["ql"].cpu(),
+        "gallery": int((data["gl"] != -1).sum()),
         "same_camera_only": 0,
     }
 
 
 def _point(pairs: Sequence[tuple], gap: int) -> dict:
-    results = _results(pairs, gap, 0)
-    valid = results["correct"] > 0
-    rank1 = (results["first"][valid] == 1).double().mean().item()
-    return {"gap": gap, "rank1": rank1, "mAP": results["ap"][valid].mean().item(), "queries": int(valid.sum())}
+    found = _measures(pairs, gap)
+    valid = found["correct"] > 0
+    rank1 = (found["first"][valid] == 1).double().mean().item()
+    return {"gap": gap, "rank1": rank1, "mAP": found["ap"][valid].mean().item(), "queries": int(valid.sum())}
+
+
+def _measures(pairs: Sequence[tuple], gap: int) -> dict:
+    above = [torch.from_numpy(wrong[frames >= gap]) for wrong, frames in pairs]
+    number = torch.tensor([len(one) for one in above])
+    return measures(torch.nn.utils.rnn.pad_sequence(above, batch_first=True), number)
 
 
 def _steps(gap: int, longest: int) -> list[int]:
