@@ -1,6 +1,6 @@
 """Write a trained network in the formats that trackers load, and prove that each file gives the same vectors.
 
-    python export.py                                             checkpoint/best.pth as ONNX
+    python export.py                                             checkpoint/best.pth, or the one in weights/, as ONNX
     python export.py --format ckpt boxmot onnx onnx-int8         several at once
     python export.py --format onnx-int8 --data-dir ROOT          calibrated on ROOT, rank-1 and mAP measured on it
 
@@ -41,7 +41,7 @@ from appearance.data.augment import IMAGENET_MEAN, IMAGENET_STD, normalize
 from appearance.drawn import sample
 from appearance.machine import decoders
 from appearance.measure.embed import fixed_batches, stream_pixels, test_features
-from appearance.networks import checkpoints, runtimes
+from appearance.networks import checkpoints, runtimes, shipped
 from appearance.networks.inference import BothDirections, fuse_for_inference, unit_rows
 from datasets import PersonImages
 from evaluate import rank_metrics
@@ -284,7 +284,7 @@ def retrieval(net: nn.Module, data: layouts.ReIDData, checkpoint: checkpoints.Ch
 def get_args_parser() -> cli.ArgumentParser:
     parser = cli.ArgumentParser(description="Write a trained network in the formats that trackers load.")
     add = parser.add_argument
-    add("--weights", type=Path, default=Path("checkpoint/best.pth"), help="checkpoint of any known kind")
+    add("--weights", type=Path, help="checkpoint of any known kind (default: checkpoint/best.pth or that in weights/)")
     add("--format", nargs="+", choices=sorted(FORMATS), default=["onnx"], help="what to write")
     add("--output", type=Path, default=Path("export"), help="folder for the files")
     add("--normalize", choices=("outside", "inside"), default="outside", help="who applies mean and standard deviation")
@@ -304,6 +304,7 @@ def main(args) -> None:
     for name in args.format:
         if args.flip and FORMATS[name].weights_only:
             raise InputError(f"--flip: a {name} file holds weights alone; whoever runs them averages both directions")
+    args.weights = shipped.chosen(args.weights)
     checkpoint = checkpoints.load(args.weights)
     data = layouts.find(args.data_dir or sample.ensure())
     count = args.calibration_images if "onnx-int8" in args.format else 1

@@ -1,7 +1,7 @@
 """Image crops in, unit vectors out: the trained network as a tracker calls it.
 
     from feature_extractor import Extractor
-    extractor = Extractor("checkpoint/best.pth")
+    extractor = Extractor()           # the network that comes along, or Extractor("checkpoint/best.pth")
     extractor(crops)                  # deep_sort_pytorch: RGB crops of any sizes -> (N, D)
     extractor.predict(crops)          # deep_sort_realtime: BGR crops -> list of vectors
     extractor.encode(frame, boxes)    # deep_sort: BGR frame and boxes -> (N, D)
@@ -32,7 +32,7 @@ from appearance.data.augment import normalize
 from appearance.data.images import load_rgb
 from appearance.data.resize import resize, resize_all
 from appearance.files import atomic_write
-from appearance.networks import checkpoints, runtimes
+from appearance.networks import checkpoints, runtimes, shipped
 from appearance.networks.inference import BothDirections, fuse_for_inference
 from appearance.networks.precision import full_precision
 
@@ -72,7 +72,7 @@ class Extractor:
 
     Args:
         model_path: checkpoint of any kind that `checkpoints.load` knows (ours, `ckpt.t7`, state dicts), or a `.onnx` or
-            `.torchscript` file of `export.py`, which runs on the CPU.
+            `.torchscript` file of `export.py`, which runs on the CPU. Left out: the network in `weights/`.
         use_cuda: use the current GPU if there is one.
         batch_size: most crops in one forward pass, which bounds the memory.
         flip: the mean of the vectors of a crop and its mirror image, for twice the time.
@@ -81,7 +81,8 @@ class Extractor:
         InputError: the checkpoint is missing, broken or of no known network.
     """
 
-    def __init__(self, model_path, use_cuda: bool = True, batch_size: int = 128, flip: bool = False):
+    def __init__(self, model_path=None, use_cuda: bool = True, batch_size: int = 128, flip: bool = False):
+        model_path = model_path or shipped.WEIGHTS
         if Path(model_path).suffix in runtimes.SUFFIXES:
             self.device = torch.device("cpu")
             source = self.net = runtimes.load(Path(model_path))
@@ -215,7 +216,7 @@ def get_args_parser() -> cli.ArgumentParser:
     add = parser.add_argument
     add("sequences", nargs="+", type=Path, metavar="SEQUENCE", help="folder with img1/, and det/ or gt/")
     add("--detections", nargs="+", type=Path, metavar="FILE", help="boxes of each sequence instead of det/det.txt")
-    add("--weights", type=Path, default=Path("checkpoint/best.pth"), help="checkpoint or exported file")
+    add("--weights", type=Path, help="checkpoint or exported file (default: checkpoint/best.pth or that in weights/)")
     add("--output", type=Path, default=Path("detections"), help="folder for one SEQUENCE.npy each")
     add("--cpu", action="store_true", help="do not use a GPU")
     return parser
@@ -224,7 +225,7 @@ def get_args_parser() -> cli.ArgumentParser:
 def main(args) -> None:
     if args.detections and len(args.detections) != len(args.sequences):
         raise InputError(f"--detections: {len(args.detections)} files for {len(args.sequences)} sequences")
-    extractor = Extractor(args.weights, use_cuda=not args.cpu)
+    extractor = Extractor(shipped.chosen(args.weights), use_cuda=not args.cpu)
     for sequence, detections in zip(args.sequences, args.detections or [None] * len(args.sequences), strict=True):
         rows = sequence_detections(extractor, sequence, detections)
         content = io.BytesIO()

@@ -1,6 +1,6 @@
 """Extract query and gallery features of a trained network: checkpoint + dataset -> `features.pth`.
 
-    python test.py                                          the sample, with checkpoint/best.pth
+    python test.py                                          the sample, with checkpoint/best.pth or the one in weights/
     python test.py --data-dir ROOT --weights FILE           your own
     torchrun --nproc_per_node=N test.py ...                 on N GPUs; the file is the same
 
@@ -21,7 +21,7 @@ from appearance.faults import explained_failures
 from appearance.machine import decoders
 from appearance.measure import features_file
 from appearance.measure.embed import test_features
-from appearance.networks import checkpoints
+from appearance.networks import checkpoints, shipped
 from appearance.networks.inference import BothDirections
 from datasets import PersonImages
 from model import ARCHITECTURES, from_checkpoint
@@ -32,7 +32,7 @@ def get_args_parser() -> cli.ArgumentParser:
     parser = cli.ArgumentParser(description="Extract query and gallery features with a trained network.")
     add = parser.add_argument
     add("--data-dir", type=Path, help="dataset with query and gallery; the built-in sample if left out")
-    add("--weights", type=Path, default=Path("checkpoint/best.pth"), help="checkpoint of any known kind")
+    add("--weights", type=Path, help="checkpoint of any known kind (default: checkpoint/best.pth or that in weights/)")
     add("--output", default="features.pth", help="features file: .pth, .npz, or a folder for very large sets")
     add("--model", choices=sorted(ARCHITECTURES), help="insist on this architecture; else the checkpoint's own")
     add("--height", type=int, help="height of the network's input in pixels; the checkpoint's if left out")
@@ -50,6 +50,7 @@ def get_args_parser() -> cli.ArgumentParser:
 def main(args) -> None:
     world = current_world(args.device, args.gpu_id)
     say = print if world.is_main else (lambda *_: None)
+    args.weights = shipped.chosen(args.weights, say)
     checkpoint = load_checkpoint(args)
     height, width = args.height or checkpoint.height, args.width or checkpoint.width
     trained_on = origin.of_checkpoint(checkpoint.extra)

@@ -1,6 +1,6 @@
 """What does appearance do for a tracker? Motion alone, colour histograms and the trained network on drawn scenes.
 
-    python examples/track_demo.py                                    checkpoint/best.pth on three scenes
+    python examples/track_demo.py                                    the network on three scenes
     python examples/track_demo.py --gif demo.gif --picture demo.png  and pictures of the first one
 
 The tracker is the same for all (`tracker.py`); each kind of appearance gets the distance threshold that is best for it
@@ -23,7 +23,7 @@ from tracker import Tracker, overlap
 
 from appearance import cli
 from appearance.files import atomic_write
-from appearance.networks import runtimes
+from appearance.networks import runtimes, shipped
 from feature_extractor import Extractor
 
 THRESHOLDS = (0.02, 0.05, 0.1, 0.15, 0.2, 0.25, 0.3, 0.4, 0.5)
@@ -172,7 +172,7 @@ def get_args_parser() -> cli.ArgumentParser:
         formatter_class=argparse.ArgumentDefaultsHelpFormatter,
     )
     add = parser.add_argument
-    add("--weights", type=Path, default=Path("checkpoint/best.pth"), help="checkpoint or exported file")
+    add("--weights", type=Path, help="checkpoint or exported file (default: checkpoint/best.pth or that in weights/)")
     add("--scenes", type=int, default=3, help="number of scenes, each with other people")
     add("--frames", type=int, default=300, help="length of a scene")
     add("--people", type=int, default=8, help="people in a scene")
@@ -188,6 +188,7 @@ def main(args) -> None:
     for flag in ("scenes", "frames", "people"):
         if getattr(args, flag) < 1:
             raise cli.InputError(f"--{flag} {getattr(args, flag)}: must be 1 or more")
+    args.weights = shipped.chosen(args.weights)
     ways = {"motion alone": nothing, "colour histogram": colours, "network": Extractor(args.weights)}
     tuning = scene.record(TUNING_SEED, args.frames, args.people)
     thresholds = {name: None if way is nothing else best_threshold(tuning, way) for name, way in ways.items()}

@@ -1,6 +1,6 @@
 """Track people in your own sequences (MOT format); where they are annotated, measure what the network does for it.
 
-    python examples/track_mot.py SEQUENCE ...        det/det.txt and checkpoint/best.pth -> tracks/NAME.txt
+    python examples/track_mot.py SEQUENCE ...        det/det.txt -> tracks/NAME.txt
     python examples/track_mot.py SEQUENCE ... --features features.pth --max-dist auto --video tracks.gif
 
 With gt/ it compares the network with motion alone and with a colour histogram, each at the tracker's default threshold,
@@ -34,7 +34,7 @@ from appearance.data.images import load_rgb
 from appearance.data.sequences import Boxes, Sequence, read_boxes, result_lines
 from appearance.files import atomic_write
 from appearance.measure import calibrate, features_file
-from appearance.networks import runtimes
+from appearance.networks import runtimes, shipped
 from feature_extractor import Extractor
 
 DEFAULT = 0.2  # the threshold of DeepSORT and its kin, and of most who use them
@@ -242,7 +242,7 @@ def get_args_parser() -> cli.ArgumentParser:
     add(
         "sequences", nargs="+", type=Path, metavar="SEQUENCE", help="folder with img1/, and det/det.txt or --detections"
     )
-    add("--weights", type=Path, default=Path("checkpoint/best.pth"), help="checkpoint or exported file")
+    add("--weights", type=Path, help="checkpoint or exported file (default: checkpoint/best.pth or that in weights/)")
     add("--detections", nargs="+", type=Path, metavar="FILE", help="boxes of each sequence instead of det/det.txt")
     add("--jitter", action="store_true", help="instead of detections the boxes of gt/, a little off: for a test")
     add("--min-confidence", type=float, help="leave out detections below")
@@ -265,6 +265,7 @@ def main(args) -> None:
     known = all(recording.people is not None for recording in recordings)
     if args.max_dist == "best" and not known:
         raise cli.InputError("--max-dist best: needs gt/gt.txt in each sequence; try auto")
+    args.weights = shipped.chosen(args.weights)
     ways = {NETWORK: Extractor(args.weights)}
     if known:
         ways = {"motion alone": nothing, "colour histogram": colours} | ways

@@ -129,8 +129,8 @@ def test_missing_pieces_are_named(data, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     from appearance.cli import InputError
 
-    with pytest.raises(InputError, match=r"checkpoint/best\.pth: no such checkpoint; train one with `python train.py`"):
-        in_process(monkeypatch, "--data-dir", data)
+    with pytest.raises(InputError, match=r"best\.pth: no such checkpoint; train one with `python train.py`"):
+        in_process(monkeypatch, "--data-dir", data, "--weights", "best.pth")
     torch.save({"net_dict": Net(5).state_dict()}, "w.pth")
     plain = tmp_path / "plain"
     for number, path in enumerate(sorted((data / "bounding_box_train").iterdir())[:4]):

@@ -21,7 +21,7 @@ from torch import Tensor, nn
 
 from appearance.cli import InputError
 from appearance.files import atomic_write
-from appearance.networks import mobilenet, osnet
+from appearance.networks import mobilenet, osnet, shipped
 
 # the architectures that can be told apart, as `model.ARCHITECTURES` calls them
 NAMES = ("net", "resnet18", "resnet34", "resnet50", "resnext50_32x4d", *osnet.WIDTHS, "mobilenet_v2")
@@ -180,6 +180,14 @@ def starting_point(args, otherwise: str) -> Checkpoint | None:
     Raises:
         InputError: the file cannot be read, or holds another architecture than `--model` asks for.
     """
+    if args.weights == "drawn":
+        if args.model not in (None, shipped.ARCH):
+            raise InputError(
+                f"--weights drawn: the network that comes along is {shipped.ARCH}; for {args.model} make one: "
+                + shipped.how_to_make(args.model)
+            )
+        args.model = shipped.ARCH
+        return load(shipped.WEIGHTS)
     if not args.weights or args.weights == "imagenet":
         args.model = args.model or otherwise
         return imagenet_checkpoint(args.model) if args.weights else None

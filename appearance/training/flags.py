@@ -38,7 +38,11 @@ def get_args_parser(otherwise: str = "net") -> cli.ArgumentParser:
     add("--last-stride", type=int, choices=(1, 2), default=1, help="of ResNets and MobileNet, last stage")
     add("--pooling", choices=("avg", "gem"), default="avg", help="pooling of ResNets and MobileNet")
     add("--neck", choices=("none", "bn"), default="none", help="batch normalisation after it, in the same networks")
-    add("--weights", metavar="FILE|imagenet", help="start from these weights instead of random ones")
+    add(
+        "--weights",
+        metavar="FILE|imagenet|drawn",
+        help="start from these instead of random ones; drawn: the network in weights/",
+    )
     add("--teacher", type=Path, metavar="FILE", help="learn from this checkpoint's vectors and classes as well")
     add("--teacher-weight", type=from_zero, default=1.0, help="what they count beside the other losses")
     add("--freeze-layers", action="store_true", help="train the classifier alone; all else stays as it is")
