@@ -49,7 +49,7 @@ def test_a_network_remembers_what_its_first_weights_were_trained_on(tmp_path):
     assert again["sets"] == second["sets"]
     assert torch.equal(again["fingerprints"], second["fingerprints"])
     assert origin.sentence(second) == (
-        f"trained on {tmp_path}/b (2 identities, 6 images), before that on {tmp_path}/a (3 identities, 12 images)"
+        f"trained on {tmp_path}/b (2 identities, 6 images), and on {tmp_path}/a (3 identities, 12 images)"
     )
 
 
