@@ -8,8 +8,9 @@
 `appearance/data/layouts.py` tells which folders are understood.
 """
 
+import appearance.loading  # noqa: F401
+
 import random
-import shlex
 from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import fields
@@ -96,7 +97,7 @@ def split(args) -> None:
     print(summary(find(args.out)))
     for line in lines:
         print(f"  note: {line}")
-    print(f"Next: python train.py --data-dir {shlex.quote(str(args.out))}")
+    print(f"Next: {cli.command('train.py', '--data-dir', args.out)}")
 
 
 def crops(args) -> None:
@@ -107,7 +108,7 @@ def crops(args) -> None:
     rules = cutting.Rules(**{field.name: getattr(args, field.name) for field in fields(cutting.Rules)})
     cutting.cut(folders, args.tracks, Path(out), rules)
     print(summary(find(out)))
-    print(f"Next: python train.py --data-dir {shlex.quote(str(out))}")
+    print(f"Next: {cli.command('train.py', '--data-dir', out)}")
 
 
 def draw(args) -> None:

@@ -4,6 +4,8 @@ Reads what test.py wrote (features.pth), or the same arrays as .npz, .mat or a f
 compared in one table and one picture.
 """
 
+import appearance.loading  # noqa: F401
+
 import json
 import shlex
 import sys
@@ -45,7 +47,10 @@ def get_args_parser():
     add("features", nargs="*", default=["features.pth"], help="features files written by test.py, one per run")
     add("--labels", nargs="+", metavar="NAME", help="names of the runs in table and pictures (default: the file names)")
     add("--json", metavar="FILE", help="write every number to this file; its keys are listed in docs/evaluation.md")
-    add("--cmc", metavar="FILE", help="where to draw the CMC curves (default: cmc.png beside the first features file)")
+    cmc = (
+        "where to draw the CMC curves (default: cmc.png, or of another file than features.pth NAME_cmc.png, beside it)"
+    )
+    add("--cmc", metavar="FILE", help=cmc)
     add("--report", metavar="DIR", help="write report.html (numbers and pictures on one page) and its pictures there")
     add("--device", default="auto", help="cpu, cuda or cuda:N; auto takes a GPU where there is one")
     add("--memory", type=_positive(float), default=1.0, metavar="GB", help="memory to use beside the features")
@@ -117,6 +122,11 @@ def main(args):
         if "calibration" in metrics:
             print_threshold(label if len(runs) > 1 else "", metrics["calibration"])
     write_outputs(args, runs, compared, shown)
+    without = [
+        f"{label}: {metrics['not_calibrated']}" for label, metrics in runs.items() if "not_calibrated" in metrics
+    ]
+    if without:
+        raise InputError("; ".join(without) + "; all else is written")
 
 
 def evaluate(path, args, device):
@@ -142,9 +152,7 @@ def evaluate(path, args, device):
         if args.json or args.report:
             metrics["breakdown"] = breakdown(data, results, memory)
         if args.calibrate or args.protocol == "reappear":
-            found = _calibrated(data, args)
-            if args.calibrate:
-                metrics["calibration"] = found
+            found = _calibrated(data, args, metrics)
             if args.protocol == "reappear":
                 metrics["reappear"] = reappear.figures(args.gap, curve, found)
     except InputError as error:
@@ -158,6 +166,18 @@ def evaluate(path, args, device):
     for line in lines:
         print(f"{path}: {line}")
     return metrics, data, results
+
+
+def _calibrated(data: dict, args, metrics: dict) -> dict:
+    """The distances of pairs, put down in `metrics` where asked for; or else why there are none."""
+    try:
+        found = calibration.calibrate(data, args.false_match_rate, args.window, args.seed, args.gap)
+    except InputError as error:
+        metrics["not_calibrated"] = str(error)
+        return {"groups": {}}
+    if args.calibrate:
+        metrics["calibration"] = found
+    return found
 
 
 def same_queries(one: dict, other: dict) -> bool:
@@ -221,16 +241,16 @@ def print_threshold(label: str, found: dict):
 
 def write_outputs(args, runs: dict, compared: list[dict], shown):
     """Pictures, JSON and report."""
-    beside = Path(args.features[0]).parent
-    cmc = Path(args.cmc) if args.cmc else beside / "cmc.png"
+    beside, names = Path(args.features[0]).parent, _pictures_of(args.features)
+    cmc = Path(args.cmc) if args.cmc else beside / f"{names}cmc.png"
     plots.save(plots.cmc(report.curves(runs)), cmc)
     written = [cmc]
     if args.protocol == "reappear":
-        written.append(cmc.with_name("reappear.png"))
+        written.append(cmc.with_name(f"{names}reappear.png"))
         plots.save(plots.reappear(runs), written[-1])
-    if args.calibrate:
-        for i, metrics in enumerate(runs.values()):
-            written.append(cmc.with_name(f"distances{i + 1 if len(runs) > 1 else ''}.png"))
+    for i, metrics in enumerate(runs.values()):
+        if "calibration" in metrics:
+            written.append(cmc.with_name(f"{names}distances{i + 1 if len(runs) > 1 else ''}.png"))
             plots.save(plots.distances(metrics["calibration"]), written[-1])
     command = ["python", "evaluate.py", *sys.argv[1:]]
     if args.json:
@@ -245,16 +265,6 @@ def write_outputs(args, runs: dict, compared: list[dict], shown):
         if missing:
             print(f"{args.report}: {missing} images of the ranked lists could not be read and are left blank")
     print("Wrote " + ", ".join(map(str, written)))
-
-
-def _calibrated(data: dict, args) -> dict | None:
-    """None where there are not two people to tell apart, unless a threshold was asked for."""
-    try:
-        return calibration.calibrate(data, args.false_match_rate, args.window, args.seed, args.gap)
-    except InputError:
-        if args.calibrate:
-            raise
-        return None
 
 
 def _reranked(data: dict, args, memory: int, shots: int) -> dict:
@@ -287,6 +297,12 @@ def _names(paths: list[str]) -> list[str]:
     """Short names that tell the files apart: the stem, or the whole path where stems repeat."""
     stems = [Path(path).stem for path in paths]
     return [stem if stems.count(stem) == 1 else str(path) for stem, path in zip(stems, paths, strict=True)]
+
+
+def _pictures_of(paths: list[str]) -> str:
+    """How the pictures' names begin, so that those of two files in one folder do not overwrite each other."""
+    stems = [Path(path).stem for path in paths]
+    return "" if stems == ["features"] else "-".join(stems)[:100] + "_"
 
 
 def _positive(kind):

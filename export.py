@@ -19,6 +19,8 @@ unit rows. With `--flip` they are the mean of each crop and its mirror image, bo
 A file appears under its name only after its vectors were compared with those of the checkpoint on real images.
 """
 
+import appearance.loading  # noqa: F401
+
 import functools
 import json
 import logging
@@ -36,9 +38,8 @@ from torch import Tensor, nn
 
 from appearance import cli
 from appearance.cli import InputError, RunFailed
-from appearance.data import layouts
+from appearance.data import layouts, ready
 from appearance.data.augment import IMAGENET_MEAN, IMAGENET_STD, normalize
-from appearance.drawn import sample
 from appearance.machine import decoders
 from appearance.measure.embed import fixed_batches, stream_pixels, test_features
 from appearance.networks import checkpoints, runtimes, shipped
@@ -301,12 +302,9 @@ def get_args_parser() -> cli.ArgumentParser:
 def main(args) -> None:
     if args.calibration_images < 1:
         raise InputError(f"--calibration-images {args.calibration_images}: must be 1 or more")
-    for name in args.format:
-        if args.flip and FORMATS[name].weights_only:
-            raise InputError(f"--flip: a {name} file holds weights alone; whoever runs them averages both directions")
     args.weights = shipped.chosen(args.weights)
     checkpoint = checkpoints.load(args.weights)
-    data = layouts.find(args.data_dir or sample.ensure())
+    data = layouts.find(args.data_dir or ready.the_sample(single_process("cpu")))
     count = args.calibration_images if "onnx-int8" in args.format else 1
     calibration = some_pixels(data.train or data.gallery, count, checkpoint)
     job = Job(checkpoint, args.normalize == "inside", calibration, args.flip)
@@ -316,10 +314,18 @@ def main(args) -> None:
     measured = bool(args.data_dir) and data.can_evaluate
     if measured:
         print(f"  {'checkpoint':<12} " + "rank-1 {:.2%}  mAP {:.2%}".format(*retrieval(job.net, data, checkpoint)))
+    refused = []
     for name in dict.fromkeys(args.format):
         kind = size + ("_flip" if args.flip else "")
         path = args.output / FORMATS[name].name.format(arch=checkpoint.arch, size=kind)
-        print(f"  {name:<12} " + export(name, job, path, compared, data if measured else None), flush=True)
+        try:
+            line = export(name, job, path, compared, data if measured else None)
+        except InputError as error:  # of this format: the others can still be written
+            refused.append(str(error))
+            continue
+        print(f"  {name:<12} {line}", flush=True)
+    if refused:
+        raise InputError("; ".join(refused))
 
 
 def export(name: str, job: Job, path: Path, compared: Tensor, data: layouts.ReIDData | None) -> str:
@@ -328,6 +334,8 @@ def export(name: str, job: Job, path: Path, compared: Tensor, data: layouts.ReID
     Raises:
         RunFailed: its vectors are not those of the checkpoint.
     """
+    if job.flip and FORMATS[name].weights_only:
+        raise InputError(f"--flip: a {name} file holds weights alone; whoever runs them averages both directions")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         folder = tempfile.TemporaryDirectory(dir=path.parent, prefix=f".{path.name}.")

@@ -7,8 +7,11 @@
 Then `python evaluate.py` reads the file. (Run this as a script: Python's own `test` package has the same name.)
 """
 
+import appearance.loading  # noqa: F401
+
 import os
 import time
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -40,6 +43,7 @@ def get_args_parser() -> cli.ArgumentParser:
     add("--batch_size", type=int, default=128, help="images per forward pass")
     add("--device", default="auto", help="auto, cpu, cuda, cuda:1, ...")
     add("--gpu_id", type=int, default=0, help="which GPU, when there are several")
+    add("--skip-bad-images", action="store_true", help="leave out images that cannot be read, and say how many")
     add("--workers", type=int, default=decoders(), help="threads that decode images")
     add("--amp", choices=("fp32", "bf16", "fp16"), default="fp32", help="arithmetic of the network")
     add("--flip", action="store_true", help="the mean of each image and its mirror image, for twice the time")
@@ -49,14 +53,14 @@ def get_args_parser() -> cli.ArgumentParser:
 @explained_failures("lower --batch_size")
 def main(args) -> None:
     world = current_world(args.device, args.gpu_id)
-    say = print if world.is_main else (lambda *_: None)
+    say = partial(print, flush=True) if world.is_main else (lambda *_: None)
     args.weights = shipped.chosen(args.weights, say)
     checkpoint = load_checkpoint(args)
     height, width = args.height or checkpoint.height, args.width or checkpoint.width
     trained_on = origin.of_checkpoint(checkpoint.extra)
     say(f"{args.weights}: {checkpoint.arch}, {height}x{width}" + _described(checkpoint))
     say(f"  {origin.sentence(trained_on)}")
-    data = ready.for_testing(args.data_dir, world)
+    data = ready.for_testing(args, world, say)
     say(summary(data))
 
     started = time.perf_counter()
@@ -89,7 +93,7 @@ def main(args) -> None:
         seconds = time.perf_counter() - started
         images = len(data.query) + len(data.gallery)
         say(f"{images:,} images in {seconds:.1f} s ({images / seconds:,.0f} img/s) -> {args.output}")
-        say("Next: python evaluate.py" + ("" if args.output == "features.pth" else f" {args.output}"))
+        say(f"Next: {cli.command('evaluate.py', *([] if args.output == 'features.pth' else [args.output]))}")
     world.barrier()
     world.leave()
 

@@ -4,6 +4,8 @@ Leaves in the output folder: `best.pth` (for testing and trackers), `last.pth` (
 `curves.png`.
 """
 
+import appearance.loading  # noqa: F401
+
 import math
 import time
 from contextlib import nullcontext
@@ -48,7 +50,7 @@ def main(args, world: World | None = None, otherwise: str = "net") -> None:
         resumed = resume.agree(args, world)
     say = partial(print, flush=True) if world.is_main else (lambda *_: None)
     if resumed and resumed.extra["epoch"] >= args.epochs:
-        say(f"{resumed.path} has finished its {args.epochs} epochs; train longer with --epochs")
+        say(resume.finished(args, resumed))
         return
     recipe.fill_in(args)
     seed_everything(args.seed)
@@ -62,7 +64,7 @@ def main(args, world: World | None = None, otherwise: str = "net") -> None:
                 training.train_epoch(epoch, stop)
                 training.validate(epoch)
                 training.finish_epoch()
-    say(f"Done. Weights: {args.output / 'best.pth'}   next: {log.test_command(args, data.root)}")
+    say(f"Done. Weights: {args.output / 'best.pth'}\n{log.next_step(training)}")
 
 
 def build_network(args, num_classes: int, start: checkpoints.Checkpoint | None) -> tuple[nn.Module, dict]:
@@ -193,7 +195,7 @@ class Training:
         if world.is_main:
             before = resumed or start
             earlier = origin.of_checkpoint(before.extra) if before else None
-            self.trained_on = origin.describe(data, earlier, args.workers)
+            self.trained_on = origin.describe(data, earlier, args.workers, args.data_dir or ())
         net, self.model_options = build_network(args, len(self.pids), start)
         if args.amp == "auto":
             fastest = fastest_precision(net, args.height, args.width, world.device)
@@ -326,7 +328,7 @@ class Training:
             self.curves_drawn = time.monotonic() if curves else self.curves_drawn
             self.later(log.write_history, list(self.history), self.args.output, curves)
         resume.save(self, self.epoch)  # at the end: what is in it is done, and a kill before it repeats the epoch
-        self.say(log.epoch_line(self, row) + ("  *" if is_best else ""))
+        self.say(log.epoch_line(self, row) + ("  -> best.pth" if is_best else ""))
         self.world.barrier()
 
 

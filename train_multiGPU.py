@@ -6,6 +6,8 @@ Several machines: the same command on each, with --nnodes, --node_rank and --rdz
 `--batch_size` and `--lr` belong to the batch of all processes together, so a recipe keeps its meaning.
 """
 
+import appearance.loading  # noqa: F401
+
 import argparse
 import os
 import sys

@@ -20,16 +20,18 @@ def choose_device(name: str = "auto", gpu_id: int = 0) -> torch.device:
     Raises:
         InputError: it does not exist on this machine.
     """
-    if name == "auto":
-        name = f"cuda:{gpu_id}" if torch.cuda.is_available() else "cpu"
-    elif name == "cuda":
+    flag = f"--device {name}"
+    if name == "auto" and not torch.cuda.is_available() and gpu_id == 0:
+        name = "cpu"
+    elif name in ("auto", "cuda"):
         name = f"cuda:{gpu_id}"
+        flag = f"--gpu_id {gpu_id}" if gpu_id else flag
     try:
         device = torch.device(name)
         torch.empty(1, device=device)
     except (RuntimeError, AssertionError, NotImplementedError):
         found = f"{torch.cuda.device_count()} CUDA devices" if torch.cuda.is_available() else "no CUDA device"
-        raise InputError(f"--device {name}: not available, this machine has {found}; use --device cpu") from None
+        raise InputError(f"{flag}: not available, this machine has {found}; use --device cpu") from None
     return device
 
 

@@ -2,11 +2,16 @@
 
 import argparse
 import os
+import shlex
+import signal
 import sys
 import time
+from pathlib import Path
 
 EXIT_FAILED = 1  # the run itself failed, e.g. training diverged
 EXIT_BAD_INPUT = 2  # a file, folder or flag is wrong
+SCRIPTS = Path(__file__).resolve().parents[1]
+FLAGS_IN_USAGE = 8  # more are left to the list below it
 
 
 class InputError(Exception):
@@ -21,7 +26,7 @@ class HelpFormatter(argparse.ArgumentDefaultsHelpFormatter, argparse.RawDescript
     """Shows each flag's default, unless there is none to speak of or the sentence names it already."""
 
     def _get_help_string(self, action):
-        if action.default in (None, False) or "(default" in (action.help or ""):
+        if action.default is None or action.default is False or "(default" in (action.help or ""):
             return action.help
         return super()._get_help_string(action)
 
@@ -59,6 +64,14 @@ class ArgumentParser(argparse.ArgumentParser):
             return []
         return rest
 
+    def format_help(self) -> str:
+        """A usage line that can be read at a glance: of many flags, none; the help lists them all."""
+        flags = [action for action in self._actions if action.option_strings]
+        if self.usage is None and len(flags) > FLAGS_IN_USAGE and not self._subparsers:
+            words = [action.metavar or action.dest for action in self._actions if not action.option_strings]
+            self.usage = " ".join(["%(prog)s", "[flags]", *(f"[{word} ...]" for word in words)])
+        return super().format_help()
+
     def _spelling(self, arg: str) -> str:
         if not arg.startswith("--"):
             return arg
@@ -74,8 +87,11 @@ class ArgumentParser(argparse.ArgumentParser):
 
 def run(main, parser: argparse.ArgumentParser):
     """Parse the command line, call `main(args)` and leave with the right exit code; never returns."""
+    if signal.getsignal(signal.SIGINT) is signal.SIG_DFL:  # as it was while the modules were loaded
+        signal.signal(signal.SIGINT, signal.default_int_handler)
     for stream in (sys.stdout, sys.stderr):
         stream.reconfigure(errors="backslashreplace")  # file names may hold what the terminal cannot show
+    sys.stdout, sys.stderr = (s if isinstance(s, Lasting) else Lasting(s) for s in (sys.stdout, sys.stderr))
     args = parser.parse_args()
     try:
         main(args)
@@ -90,10 +106,42 @@ def run(main, parser: argparse.ArgumentParser):
     except KeyboardInterrupt:
         code = 130
         print(f"\n{parser.prog}: interrupted", file=sys.stderr)
-    except BrokenPipeError:  # `... | head` closed the pipe: not an error, and nothing more can be printed
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        code = 0
     sys.exit(code)
+
+
+class Lasting:
+    """A stream that may be closed by its reader (`train.py | head`): what follows is lost, the work goes on."""
+
+    def __init__(self, stream):
+        self._stream = stream
+
+    def __getattr__(self, name: str):
+        return getattr(self._stream, name)
+
+    def write(self, text: str) -> int:
+        return self._unless_closed(self._stream.write, text) or len(text)
+
+    def flush(self) -> None:
+        self._unless_closed(self._stream.flush)
+
+    def _unless_closed(self, action, *args):
+        try:
+            return action(*args)
+        except BrokenPipeError:
+            nowhere = os.open(os.devnull, os.O_WRONLY)
+            os.dup2(nowhere, self._stream.fileno())  # what is still in the buffer goes there, too
+            os.close(nowhere)
+
+
+def command(script: str, *words) -> str:
+    """A line to paste that runs another of these scripts, where the running one was typed to be."""
+    path = Path(sys.argv[0]).with_name(script) if sys.argv[0] else SCRIPTS / script
+    return shlex.join(["python", str(path if path.is_file() else SCRIPTS / script), *map(str, words)])
+
+
+def counted(number: int, one: str, several: str = "") -> str:
+    """ "1 epoch", "1,000 epochs", "2 identities"."""
+    return f"{number:,} {one if number == 1 else several or one + 's'}"
 
 
 def _complain(line: str) -> None:

@@ -106,7 +106,8 @@ def lifelines(recorded: scene.Scene, results: dict[str, list[np.ndarray]]) -> Im
     """Who was called what: a line per person along time, coloured by track; a change of colour is a switch."""
     row, gap, left, step = 12, 30, 64, 2
     people = sorted({int(person) for frame in recorded.people for person in frame})
-    size = left + step * len(recorded.frames) + 10, len(results) * (len(people) * row + gap) + 8
+    below = 44  # for the frames and the key
+    size = left + step * len(recorded.frames) + 10, len(results) * (len(people) * row + gap) + below
     picture = Image.new("RGB", size, "white")
     draw = ImageDraw.Draw(picture)
     for panel, (name, numbers) in enumerate(results.items()):
@@ -122,7 +123,21 @@ def lifelines(recorded: scene.Scene, results: dict[str, list[np.ndarray]]) -> Im
                 x, y = left + step * frame, top + people.index(person) * row
                 fill = colour_of(number) if number >= 0 else (225, 225, 225)
                 draw.rectangle([x, y, x + step - 1, y + row - 4], fill=fill)
+    _time_axis(draw, left, size[1] - below, step, len(recorded.frames))
     return picture
+
+
+def _time_axis(draw: ImageDraw.ImageDraw, left: int, top: int, step: int, frames: int) -> None:
+    """Frame numbers, and what grey means."""
+    words = {"fill": (90, 90, 90), "font": ImageFont.load_default(10)}
+    draw.line([left, top, left + step * frames, top], fill=(90, 90, 90))
+    for frame in range(0, frames + 1, 50 if frames >= 100 else 10):
+        x = left + step * frame
+        draw.line([x, top, x, top + 4], fill=(90, 90, 90))
+        draw.text((x - 3 * len(str(frame)), top + 5), str(frame), **words)
+    draw.text((4, top + 5), "frame", **words)
+    draw.rectangle([left, top + 24, left + 20, top + 32], fill=(225, 225, 225))
+    draw.text((left + 26, top + 22), "grey: no track on the person; a change of colour: another number", **words)
 
 
 def names(recorded: scene.Scene, numbers: list[np.ndarray]) -> list[dict[int, int]]:

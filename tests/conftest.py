@@ -19,6 +19,12 @@ ROOT = Path(__file__).resolve().parents[1]
 COLOURS = ((200, 40, 40), (40, 200, 40), (40, 40, 200), (200, 200, 40), (40, 200, 200), (200, 40, 200))
 
 
+@pytest.fixture(autouse=True, scope="session")
+def sample_of_the_tests(tmp_path_factory):
+    """The sample that scripts draw where no dataset is named, away from that of whoever runs the tests."""
+    os.environ["APPEARANCE_DATA"] = str(tmp_path_factory.mktemp("sample"))
+
+
 def run_script(name: str, *args, cwd, timeout: float = 120, **environment) -> SimpleNamespace:
     """Run a script of this collection in `cwd`, as a user would: its exit code, stdout and stderr."""
     done = subprocess.run(

@@ -77,7 +77,7 @@ def same(a: dict, b: dict) -> bool:
 def test_train_test_evaluate_as_a_user_runs_them(data, here):
     trained = command(sys.executable, ROOT / "train.py", "--data-dir", data, "--epochs", 2, *TINY, cwd=here)
     assert trained.returncode == 0, trained.stderr
-    assert "python test.py" in trained.stdout
+    assert f"Next: python {ROOT / 'test.py'} --data-dir {data}\n" in trained.stdout
     assert sorted(p.name for p in (here / "checkpoint").iterdir()) == [
         *("best.pth", "curves.png", "history.csv", "last.pth")
     ]
@@ -286,7 +286,7 @@ def test_resume_says_what_is_wrong(data, here, capsys):
         run("--resume", "--data-dir", data)
     run("--data-dir", data, "--epochs", 1, "--lr", 1e-3, *SMALL)
     run("--resume")
-    assert "has finished its 1 epochs; train longer with --epochs" in capsys.readouterr().out
+    assert "has finished its 1 epoch; train longer with --epochs" in capsys.readouterr().out
     with pytest.raises(InputError, match=r"--output checkpoint: holds a run already; go on with --resume"):
         run("--data-dir", data, "--epochs", 1, *SMALL)
     with pytest.raises(InputError, match=r"--lr 0\.5: the run in checkpoint/last\.pth has 0\.001"):
@@ -418,7 +418,7 @@ def test_several_datasets_train_as_one(data, here, capsys):
     run("--data-dir", own, data, "--epochs", 1, *SMALL)
     out = capsys.readouterr().out
     assert f"Together 11 identities, {108 + 12} training images; tested on {data}" in out
-    assert f"python test.py --data-dir {data}" in out
+    assert f"/test.py --data-dir {data}" in out
     last = torch.load(here / "checkpoint/last.pth", weights_only=True)
     assert last["class_names"][:4] == ["own/person1", "own/person2", "own/person3", "sample/0001"]
     assert last["args"]["data_dir"] == [str(own), str(data)]

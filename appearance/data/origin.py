@@ -7,7 +7,7 @@ A checkpoint keeps, under `trained_on`,
 """
 
 import hashlib
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from pathlib import Path
@@ -15,23 +15,30 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from appearance.cli import counted
 from appearance.data.layouts import DISTRACTOR, ReIDData
 
 SET = {"data_dir": str, "layout": str, "identities": int, "images": int}
 
 
-def describe(data: ReIDData, earlier: dict | None = None, workers: int = 8) -> dict:
-    """`trained_on` of a network that is trained on `data`, after what `earlier` says."""
+def describe(data: ReIDData, earlier: dict | None = None, workers: int = 8, roots: Sequence[Path] = ()) -> dict:
+    """`trained_on` of a network that is trained on `data`, after what `earlier` says; `roots` are its folders, where
+    there are several."""
     earlier = earlier or {"sets": [], "fingerprints": torch.empty(0, dtype=torch.int64)}
-    here = {
-        "data_dir": str(Path(data.root).resolve()),
-        "layout": data.layout,
-        "identities": len(data.train_pids()),
-        "images": len(data.train),
-    }
+    here = [_one_set(root, data) for root in roots or [data.root]]
     known = fingerprints((sample.path for sample in data.train), workers).values()
     together = torch.cat([earlier["fingerprints"], torch.tensor(list(known), dtype=torch.int64)])
-    return {"sets": [one for one in earlier["sets"] if one != here] + [here], "fingerprints": together.unique()}
+    return {"sets": [one for one in earlier["sets"] if one not in here] + here, "fingerprints": together.unique()}
+
+
+def _one_set(root: Path, data: ReIDData) -> dict:
+    inside = [sample for sample in data.train if Path(sample.path).is_relative_to(root)]
+    return {
+        "data_dir": str(Path(root).resolve()),
+        "layout": data.layout,
+        "identities": len({sample.pid for sample in inside}),
+        "images": len(inside),
+    }
 
 
 def of_checkpoint(extra: dict) -> dict | None:
@@ -49,12 +56,15 @@ def of_checkpoint(extra: dict) -> dict | None:
 
 
 def sentence(trained_on: dict | None) -> str:
-    """In words: on what, the last first."""
+    """In words; the last comes first."""
     if trained_on is None:
         return "does not say what it was trained on"
     sets = reversed(trained_on["sets"])
-    told = [f"{one['data_dir']} ({one['identities']:,} identities, {one['images']:,} images)" for one in sets]
-    return "trained on " + ", before that on ".join(told)
+    told = [
+        f"{one['data_dir']} ({counted(one['identities'], 'identity', 'identities')}, {counted(one['images'], 'image')})"
+        for one in sets
+    ]
+    return "trained on " + ", and on ".join(told)
 
 
 def people_met(trained_on: dict | None, class_names: Iterable[str], data: ReIDData, workers: int = 8) -> set[int]:
@@ -69,8 +79,12 @@ def people_met(trained_on: dict | None, class_names: Iterable[str], data: ReIDDa
     prints = fingerprints((sample.path for sample in tested), workers)
     known = set(trained_on["fingerprints"].tolist())
     met = {sample.pid for sample in tested if prints.get(sample.path) in known}
-    here = trained_on["sets"][-1]["data_dir"] == str(Path(data.root).resolve())
-    names = {name for name in map(str, class_names) if here or not name.lstrip("-").isdigit()}
+    root = Path(data.root).resolve()
+    here = str(root) in [one["data_dir"] for one in trained_on["sets"]]
+    names = set()
+    for folder, _, name in (str(name).rpartition("/") for name in class_names):  # of several sets: folder/name
+        if not name.lstrip("-").isdigit() or (here and folder in ("", root.name)):
+            names.add(name)
     return met | {sample.pid for sample in tested if data.names.get(sample.pid) in names}
 
 

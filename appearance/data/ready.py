@@ -1,15 +1,14 @@
 """A dataset looked at and made ready before work begins: found, checked, unreadable images left out."""
 
+import os
 from pathlib import Path
 
-from appearance.cli import InputError
+from appearance.cli import SCRIPTS, InputError, command
 from appearance.data import check
 from appearance.data.images import unreadable
-from appearance.data.layouts import ReIDData, find, merged
+from appearance.data.layouts import ReIDData, Sample, find, merged
 from appearance.drawn import sample
 from appearance.world import World
-
-SAMPLE = Path("data/sample")
 
 
 def for_training(args, world: World, say) -> ReIDData:
@@ -33,7 +32,10 @@ def for_training(args, world: World, say) -> ReIDData:
 def _checked(root: Path | None, args, world: World, say) -> ReIDData:
     """One dataset to train on, checked as far as names tell."""
     data = _found(root, world)
-    _leave_out_unreadable(data, args, world, say)
+    looked_at = data.query + data.gallery
+    if args.skip_bad_images or args.cache == "none":  # else training images are looked at when they are decoded
+        looked_at = looked_at + data.train
+    _leave_out_unreadable(data, looked_at, args, world, say)
     problems = check.find_problems(data)
     say(check.summary(data))
     for problem in problems:
@@ -48,42 +50,56 @@ def _checked(root: Path | None, args, world: World, say) -> ReIDData:
     return data
 
 
-def for_testing(root: Path | None, world: World) -> ReIDData:
+def for_testing(args, world: World, say) -> ReIDData:
     """The dataset with query and gallery to test on.
 
     Raises:
-        InputError: it has none.
+        InputError: it has none, or none that can be read.
     """
-    data = _found(root, world)
+    data = _found(args.data_dir, world)
     if data.untestable:
         raise InputError(data.untestable)
     if not data.can_evaluate:
         raise InputError(
             f"--data-dir {data.root}: has no query and gallery images; "
-            f"`python datasets.py split {data.root} OUT` makes them from class folders"
+            f"`{command('datasets.py', 'split', data.root, 'OUT')}` makes them from class folders"
         )
+    if args.skip_bad_images:
+        _leave_out_unreadable(data, data.query + data.gallery, args, world, say)
+        if not data.can_evaluate:
+            raise InputError(f"--data-dir {data.root}: no query or no gallery image can be read")
     return data
 
 
 def _found(root: Path | None, world: World) -> ReIDData:
     """The dataset in `root`; the sample, drawn first, where none is named."""
-    if root is None:
-        if world.is_main:
-            sample.ensure(SAMPLE)
-        world.barrier()
-    return find(root or SAMPLE)
+    return find(root or the_sample(world))
 
 
-def _leave_out_unreadable(data: ReIDData, args, world: World, say) -> None:
-    """With `--skip-bad-images`, take images that cannot be read out of `data`.
+def the_sample(world: World) -> Path:
+    """The sample dataset, which is drawn once for a user, wherever the scripts are started from."""
+    root = world.broadcast(sample.ensure(sample_place()) if world.is_main else None)
+    world.barrier()
+    return root
+
+
+def sample_place() -> Path:
+    """Where the sample lies: in the folder that APPEARANCE_DATA names, else in `data` beside the scripts, or where that
+    cannot be written in the user's cache."""
+    if os.environ.get("APPEARANCE_DATA"):
+        return Path(os.environ["APPEARANCE_DATA"], "sample")
+    beside = SCRIPTS / "data"
+    if (beside / "sample").is_dir() or os.access(beside if beside.is_dir() else SCRIPTS, os.W_OK):
+        return beside / "sample"
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache", "appearance", "sample")
+
+
+def _leave_out_unreadable(data: ReIDData, looked_at: list[Sample], args, world: World, say) -> None:
+    """With `--skip-bad-images`, take those of the images that cannot be read out of `data`.
 
     Raises:
-        InputError: there are some, and they are not to be skipped. Training images that are decoded into memory or a
-            cache are looked at there.
+        InputError: there are some, and they are not to be skipped.
     """
-    looked_at = data.query + data.gallery
-    if args.skip_bad_images or args.cache == "none":
-        looked_at = looked_at + data.train
     bad = None
     if world.is_main:
         problems = check.image_problems(looked_at, max(1, args.workers))

@@ -203,7 +203,7 @@ def draw_all(shots: list[Shot], root: Path, workers: int):
 
 
 def ensure(
-    root="data/sample",
+    root,
     seed: int = 0,
     identities: int = DEFAULT_IDENTITIES,
     workers: "int | None" = None,

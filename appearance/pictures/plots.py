@@ -35,7 +35,9 @@ def training_curves(history: list[dict], path):
             `val_loss`, `train_acc`, `val_acc`, `rank1`, `mAP` (fractions of 1), `lr`.
         path: the picture to write.
     """
-    panels = [("loss", (("train_loss", "training", BLUE), ("val_loss", "validation", RED)))]
+    # two sums that must not be compared: training adds the losses on the features, on disturbed images
+    losses = (("train_loss", "training, all losses", BLUE), ("val_loss", "validation, classifier's only", RED))
+    panels = [("loss", losses)]
     panels.append(("accuracy, %", (("train_acc", "training", BLUE), ("val_acc", "validation", RED))))
     retrieval = (("rank1", "rank-1", GREEN), ("mAP", "mAP", PURPLE))
     if any(len(_series(history, key)[0]) for key, *_ in retrieval):
@@ -67,16 +69,19 @@ def cmc(runs: dict[str, dict]) -> Figure:
     figure = Figure(figsize=(5.6, 3.8), layout="constrained")
     axes = figure.subplots()
     lowest = 1.0
+    ranks = min(20, max(metrics.get("gallery", 20) for metrics in runs.values()))
     for i, (label, metrics) in enumerate(runs.items()):
-        curve = np.array(metrics["cmc"][:20])
+        curve = np.array(metrics["cmc"][:ranks])
         lowest = min(lowest, curve[0])
         name = f"{label}   rank-1 {metrics['rank1']:.1%}, mAP {metrics['mAP']:.1%}"
         style = ("-", "--", ":")[i // len(RUN_COLOURS) % 3]  # an eighth run has to differ from the first
         colour = RUN_COLOURS[i % len(RUN_COLOURS)]
-        axes.plot(np.arange(1, len(curve) + 1), 100 * curve, style, color=colour, marker="o", markersize=3, label=name)
+        broader = len(runs) - 1 - i  # equal curves lie on one another: the ones below are the broader ones
+        look = {"marker": "o", "markersize": 3 + 2 * broader, "linewidth": 1.5 + 2 * broader}
+        axes.plot(np.arange(1, len(curve) + 1), 100 * curve, style, color=colour, label=name, **look)
     _tidy(axes, "cumulative match characteristic", "rank k", "queries with a correct image in the top k, %")
-    axes.set_xlim(0.5, 20.5)
-    axes.set_xticks([1, 5, 10, 15, 20])
+    axes.set_xlim(0.5, ranks + 0.5)
+    axes.set_xticks([1, 5, 10, 15, 20] if ranks == 20 else range(1, ranks + 1))
     axes.set_ylim(max(0, np.floor(lowest * 10 - 1) * 10), 101)
     axes.legend(frameon=False, fontsize=9)
     return figure

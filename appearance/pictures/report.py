@@ -213,25 +213,34 @@ def _calibration(calibration) -> str:
 
 
 def _lists(data, results):
-    """{kind: rows for plots.ranked_lists} and the number of images that could not be read."""
+    """{kind: rows for plots.ranked_lists} and the number of images that could not be read.
+
+    No query is both among the best and the worst; where these are all there are, there is no random list.
+    """
     valid = (results["correct"] > 0).nonzero()[:, 0]
     ap = results["ap"][valid]
     by_ap = valid[ap.argsort(stable=True)]
     shuffled = valid[torch.randperm(len(valid), generator=torch.Generator().manual_seed(0))]
-    found, missing = {}, 0
+    found, missing, shown = {}, 0, set()
     for kind, order in (("best", by_ap.flip(0)), ("worst", by_ap), ("random", shuffled)):
+        left = order.tolist() if kind == "random" else [query for query in order.tolist() if query not in shown]
+        most = min(LISTS, (len(valid) + 1) // 2) if kind == "best" else LISTS
         rows = []
         seen = set()
-        for query in order.tolist():
-            if int(data["ql"][query]) in seen or len(rows) == LISTS:  # different people say more than one thrice
+        for query in left:
+            if int(data["ql"][query]) in seen or len(rows) == most:  # different people say more than one thrice
                 continue
             seen.add(int(data["ql"][query]))
+            shown.add(query)
             row = _list_row(
                 data, query, f"{kind} · identity {data['ql'][query]} · AP {100 * results['ap'][query]:.0f} %"
             )
             missing += sum(item["image"] is None for item in [row["query"], *row["results"]])
             rows.append(row)
-        found[kind] = rows
+        if rows:
+            found[kind] = rows
+        if len(shown) == len(valid):
+            break
     return found, missing
 
 

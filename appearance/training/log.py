@@ -2,6 +2,7 @@
 
 import csv
 import io
+import os
 import signal
 import sys
 from pathlib import Path
@@ -10,6 +11,7 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
+from appearance import cli
 from appearance.cli import RunFailed
 from appearance.files import atomic_write
 from appearance.pictures import plots
@@ -26,10 +28,12 @@ def description(training) -> str:
     args, world = training.args, training.world
     device = torch.cuda.get_device_name(world.device) if world.device.type == "cuda" else world.device.type
     processes = f" x {world.size} processes" if world.size > 1 else ""
+    identities = cli.counted(len(training.pids), "identity", "identities")
     return (
-        f"{args.model} for {len(training.pids):,} identities: {len(training.train_samples):,} training and "
-        f"{len(training.val_samples):,} validation images, {args.epochs} epochs of {training.steps_per_epoch} steps, "
-        f"{args.amp} on {device}{processes}\n" + recipe.explanation(args, args.epochs * training.steps_per_epoch)
+        f"{args.model} for {identities}: {len(training.train_samples):,} training and "
+        f"{len(training.val_samples):,} validation images, {cli.counted(args.epochs, 'epoch')} of "
+        f"{cli.counted(training.steps_per_epoch, 'step')}, {args.amp} on {device}{processes}\n"
+        + recipe.explanation(args, args.epochs * training.steps_per_epoch)
     )
 
 
@@ -102,15 +106,32 @@ def stopped(training, epoch: int, stop) -> None:
     number = stop.signal or signal.SIGTERM
     if training.world.is_main:
         print(
-            f"\nStopped by {signal.Signals(number).name} after {epoch} epochs and {training.step} steps, saved. "
-            f"Go on with: python {Path(sys.argv[0]).name} --resume {training.args.output / 'last.pth'}",
+            f"\nStopped by {signal.Signals(number).name} after {cli.counted(epoch, 'epoch')} and "
+            f"{cli.counted(training.step, 'step')}, saved. Go on with: {_resume_command(training)}",
             file=sys.stderr,
         )
     sys.exit(128 + number)
 
 
-def test_command(args, root: Path) -> str:
-    """The next line to type, with the folder of the dataset to test on."""
-    flags = f" --data-dir {root}" if args.data_dir else ""
-    weights = f" --weights {args.output / 'best.pth'}" if args.output != Path("checkpoint") else ""
-    return "python test.py" + flags + weights
+def _resume_command(training) -> str:
+    """The line that goes on with a run; all other flags come from the run itself."""
+    words = ["--resume", training.args.output / "last.pth"]
+    processes = os.environ.get("LOCAL_WORLD_SIZE")
+    if processes is None:
+        return cli.command("train.py", *words)
+    return cli.command("train_multiGPU.py", *words).replace("python", f"torchrun --nproc_per_node={processes}", 1)
+
+
+def next_step(training) -> str:
+    """What to type after training: the test, if there is something to test on."""
+    args, data = training.args, training.data
+    if not data.can_evaluate:
+        return "Nothing to test it on: there is no query and gallery."
+    words = []
+    if args.data_dir:
+        words += ["--data-dir", data.root]
+    if args.output != Path("checkpoint"):
+        words += ["--weights", args.output / "best.pth"]
+    if args.skip_bad_images:
+        words += ["--skip-bad-images"]
+    return f"Next: {cli.command('test.py', *words)}"

@@ -7,7 +7,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from appearance.cli import InputError, RunFailed
+from appearance.cli import InputError, RunFailed, counted
 from appearance.networks import checkpoints
 from appearance.networks.checkpoints import Checkpoint
 from appearance.training.flags import get_args_parser
@@ -119,6 +119,21 @@ def _texts(value):
     return str(value) if isinstance(value, Path) else value
 
 
+def finished(args, resumed: Checkpoint) -> str:
+    """The line for a run that has nothing left to do.
+
+    Raises:
+        InputError: it has done more epochs than are asked for.
+    """
+    done = resumed.extra["epoch"]
+    if done > args.epochs:
+        raise InputError(
+            f"--epochs {args.epochs}: {resumed.path} has done {done} already; give more, or leave the flag out to go "
+            "on to the end of its run"
+        )
+    return f"{resumed.path} has finished its {counted(done, 'epoch')}; train longer with --epochs"
+
+
 def agree(args, world: World) -> Checkpoint | None:
     """`find` for several processes: rank 0 reads for all, so other machines need not have the file."""
     settings, checkpoint = world.broadcast((vars(args), find(args)) if world.is_main else None)
@@ -146,7 +161,9 @@ def restore(training, checkpoint: Checkpoint) -> None:
     training.epoch, training.step = extra["epoch"], extra["step"]
     training.tally = Tally(world, extra["totals"])
     training.history, training.best = extra["history"], tuple(extra["best"])
-    training.say(f"Resuming {checkpoint.path} after {training.epoch} epochs and {training.step} steps")
+    training.say(
+        f"Resuming {checkpoint.path} after {counted(training.epoch, 'epoch')} and {counted(training.step, 'step')}"
+    )
     if extra["args"]["epochs"] != training.args.epochs:
         training.say(
             f"  note: {extra['args']['epochs']} epochs became {training.args.epochs}; "
