@@ -19,7 +19,9 @@ from appearance.data.augment import normalize
 from appearance.data.images import Decoded
 from appearance.faults import GracefulStop, explained_failures
 from appearance.files import claimed
+from appearance.measure import features_file, protocols
 from appearance.measure.embed import fixed_batches, test_features
+from appearance.measure.metrics import summary
 from appearance.networks import checkpoints
 from appearance.networks.inference import fuse_for_inference
 from appearance.networks.precision import autocast, fastest_precision
@@ -31,7 +33,6 @@ from appearance.training.tally import Tally
 from appearance.training.teacher import Teacher
 from appearance.world import World
 from datasets import PersonImages, split_validation
-from evaluate import rank_metrics
 from model import HAVE_OPTIONS, build_model, from_checkpoint
 from utils import seed_everything, single_process
 
@@ -304,7 +305,7 @@ class Training:
         found = test_features(self.learner.usable_net(), query, gallery, self.world, workers=self.args.workers)
         if found is None:
             return {}
-        metrics = rank_metrics(*(found[key] for key in ("qf", "ql", "qc", "gf", "gl", "gc")))
+        metrics = summary(protocols.results(features_file.check(found)))
         return {"rank1": metrics["rank1"], "mAP": metrics["mAP"]}
 
     def finish_epoch(self) -> None:

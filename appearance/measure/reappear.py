@@ -49,6 +49,25 @@ def rank(data: dict, gap: int) -> tuple[dict, list[dict], list[str]]:
     return results, [_point(pairs, step) for step in _steps(gap, longest)], lines
 
 
+def fitting_gap(data: dict) -> int | None:
+    """The longest gap, up to GAP, after which at least half of the queries' people are seen again in their camera.
+
+    None where names tell no times, or so few are seen again.
+    """
+    seen: dict[tuple[int, int], list[int]] = {}
+    columns = (data[key].tolist() for key in ("gl", "gc", "gt"))
+    for label, camera, time in zip(*columns, strict=True):
+        if time >= 0:
+            seen.setdefault((label, camera), []).append(time)
+    columns = (data[key].tolist() for key in ("ql", "qc", "qt"))
+    longest = [
+        max((abs(time - other) for other in seen.get((label, camera), [])), default=-1) if time >= 0 else -1
+        for label, camera, time in zip(*columns, strict=True)
+    ]
+    gaps = _steps(GAP, GAP)
+    return max((gap for gap in gaps if gap <= np.median(longest)), default=None)
+
+
 def figures(gap: int, curve: list[dict], calibration: dict) -> dict:
     """The metrics file's part: gap, curve, and the threshold for the gap, None where no pair is so far apart."""
     group = calibration["groups"].get("reappear", {})
