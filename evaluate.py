@@ -132,29 +132,33 @@ def main(args):
 def evaluate(path, args, device):
     """One features file under the command line's protocol: its metrics, its features dict, its per-query results."""
     memory = int(args.memory * 2**30)
-    data, lines = protocols.apply(args.protocol, features_file.load(path))
-    shots = args.repeats if args.protocol == "cuhk03" else 0
-    if args.protocol != "no-camera" and (bool((data["qc"] < 0).all()) or bool((data["gc"] < 0).all())):
+    data = features_file.load(path)
+    protocol, gap, lines = protocols.fitting(args.protocol, data, whole=not (args.rerank or args.aqe))
+    gap = args.gap if gap is None else gap
+    data, told = protocols.apply(protocol, data)
+    lines += told
+    shots = args.repeats if protocol == "cuhk03" else 0
+    if protocol != "no-camera" and (bool((data["qc"] < 0).all()) or bool((data["gc"] < 0).all())):
         lines.append("no camera numbers: same-camera images of a query's identity were not removed")
     data = _placed(data, device, memory)
     if args.aqe:
         kept = data["gf"][data["gl"].to(data["gf"].device) != -1]
         data["qf"] = average_query_expansion(data["qf"], kept, args.aqe, memory)
     try:
-        if args.protocol == "reappear":
-            results, curve, left_out = reappear.rank(data, args.gap)
-            data, lines = data | {"gap": args.gap}, lines + left_out
+        if protocol == "reappear":
+            results, curve, left_out = reappear.rank(data, gap)
+            data, lines = data | {"gap": gap}, lines + left_out
         else:
             results = rank_queries(data, memory, shots, args.seed, device)
-        metrics = summary(results, args.seed) | {"protocol": args.protocol, "features": str(path)}
+        metrics = summary(results, args.seed) | {"protocol": protocol, "features": str(path)}
         if args.rerank:
             metrics["rerank"] = summary(_reranked(data, args, memory, shots), args.seed)
         if args.json or args.report:
             metrics["breakdown"] = breakdown(data, results, memory)
-        if args.calibrate or args.protocol == "reappear":
-            found = _calibrated(data, args, metrics)
-            if args.protocol == "reappear":
-                metrics["reappear"] = reappear.figures(args.gap, curve, found)
+        if args.calibrate or protocol == "reappear":
+            found = _calibrated(protocols.with_cameras(data), args, gap, metrics)
+            if protocol == "reappear":
+                metrics["reappear"] = reappear.figures(gap, curve, found)
     except InputError as error:
         raise InputError(f"{path}: {error}") from None
     met = data["meta"].get("identities_trained_on")
@@ -168,10 +172,10 @@ def evaluate(path, args, device):
     return metrics, data, results
 
 
-def _calibrated(data: dict, args, metrics: dict) -> dict:
+def _calibrated(data: dict, args, gap: int, metrics: dict) -> dict:
     """The distances of pairs, put down in `metrics` where asked for; or else why there are none."""
     try:
-        found = calibration.calibrate(data, args.false_match_rate, args.window, args.seed, args.gap)
+        found = calibration.calibrate(data, args.false_match_rate, args.window, args.seed, gap)
     except InputError as error:
         metrics["not_calibrated"] = str(error)
         return {"groups": {}}
@@ -245,9 +249,10 @@ def write_outputs(args, runs: dict, compared: list[dict], shown):
     cmc = Path(args.cmc) if args.cmc else beside / f"{names}cmc.png"
     plots.save(plots.cmc(report.curves(runs)), cmc)
     written = [cmc]
-    if args.protocol == "reappear":
+    came_back = {label: metrics for label, metrics in runs.items() if "reappear" in metrics}
+    if came_back:
         written.append(cmc.with_name(f"{names}reappear.png"))
-        plots.save(plots.reappear(runs), written[-1])
+        plots.save(plots.reappear(came_back), written[-1])
     for i, metrics in enumerate(runs.values()):
         if "calibration" in metrics:
             written.append(cmc.with_name(f"{names}distances{i + 1 if len(runs) > 1 else ''}.png"))

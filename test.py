@@ -20,6 +20,7 @@ from appearance import cli
 from appearance.cli import InputError
 from appearance.data import origin, ready
 from appearance.data.check import summary
+from appearance.data.layouts import DISTRACTOR
 from appearance.faults import explained_failures
 from appearance.machine import decoders
 from appearance.measure import features_file
@@ -80,6 +81,7 @@ def main(args) -> None:
         found["meta"] = {
             "data_dir": os.path.abspath(data.root),
             "layout": data.layout,
+            "names": _names(data),
             "weights": str(args.weights),
             "arch": checkpoint.arch,
             "epoch": int(checkpoint.extra.get("epoch") or 0),
@@ -107,6 +109,12 @@ def load_checkpoint(args) -> checkpoints.Checkpoint:
     if args.model and checkpoint.arch != args.model:
         raise InputError(f"--weights {args.weights}: holds a {checkpoint.arch}, but --model is {args.model}")
     return checkpoint
+
+
+def _names(data) -> dict[str, str]:
+    """What the folders or files call the test identities, by their numbers as text."""
+    people = {sample.pid for sample in data.query + data.gallery}
+    return {str(pid): data.names[pid] for pid in sorted(people) if pid > DISTRACTOR and pid in data.names}
 
 
 def _people_met(checkpoint: checkpoints.Checkpoint, trained_on: dict | None, data, workers: int) -> dict:

@@ -21,8 +21,9 @@ from appearance.data.augment import normalize
 from appearance.data.images import Decoded
 from appearance.faults import GracefulStop, explained_failures
 from appearance.files import claimed
-from appearance.measure import features_file, reappear
+from appearance.measure import features_file, protocols
 from appearance.measure.embed import fixed_batches, test_features
+from appearance.measure.metrics import summary
 from appearance.networks import checkpoints
 from appearance.networks.inference import fuse_for_inference
 from appearance.networks.precision import autocast, fastest_precision
@@ -307,7 +308,7 @@ class Training:
         found = test_features(self.learner.usable_net(), query, gallery, self.world, workers=self.args.workers)
         if found is None:
             return {}
-        metrics = reappear.otherwise(features_file.check(found))
+        metrics = summary(protocols.results(features_file.check(found)))
         return {"rank1": metrics["rank1"], "mAP": metrics["mAP"]}
 
     def finish_epoch(self) -> None:

@@ -7,7 +7,7 @@ import torch
 from conftest import assert_one_line_error, call_script
 
 from appearance.cli import InputError
-from appearance.measure import features_file, reappear
+from appearance.measure import features_file, protocols, reappear
 from appearance.measure.calibrate import calibrate
 from appearance.measure.metrics import ranked_list, summary
 
@@ -139,12 +139,12 @@ def test_as_far_as_the_data_allow():
     queries = [(0, 1, 1, 0), (90, 2, 1, 0)]
     gallery = [(80, 1, 1, 1), (10, 1, 1, 30), (5, 2, 1, 1), (85, 2, 1, 9)]
     data = features(queries, gallery)
-    found = reappear.otherwise(data)  # they come back after 30 and 9 frames: half of them after 20
+    found = summary(protocols.results(data))  # they come back after 30 and 9 frames: half of them after 10
     assert (found["valid_queries"], found["mAP"]) == (1, pytest.approx(1 / 2))
-    found = reappear.otherwise(data | {"qt": torch.full((2,), -1)})
+    found = summary(protocols.results(data | {"qt": torch.full((2,), -1)}))
     assert (found["valid_queries"], found["mAP"]) == (2, pytest.approx(((1 / 2 + 2 / 3) / 2 + (1 + 2 / 4) / 2) / 2))
     other = data | {"gc": torch.tensor([2, 1, 2, 1])}
-    assert reappear.otherwise(other)["mAP"] == pytest.approx((1 / 2 + 1 / 3) / 2)
+    assert summary(protocols.results(other))["mAP"] == pytest.approx((1 / 2 + 1 / 3) / 2)
 
 
 # -- evaluate.py

@@ -157,6 +157,7 @@ def _read_mars(root: Path, layout: str) -> ReIDData:
     if (root / "bbox_test").is_dir():
         try:
             data.query, data.gallery = _read_mars_test(root)
+            data.names |= {s.pid: f"{s.pid:04d}" for s in data.query + data.gallery if s.pid > DISTRACTOR}
         except NotThere as missing:  # it can be trained with
             data.untestable = str(missing)
     return data

@@ -44,7 +44,7 @@ def _checked(root: Path | None, args, world: World, say) -> ReIDData:
         say(f"  note: {problem.text}")
     if not data.train:
         raise InputError(f"{data.root}: no training images")
-    if any(problem.fatal for problem in problems) or check.one_camera(data.query):  # of the evaluation
+    if any(problem.fatal for problem in problems):  # of the evaluation
         say("  note: so rank-1 and mAP are not measured during training")
         data.query, data.gallery = [], []
     return data

@@ -7,7 +7,8 @@ A dict, Nq query rows and Ng gallery rows:
     qc, gc            int64   (Nq,), (Ng,)       cameras, -1 unknown
     qt, gt            int64   (Nq,), (Ng,)       time in frames, sequence * 10_000_000 + frame number, -1 unknown
     q_paths, g_paths  list of str                the images, absolute or relative to meta["data_dir"]; may be empty
-    meta              dict                       where the features come from
+    meta              dict                       where the features come from; `names`: what the folders or files call
+                                                 each identity, by its number as text
 
 The path says which of three ways it is stored:
 
@@ -94,6 +95,13 @@ def check(raw: dict, name: str = "features") -> dict:
     if not isinstance(meta, dict):
         raise InputError(f"{name}: meta is a {type(meta).__name__}, it must be a dict")
     return out | {"meta": meta}
+
+
+def name_of(data: dict, identity) -> str:
+    """What its folder or file calls an identity; its number where the features file does not tell."""
+    names = data.get("meta", {}).get("names")
+    name = names.get(str(int(identity))) if isinstance(names, dict) else None
+    return name if isinstance(name, str) else str(int(identity))
 
 
 # ---------------------------------------------------------------------------------------------------------- checks

@@ -23,6 +23,7 @@ import torch
 
 from appearance.cli import InputError
 from appearance.measure import intervals
+from appearance.measure.features_file import name_of
 from appearance.networks.precision import full_precision
 
 CMC_RANKS = 50  # length of the `cmc` list
@@ -120,12 +121,14 @@ def hit_and_ap(results: dict) -> torch.Tensor:
 def breakdown(data: dict, results: dict, memory: int = DEFAULT_MEMORY) -> dict:
     """Where a network is good and bad: per identity of the queries, and per pair of query and gallery camera.
 
-    Returns {"identities": [{identity, queries, rank1, mAP}], "camera_pairs": [{query_camera, gallery_camera, queries,
-    rank1, mAP}]}, of valid queries. A camera pair searches the gallery images of that one camera.
+    Returns {"identities": [{identity, name, queries, rank1, mAP}], "camera_pairs": [{query_camera, gallery_camera,
+    queries, rank1, mAP}]}, of valid queries. A camera pair searches the gallery images of that one camera.
     """
     valid = results["correct"] > 0
     ql, qc, gl = (data[key].cpu() for key in ("ql", "qc", "gl"))
-    identities = [{"identity": label} | row for label, row in _grouped(ql, results, valid)]
+    identities = [
+        {"identity": label, "name": name_of(data, label)} | row for label, row in _grouped(ql, results, valid)
+    ]
     pairs = []
     for camera in data["gc"].unique().tolist() if (data["gc"] >= 0).any() else []:
         rows = ((data["gc"].cpu() == camera) & (gl != -1)).nonzero()[:, 0].to(data["gf"].device)

@@ -5,6 +5,8 @@ import re
 import torch
 
 from appearance.cli import InputError
+from appearance.measure import reappear
+from appearance.measure.metrics import rank_queries
 
 PROTOCOLS = ("market1501", "cuhk03", "mars", "no-camera", "multi-query", "reappear")
 MARS_NAME = re.compile(r"(?P<tracklet>(?:-1|00-1|\d{4})C\d+T\d{4})F\d{3,}")
@@ -21,7 +23,8 @@ def apply(name: str, data: dict) -> tuple[dict, list[str]]:
     multi-query  the queries of one identity and camera are averaged (Market-1501's multiple-query setting)
     """
     if name == "no-camera":
-        return data | {key: torch.full_like(data[key], -1) for key in ("qc", "gc")}, []
+        forgotten = {key: torch.full_like(data[key], -1) for key in ("qc", "gc")}
+        return data | forgotten | {"cameras": {key: data[key] for key in forgotten}}, []
     if name == "multi-query":
         groups = torch.stack([data["ql"], data["qc"]], 1).unique(dim=0, return_inverse=True)[1]
         before, data = len(data["ql"]), _averaged(data, "q", groups)
@@ -39,6 +42,43 @@ def apply(name: str, data: dict) -> tuple[dict, list[str]]:
     if name not in PROTOCOLS:
         raise InputError(f"--protocol {name}: unknown; choose one of {', '.join(PROTOCOLS)}")
     return data, []
+
+
+def with_cameras(data: dict) -> dict:
+    """The features dict with the cameras that `no-camera` forgot: a threshold and a caption need them still."""
+    return data | data.get("cameras", {})
+
+
+def fitting(name: str, data: dict, whole: bool = True) -> tuple[str, int | None, list[str]]:
+    """The protocol to measure with: `name`, unless that is market1501 and no person is seen by two cameras.
+
+    Then no query has an answer, and what can be measured is whether a person is known again at another time.
+
+    Args:
+        whole: any protocol will do, not only those that rank all of the gallery.
+
+    Returns (protocol, gap of `reappear`, lines that explain).
+    """
+    seen = torch.stack([torch.cat([data[f"q{key}"].cpu(), data[f"g{key}"].cpu()]) for key in "lc"])  # (2, Nq + Ng)
+    views = seen[:, seen[0] > 0].unique(dim=1)  # a person and a camera each
+    cameras = views[1].unique().tolist()
+    somebody_in_two = len(views[0].unique()) < views.shape[1]
+    if name != "market1501" or somebody_in_two or -1 in cameras:
+        return name, None, []
+    gap = reappear.fitting_gap(data) if whole else None
+    told = f"all images are of camera {cameras[0]}" if len(cameras) == 1 else "nobody is seen by two cameras"
+    told += ", so nothing can be measured across cameras; "
+    if gap is not None:
+        told += f"images of a person in it count that lie at least {gap} frames from the query (--protocol reappear)"
+        return "reappear", gap, [told]
+    told += "its images count (--protocol no-camera), neighbouring frames as well, which flatter"
+    return "no-camera", None, [told]
+
+
+def results(data: dict) -> dict:
+    """Per-query results (`metrics.rank_scores`) of a features dict by the protocol that fits it."""
+    name, gap, _ = fitting("market1501", data)
+    return reappear.rank(data, gap)[0] if gap is not None else rank_queries(apply(name, data)[0])
 
 
 def _tracklets(paths: list[str]):

@@ -11,7 +11,7 @@ import numpy as np
 import torch
 
 from appearance.cli import InputError
-from appearance.measure.metrics import full_precision, measures, rank_queries, summary
+from appearance.measure.metrics import full_precision, measures
 
 GAP = 50  # frames, where nobody says: two seconds of most videos
 STEPS = (1, 2, 5)  # the gaps of the curve: 1, 2, 5, 10, 20, 50, ...
@@ -49,28 +49,28 @@ def rank(data: dict, gap: int) -> tuple[dict, list[dict], list[str]]:
     return results, [_point(pairs, step) for step in _steps(gap, longest)], lines
 
 
-def otherwise(data: dict) -> dict:
-    """Rank-1 and mAP as far as the data allow, for the curves of a training run.
+def fitting_gap(data: dict) -> int | None:
+    """The longest gap, up to GAP, after which at least half of the queries' people are seen again in their camera.
 
-    By Market-1501's protocol; where each person is seen by one camera alone, of the same person `GAP` frames away, or
-    fewer where half of the queries do not come back so late; and where names do not tell the frame, of any image.
+    None where names tell no times, or so few are seen again.
     """
-    seen = torch.stack([torch.cat([data["q" + key], data["g" + key][data["gl"] != -1]]) for key in "lct"])
-    people, views = seen[0].unique(), seen[:2].unique(dim=1)
-    if len(people) < views.shape[1] or (seen[1] < 0).any():
-        return summary(rank_queries(data))
-    if (seen[2] >= 0).all():
-        pairs = _same_people(data, {side: torch.ones(len(data[side + "l"]), dtype=torch.bool) for side in "qg"})
-        longest = sorted(int(frames.max(initial=0)) for _, frames in pairs)[len(pairs) // 2]
-        gap = max((step for step in _steps(GAP, longest) if step <= longest), default=None)
-        if gap is not None:
-            return summary(_results(data, pairs, min(gap, GAP)))
-    return summary(rank_queries(data | {key: torch.full_like(data[key], -1) for key in ("qc", "gc")}))
+    seen: dict[tuple[int, int], list[int]] = {}
+    columns = (data[key].tolist() for key in ("gl", "gc", "gt"))
+    for label, camera, time in zip(*columns, strict=True):
+        if time >= 0:
+            seen.setdefault((label, camera), []).append(time)
+    columns = (data[key].tolist() for key in ("ql", "qc", "qt"))
+    longest = [
+        max((abs(time - other) for other in seen.get((label, camera), [])), default=-1) if time >= 0 else -1
+        for label, camera, time in zip(*columns, strict=True)
+    ]
+    gaps = _steps(GAP, GAP)
+    return max((gap for gap in gaps if gap <= np.median(longest)), default=None)
 
 
-def figures(gap: int, curve: list[dict], calibration: dict | None) -> dict:
-    """The metrics file's part: gap, curve, and the threshold for the gap, None where there are no pairs for it."""
-    group = calibration["groups"].get("reappear", {}) if calibration else {}
+def figures(gap: int, curve: list[dict], calibration: dict) -> dict:
+    """The metrics file's part: gap, curve, and the threshold for the gap, None where no pair is so far apart."""
+    group = calibration["groups"].get("reappear", {})
     threshold = {"max_dist": group.get("threshold"), "kept": group.get("kept")}
     return {"gap": gap, "curve": curve} | threshold | {"false_matches": group.get("false_matches")}
 

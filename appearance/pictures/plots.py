@@ -1,12 +1,14 @@
 """Every picture of the collection. Nothing else imports matplotlib; pyplot and its global state are not used."""
 
 import io
+from functools import cache
 from pathlib import Path
 
 import numpy as np
 from matplotlib import colormaps
 from matplotlib.backend_bases import FigureCanvasBase
 from matplotlib.figure import Figure
+from matplotlib.font_manager import FontProperties, findfont, get_font
 from matplotlib.lines import Line2D
 from matplotlib.patches import Rectangle
 from matplotlib.text import Text
@@ -145,22 +147,29 @@ def ranked_lists(lists: list[dict]) -> Figure:
             `image` (PIL image, or None if it could not be read), `caption` (str) and, of results, `correct` (bool).
     """
     columns = 1 + max(len(one["results"]) for one in lists)
+    images = [item["image"] for one in lists for item in (one["query"], *one["results"]) if item["image"] is not None]
+    tallest = max((image.height / image.width for image in images), default=2)
+    height = min(max(0.9 * tallest, 0.9), 1.8)  # of the place for an image, whose width is 0.9
+    pitch = height + 0.9  # with title and caption
     # one drawing area for all images: an area for each takes seconds to lay out
-    figure = Figure(figsize=(1.02 * columns, 2.75 * len(lists)))
+    figure = Figure(figsize=(1.02 * (columns + 0.05), 1.02 * pitch * len(lists)))
     axes = figure.add_axes((0.005, 0.005, 0.99, 0.99))
     axes.set_xlim(-0.05, columns)
-    axes.set_ylim(2.7 * len(lists), 0)
+    axes.set_ylim(pitch * len(lists), 0)
     axes.set_axis_off()
     for i, one in enumerate(lists):
-        top = 2.7 * i
-        axes.text(0, top + 0.2, one["title"], fontsize=9.5, va="center")
+        top = pitch * i
+        axes.text(0, top + 0.2, one["title"], fontsize=9.5, va="center", parse_math=False)
         for j, item in enumerate([one["query"], *one["results"]]):
-            _image(axes, item, (j, j + 0.9, top + 2.15, top + 0.35))
+            _image(axes, item, (j, j + 0.9, top + 0.35 + height, top + 0.35))
     return figure
 
 
-def feature_map(points, identities: list, cameras: list) -> Figure:
-    """(N, 2) points coloured by identity; one marker shape per camera where cameras are known (not -1)."""
+def feature_map(points, identities: list, cameras: list, names: dict[int, str]) -> Figure:
+    """(N, 2) points coloured by identity; one marker shape per camera where cameras are known (not -1).
+
+    `names` are those of the identities in the legend.
+    """
     figure = Figure(figsize=(7.2, 5.2), layout="constrained")
     axes = figure.subplots()
     identities, cameras = np.asarray(identities), np.asarray(cameras)
@@ -173,7 +182,7 @@ def feature_map(points, identities: list, cameras: list) -> Figure:
             of_both = (identities == identity) & (cameras == camera)
             marker = MARKERS[int(np.searchsorted(known, camera)) % len(MARKERS)] if camera >= 0 else "o"
             axes.scatter(*points[of_both].T, color=[colour], marker=marker, s=26, edgecolors="none", alpha=0.85)
-        axes.scatter([], [], color=[colour], s=26, label=str(identity))
+        axes.scatter([], [], color=[colour], s=26, label=plain(names[identity], str(identity)))
     first = axes.legend(title="identity", frameon=False, fontsize=8, loc="upper left", bbox_to_anchor=(1.0, 1.0))
     if len(known):
         for camera in known:
@@ -195,6 +204,20 @@ def feature_map(points, identities: list, cameras: list) -> Figure:
     axes.set_yticks([])
     axes.spines[:].set_alpha(0.3)
     return figure
+
+
+@cache
+def _characters() -> frozenset[int]:
+    """What the font of the pictures can write."""
+    return frozenset(get_font(findfont(FontProperties())).get_charmap())
+
+
+def plain(text: str, otherwise: str) -> str:
+    """A name from outside as text in a picture: short, no formula, and `otherwise` where the font lacks a letter."""
+    if not text.isprintable() or not {*map(ord, text)} <= _characters():
+        text = otherwise
+    text = text if len(text) <= 24 else text[:23] + "…"
+    return (" " * text.startswith("_") + text).replace("$", r"\$")  # legends leave out what begins with _
 
 
 def render(figure: Figure, suffix: str = "png", dark: bool = False) -> bytes:
@@ -219,7 +242,10 @@ def save(figure: Figure, path):
 
 
 def _image(axes, item: dict, extent: tuple):
-    """One picture with its caption below, framed by whether it is right; extent is (left, right, bottom, top)."""
+    """One picture in its own shape, with its caption below, framed by whether it is right.
+
+    `extent` is the place there is for it: (left, right, bottom, top).
+    """
     left, right, bottom, top = extent
     correct = item.get("correct")
     colour = GREY if correct is None else RIGHT if correct else WRONG
@@ -227,7 +253,11 @@ def _image(axes, item: dict, extent: tuple):
     if item["image"] is None:
         axes.text(middle, (top + bottom) / 2, "not\nfound", ha="center", va="center", fontsize=8)
     else:
-        axes.imshow(np.asarray(item["image"]), extent=extent, aspect="auto", interpolation="bilinear")
+        scale = min((right - left) / item["image"].width, (bottom - top) / item["image"].height)
+        width, height = scale * item["image"].width, scale * item["image"].height
+        left, right, top = middle - width / 2, middle + width / 2, bottom - height
+        place = (left, right, bottom, top)
+        axes.imshow(np.asarray(item["image"]), extent=place, aspect="auto", interpolation="bilinear")
     size = (right - left, bottom - top)
     axes.add_patch(
         Rectangle((left, top), *size, fill=False, edgecolor=colour, linewidth=3 if correct is not None else 1.5)

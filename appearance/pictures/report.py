@@ -14,7 +14,9 @@ from PIL import Image
 
 from appearance.cli import InputError
 from appearance.files import atomic_write
+from appearance.measure.features_file import name_of
 from appearance.measure.metrics import ranked_list
+from appearance.measure.protocols import with_cameras
 from appearance.pictures import plots
 from appearance.pictures.tsne import tsne
 
@@ -89,7 +91,8 @@ def write(folder, runs: dict, compared: list[dict], data: dict, results: dict, c
     parts.append(picture("cmc.png", "Share of queries found within the first k", lambda: plots.cmc(curves(runs))))
     if "reappear" in first:
         text = "Rank-1 and mAP of people who come back, against the frames they were away"
-        parts.append(picture("reappear.png", text, lambda: plots.reappear(runs)))
+        came_back = {label: metrics for label, metrics in runs.items() if "reappear" in metrics}
+        parts.append(picture("reappear.png", text, lambda: plots.reappear(came_back)))
     if "calibration" in first:
         parts.append(_calibration(first["calibration"]))
         draw = plots.distances(first["calibration"])
@@ -232,9 +235,8 @@ def _lists(data, results):
                 continue
             seen.add(int(data["ql"][query]))
             shown.add(query)
-            row = _list_row(
-                data, query, f"{kind} · identity {data['ql'][query]} · AP {100 * results['ap'][query]:.0f} %"
-            )
+            name = plots.plain(name_of(data, data["ql"][query]), str(int(data["ql"][query])))
+            row = _list_row(data, query, f"{kind} · identity {name} · AP {100 * results['ap'][query]:.0f} %")
             missing += sum(item["image"] is None for item in [row["query"], *row["results"]])
             rows.append(row)
         if rows:
@@ -248,16 +250,17 @@ def _list_row(data, query: int, title: str) -> dict:
     results = [
         {
             "image": _open(data, "g", hit["row"]),
-            "caption": f"{_camera(data['gc'][hit['row']])}{hit['distance']:.3f}",
+            "caption": f"{_camera(data, 'g', hit['row'])}{hit['distance']:.3f}",
             "correct": hit["correct"],
         }
         for hit in ranked_list(data, query)
     ]
-    caption = f"query\n{_camera(data['qc'][query])}".strip().rstrip("·").strip()
+    caption = f"query\n{_camera(data, 'q', query)}".strip().rstrip("·").strip()
     return {"title": title, "query": {"image": _open(data, "q", query), "caption": caption}, "results": results}
 
 
-def _camera(camera) -> str:
+def _camera(data, side: str, row: int) -> str:
+    camera = with_cameras(data)[side + "c"][row]
     return f"cam {camera}\n" if camera >= 0 else ""
 
 
@@ -267,7 +270,9 @@ def _open(data, side: str, row: int):
         return None
     try:
         with Image.open(Path(data["meta"].get("data_dir") or "", paths[row])) as image:
-            return image.convert("RGB").resize(THUMBNAIL)
+            image = image.convert("RGB")
+            image.thumbnail(THUMBNAIL)
+            return image
     except (OSError, ValueError):
         return None
 
@@ -289,7 +294,7 @@ def _lists_text(label, runs: int, data, missing: int) -> str:
 def _map(data):
     """The map's figure of the identities with the most images, or None when there are too few."""
     labels = torch.cat([data["ql"].cpu(), data["gl"].cpu()])
-    cameras = torch.cat([data["qc"].cpu(), data["gc"].cpu()])
+    cameras = torch.cat([with_cameras(data)[key].cpu() for key in ("qc", "gc")])
     people = data["ql"].cpu().unique()
     known, counts = labels[torch.isin(labels, people) & (labels != -1)].unique(return_counts=True)
     most = known[counts.argsort(descending=True, stable=True)[:MAP_IDENTITIES]]
@@ -300,7 +305,8 @@ def _map(data):
     queries = len(data["ql"])
     in_query = rows < queries
     chosen = torch.cat([data["qf"].cpu()[rows[in_query]], data["gf"][(rows[~in_query] - queries)].cpu()])
-    return plots.feature_map(tsne(chosen.numpy()), labels[rows].numpy(), cameras[rows].numpy())
+    names = {label: name_of(data, label) for label in most.tolist()}
+    return plots.feature_map(tsne(chosen.numpy()), labels[rows].numpy(), cameras[rows].numpy(), names)
 
 
 def _breakdown(breakdown) -> str:
@@ -318,7 +324,7 @@ def _breakdown(breakdown) -> str:
     identities = sorted(breakdown.get("identities", []), key=lambda row: row["mAP"])
     if identities:
         rows = [
-            [str(row["identity"]), str(row["queries"]), f"{100 * row['rank1']:.0f}", f"{100 * row['mAP']:.1f}"]
+            [html.escape(row["name"]), str(row["queries"]), f"{100 * row['rank1']:.0f}", f"{100 * row['mAP']:.1f}"]
             for row in identities[:FAMILIES]
         ]
         middle = 100 * float(np.median([row["mAP"] for row in identities]))
