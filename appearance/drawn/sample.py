@@ -266,6 +266,8 @@ def is_drawn(root: Path, marker: dict) -> bool:
         keys = ("version", "seed", "identities", "cameras")
         kept = ", ".join(f"{key} {found.get(key)}" for key in keys)
         wanted = ", ".join(f"{key} {marker[key]}" for key in keys)
+        settings = [name for name, value in marker["variety"].items() if found.get("variety", {}).get(name) != value]
+        wanted += f", with another {' and '.join(settings)}" if settings and kept == wanted else ""
         raise cli.InputError(f"{root}: is another sample ({kept}; not {wanted}): delete it or name another folder")
     for folder, count in marker["images"].items():
         present = len(list((root / folder).glob("*.jpg")))
