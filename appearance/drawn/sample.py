@@ -289,7 +289,7 @@ def table(shots: list[Shot]) -> str:
     return "\n".join(lines)
 
 
-def contact_sheet(root, path, rows: int = 8, columns: int = 6):
+def contact_sheet(root, path, rows: int = 4, columns: int = 6):
     """A PNG of 2 x `rows` training identities of the dataset in `root`, each in up to `columns` cameras."""
     seen = {}  # pid -> {camera: file}
     for file in sorted(Path(root, TRAIN).glob("*.jpg")):
