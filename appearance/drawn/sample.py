@@ -98,6 +98,7 @@ def camera(seed: int, number: int, variety: Variety) -> Camera:
     return Camera.random(seed, number, variety)
 
 
+@functools.lru_cache(maxsize=64)  # the images of a visit are drawn one after the other
 def person(seed: int, key: tuple[int, ...], variety: Variety) -> Identity:
     """The identity of a stream. Some wear what somebody else wears who is drawn into the same part of the dataset."""
     rng = stream(seed, *key)
