@@ -13,6 +13,7 @@ from PIL import Image
 from appearance import cli
 from appearance.data import layouts
 from appearance.drawn import sample
+from appearance.drawn.variety import EVERYTHING
 
 SCRIPT = ROOT / "datasets.py"
 NAME = re.compile(r"(-1|\d{4})_c(\d+)s(\d)_(\d{6})_(\d{2})\.jpg")
@@ -147,6 +148,8 @@ def test_ensure_refuses_another_or_a_damaged_sample(tmp_path):
         cli.InputError, match=r"seed 0, identities 3, cameras 6; not version \d+, seed 5, identities 3, "
     ):
         sample.ensure(root, seed=5, identities=3)
+    with pytest.raises(cli.InputError, match=r"cameras 6, with another noise and bag\)"):
+        sample.ensure(root, identities=3, variety=EVERYTHING.without("noise", "bag"))
     next((root / sample.TRAIN).iterdir()).unlink()
     with pytest.raises(cli.InputError, match=r"delete .* to draw it anew"):
         sample.ensure(root, identities=3)
@@ -269,6 +272,7 @@ def test_command_line_draws_the_same_and_a_picture(small, tmp_path):
         [],
         ["new", "--no-such-flag"],
         ["new", "--cameras", "1"],
+        ["new", "--without", "nose"],
         ["new", "--identities", "2"],
         ["new", "--identities", "many"],
         ["new", "--seed", "-1"],

@@ -98,6 +98,7 @@ def camera(seed: int, number: int, variety: Variety) -> Camera:
     return Camera.random(seed, number, variety)
 
 
+@functools.lru_cache(maxsize=64)  # the images of a visit are drawn one after the other
 def person(seed: int, key: tuple[int, ...], variety: Variety) -> Identity:
     """The identity of a stream. Some wear what somebody else wears who is drawn into the same part of the dataset."""
     rng = stream(seed, *key)
@@ -266,6 +267,8 @@ def is_drawn(root: Path, marker: dict) -> bool:
         keys = ("version", "seed", "identities", "cameras")
         kept = ", ".join(f"{key} {found.get(key)}" for key in keys)
         wanted = ", ".join(f"{key} {marker[key]}" for key in keys)
+        settings = [name for name, value in marker["variety"].items() if found.get("variety", {}).get(name) != value]
+        wanted += f", with another {' and '.join(settings)}" if settings and kept == wanted else ""
         raise cli.InputError(f"{root}: is another sample ({kept}; not {wanted}): delete it or name another folder")
     for folder, count in marker["images"].items():
         present = len(list((root / folder).glob("*.jpg")))
@@ -287,7 +290,7 @@ def table(shots: list[Shot]) -> str:
     return "\n".join(lines)
 
 
-def contact_sheet(root, path, rows: int = 8, columns: int = 6):
+def contact_sheet(root, path, rows: int = 4, columns: int = 6):
     """A PNG of 2 x `rows` training identities of the dataset in `root`, each in up to `columns` cameras."""
     seen = {}  # pid -> {camera: file}
     for file in sorted(Path(root, TRAIN).glob("*.jpg")):

@@ -80,7 +80,6 @@ def render(solids: list[Solid], eye: Eye, size: tuple[int, int], light: Point) -
         breadth, depth = solid.breadth, solid.depth or solid.breadth
         half = [scale * math.hypot(a * cosine, b * sine) for a, b in zip(breadth, depth, strict=True)]
         middle = len(breadth) // 2
-        thick = [scale * math.hypot(a * sine, b * cosine) for a, b in zip(breadth, depth, strict=True)]
         length = math.hypot(x1 - x0, y1 - y0)
         ex, ey = ((x1 - x0) / length, (y1 - y0) / length) if length > 0.01 else (0.0, -1.0)
         length = max(0.01, length)
@@ -108,7 +107,11 @@ def render(solids: list[Solid], eye: Eye, size: tuple[int, int], light: Point) -
         z = np.sqrt(np.maximum(inside, 0))
         if solid.square:
             z = np.sqrt(z)
-        z *= between(t, thick)
+        if solid.depth:
+            thick = [scale * math.hypot(a * sine, b * cosine) for a, b in zip(breadth, depth, strict=True)]
+            z *= between(t, thick)
+        else:  # round
+            z *= w
         z += t * (z1 - z0)
         z += z0
         visible = (inside > 0) & (z > nearest[window])
