@@ -58,6 +58,7 @@ def get_args_parser() -> argparse.ArgumentParser:
     add("--height", type=int, default=128, help="input height in pixels")
     add("--width", type=int, default=64, help="input width in pixels")
     add("--batch_size", type=int, default=128, help="images per forward pass")
+    add("--data-dir", type=Path, help="dataset to take the images of; drawn if left out")
     add("--images", type=int, default=512, help="images, about")
     add("--rounds", type=int, default=5, help="passes timed of each loop, after one to warm up")
     add("--precision", choices=("fp32", "bf16", "fp16"), default="fp32", help="arithmetic of ours")
@@ -73,7 +74,8 @@ def main(args) -> None:
     workers = decoders()
     net = build_model(args.model, 751).to(device).eval()
     with tempfile.TemporaryDirectory() as folder:
-        data = layouts.find(sample.ensure(Path(folder) / "sample", identities=max(9, args.images // 13)))
+        drawn = Path(folder) / "sample"
+        data = layouts.find(args.data_dir or sample.ensure(drawn, identities=max(9, args.images // 13)))
         samples = (data.train + data.query + data.gallery)[: args.images]
         plain = PlainImages(samples, args.height, args.width)
         loader = DataLoader(plain, args.batch_size, num_workers=workers if device.type == "cuda" else 0)

@@ -168,7 +168,7 @@ def main(args) -> None:
         for seed in args.seeds:
             results.append(run_one(args, name, epochs, seed))
             print(table(results), flush=True)
-    publish({"benchmark": "recipe", "results": results}, args.json)
+            publish({"benchmark": "recipe", "results": results}, args.json)  # as they come: the next may be killed
 
 
 if __name__ == "__main__":

@@ -1,6 +1,6 @@
 """What a training step costs its host: operations, waits for the device, processor time; and the end of an epoch.
 
-    python benchmarks/step_cost.py [--model net] [--batch_size 32] [--json FILE]
+    python benchmarks/step_cost.py [--model net] [--batch_size 16] [--json FILE]
 
 A GPU runs what the host has sent it, so a step is as fast as Python sends operations, and a host that waits for the
 device sends none. Operations are counted as PyTorch dispatches them, without views. Waits are counted on tensors of the
@@ -32,7 +32,7 @@ from model import build_model
 
 SIZES = ((32, 16), (128, 64))
 CLASSES = 751
-EPOCHS = 4  # of the run in which the end of an epoch is timed
+EPOCHS = 3  # of the run in which the end of an epoch is timed
 # operations whose result depends on numbers on the device: its shape, or what Python does next
 ASK = {"_local_scalar_dense", "nonzero", "masked_select", "_unique2", "unique_dim", "bincount", "equal", "is_nonzero"}
 
@@ -136,7 +136,7 @@ def watched(flags: list[str], height: int, width: int, device: str, classes: int
 
 def step_cost(flags: list[str], height: int, width: int) -> dict:
     """Of one step at one size."""
-    few = [*flags, "--batch_size", "16"]  # how many images there are makes no difference
+    few = [*flags, "--batch_size", "8"]  # how many images there are makes no difference
     counted = watched(few, height, width, "cpu")
     waits = Counter(watched(few, height, width, "meta").waits)
     steps = Steps(flags, height, width)
@@ -178,9 +178,20 @@ def between_epochs(args) -> list[dict]:
 
     with tempfile.TemporaryDirectory() as folder, mock.patch.object(train.Learner, "step", watched_step):
         data = args.data_dir or sample.ensure(Path(folder) / "sample", identities=30)
-        flags = ["--data-dir", data, "--output", Path(folder) / "run", "--epochs", EPOCHS, "--eval-interval", 1]
-        flags += ["--height", 64, "--width", 32, "--model", args.model, "--device", "cpu", "--amp", "fp32"]
-        flags += ["--batch_size", args.batch_size]
+        flags = ["--data-dir", data, "--output", Path(folder) / "run", "--epochs", EPOCHS, "--eval-interval", EPOCHS]
+        flags += [
+            "--no-progressive",
+            "--height",
+            32,
+            "--width",
+            16,
+            "--model",
+            args.model,
+            "--device",
+            "cpu",
+            "--amp",
+            "fp32",
+        ]
         train.main(train.get_args_parser().parse_args([str(flag) for flag in flags]))
     per_epoch = len(clocks) // EPOCHS
     gaps = []
@@ -194,7 +205,7 @@ def get_args_parser() -> argparse.ArgumentParser:
     parser = cli.ArgumentParser(description=__doc__.splitlines()[0])
     add = parser.add_argument
     add("--model", default="net", help="architecture to train")
-    add("--batch_size", type=int, default=32, help="images of a timed step")
+    add("--batch_size", type=int, default=16, help="images of a timed step")
     add("--ema", type=float, default=0.0, help="decay of the weights' moving average")
     add("--data-dir", type=Path, help="dataset for the end of an epoch; drawn if left out")
     add("--json", type=Path, help="also write the result to this file")

@@ -99,14 +99,18 @@ class Ours:
         given = train.get_args_parser().parse_args(flags)
         recipe.fill_in(given)
         self.training = train.Training(given, single_process(str(device)), data, lambda *_: None)
-        self.number = 0
+        self.number, self.steps = 0, args.steps
 
     def epoch(self) -> int:
-        self.training.step, self.training.tally = 0, Tally(self.training.world)
-        with train.GracefulStop() as stop:
-            self.training.train_epoch(self.number, stop)
-        self.number += 1
-        return int(self.training.tally.images)
+        """One epoch, or as many as make `steps` steps."""
+        images = steps = 0
+        while not steps or steps < self.steps:
+            self.training.step, self.training.tally = 0, Tally(self.training.world)
+            with train.GracefulStop() as stop:
+                self.training.train_epoch(self.number, stop)
+            self.number += 1
+            images, steps = images + int(self.training.tally.images), steps + self.training.step
+        return images
 
 
 def timed(loop, device) -> float:
@@ -145,6 +149,8 @@ def where_time_goes(loop, device, rows: int = 12) -> dict[str, float]:
     spent = {}
     for event in profiler.key_averages():
         on_gpu = event.device_type == DeviceType.CUDA
+        if getattr(event, "is_user_annotation", False):  # a name for a stretch of time, no kernel
+            continue
         if on_gpu == (device.type == "cuda"):
             seconds = (event.self_device_time_total if on_gpu else event.self_cpu_time_total) / 1e6
             spent[event.key[:80]] = spent.get(event.key[:80], 0.0) + seconds
@@ -169,6 +175,9 @@ def get_args_parser() -> argparse.ArgumentParser:
     add("--width", type=int, default=64, help="input width in pixels")
     add("--batch_size", type=int, default=64, help="images per step")
     add("--images", type=int, default=512, help="training images, about")
+    add("--data-dir", type=Path, help="dataset to train on; drawn if left out")
+    add("--steps", type=int, default=0, help="steps of ours a round, at least; 0: one epoch")
+    add("--alone", action="store_true", help="leave the reference out")
     add("--rounds", type=int, default=5, help="epochs timed of each loop, after one to warm up")
     add("--workers", type=int, default=decoders(), help="decoding workers of the reference on a GPU")
     add("--device", default="auto", help="auto, cpu or cuda")
@@ -182,10 +191,11 @@ def main(args) -> None:
     seed_everything(0)
     device = single_process(args.device).device
     with tempfile.TemporaryDirectory() as folder:
-        root = sample.ensure(Path(folder) / "sample", identities=max(9, args.images * 3 // 2 // 11))
-        data = layouts.find(root)
+        identities = max(9, args.images * 3 // 2 // 11)
+        data = layouts.find(args.data_dir or sample.ensure(Path(folder) / "sample", identities=identities))
         data.train = data.train[: args.images]
-        loops = {"reference": Reference(args, data.train, device), "ours": Ours(args, data, folder, device)}
+        loops = {} if args.alone else {"reference": Reference(args, data.train, device)}
+        loops["ours"] = Ours(args, data, folder, device)
         speeds = {name: [] for name in loops}
         for number in range(args.rounds + 1):
             for name, loop in loops.items():
@@ -195,6 +205,13 @@ def main(args) -> None:
         precision = loops["ours"].training.args.amp
         shares = where_time_goes(loops["ours"], device) if args.profile else None
     ours = statistics.median(speeds["ours"])
+    compared = {}
+    if not args.alone:
+        compared["reference_images_per_second"] = round(statistics.median(speeds["reference"]), 1)
+        ratios = [o / r for o, r in zip(speeds["ours"], speeds["reference"], strict=True)]
+        compared["ratio"] = round(statistics.median(ratios), 2)
+    if device.type == "cuda":
+        compared["peak_memory_GB"] = round(torch.cuda.max_memory_allocated(device) / 2**30, 2)
     dtype = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}[precision]
     result = {
         "benchmark": "train_speed",
@@ -203,9 +220,8 @@ def main(args) -> None:
         "batch_size": args.batch_size,
         "precision": precision,
         "compile": args.compile,
-        "reference_images_per_second": round(statistics.median(speeds["reference"]), 1),
         "images_per_second": round(ours, 1),
-        "ratio": round(statistics.median(o / r for o, r in zip(speeds["ours"], speeds["reference"], strict=True)), 2),
+        **compared,
         "rounds": {name: [round(s, 1) for s in values] for name, values in speeds.items()},
         "share_of_matmul_peak": round(ours * flops_per_image(args, 100) / matmul_peak(device, dtype), 3),
         **({"where_time_goes": shares} if shares else {}),

@@ -1,13 +1,17 @@
 """The benchmarks run, on little work: their figures are for people, but a broken one is noticed here."""
 
 import json
+import shlex
+import time
 
 import pytest
-from conftest import benchmark, make_market
+import torch
+from conftest import benchmark, load_script, make_market
 
 from appearance.cli import InputError
 
-extract_speed, gpu, recipe_benchmark, train_speed = map(benchmark, ("extract_speed", "gpu", "recipe", "train_speed"))
+extract_speed, gpu, recipe_benchmark = map(benchmark, ("extract_speed", "gpu", "recipe"))
+step_cost, train_speed = map(benchmark, ("step_cost", "train_speed"))
 
 TINY = ["--model", "osnet_x0_25", "--height", "32", "--width", "16", "--device", "cpu"]
 
@@ -15,7 +19,7 @@ TINY = ["--model", "osnet_x0_25", "--height", "32", "--width", "16", "--device",
 def result(module, capsys, *flags) -> dict:
     module.main(module.get_args_parser().parse_args([*TINY, *map(str, flags)]))
     text = capsys.readouterr().out
-    return json.loads(text[text.index("{\n") :])
+    return json.loads(text[text.rindex("\n{\n" if "\n{\n" in text else "{\n") :])  # the last
 
 
 def test_training_speed_and_where_it_goes(capsys, tmp_path):
@@ -50,26 +54,98 @@ def test_recipes_with_epochs_of_their_own(capsys, tmp_path):
             recipe_benchmark.variant(wrong, 2)
 
 
-@pytest.mark.parametrize("full", [False, True])
-def test_every_part_of_the_gpu_run_is_a_command_that_is_understood(full):
-    flags = ["--full-data-dir", "x"] if full else []
-    parts = gpu.parts(gpu.get_args_parser().parse_args(flags))
-    assert ("full_resnet50" in parts) == full
-    for command in parts.values():
-        file, *words = command.split()
-        parser = benchmark(file.removesuffix(".py")).get_args_parser()
-        parser.parse_args([*words, "--json", "x.json"])
-        if file == "recipe.py":
-            for text in parser.parse_args(words).variants:
-                recipe_benchmark.variant(text, 1)
+def gpu_arguments(*flags):
+    return gpu.get_args_parser().parse_args([str(flag) for flag in flags])
 
 
-def test_a_part_that_fails_is_named_and_the_others_are_kept(tmp_path, capsys):
-    answer = tmp_path / "gpu.json"
-    flags = ["--device", "cpu", "--parts", "extract_net", "train_net", "--images", "1", "--rounds", "0"]
-    gpu.main(gpu.get_args_parser().parse_args([*flags, "--json", str(answer), "--minutes", "1"]))
-    report = json.loads(answer.read_text())
-    assert set(report["parts"]) | set(report["left_out"]) == {"extract_net", "train_net"}
-    assert report["parts"]["extract_net"]["result"]["failed"]
+def test_every_part_of_the_gpu_run_is_a_command_that_is_understood():
+    for command in [part.command for part in gpu.parts(gpu_arguments()).values()]:
+        file, *words = shlex.split(command)
+        if file.startswith(".."):
+            assert load_script(file.removeprefix("../")).get_args_parser().parse_args(words)
+            continue
+        parsed = benchmark(file.removesuffix(".py")).get_args_parser().parse_args([*words, "--json", "x.json"])
+        for text in parsed.variants if file == "recipe.py" else ():
+            recipe_benchmark.variant(text, 1)
     with pytest.raises(InputError, match="--parts nothing"):
-        gpu.parts(gpu.get_args_parser().parse_args(["--parts", "nothing"]))
+        gpu.parts(gpu_arguments("--parts", "nothing"))
+
+
+def test_the_gpu_run_in_miniature(tmp_path, monkeypatch):
+    """All parts, tiny and on the CPU, in this process."""
+
+    def launch(command, log, seconds):
+        file, *words = command
+        outside = file.startswith("..")
+        module = load_script(file.removeprefix("../")) if outside else benchmark(file.removesuffix(".py"))
+        if file == "evaluate_speed.py":
+            module.QUERIES, module.IMAGES = 40, 300
+        if file == "rerank_speed.py":
+            module.SIZES = ((40, 300),)
+            monkeypatch.setattr(module, "peak_memory", lambda command: 1 << 30)
+        if file == "latency.py":
+            module.PAUSE = 0
+        if file == "gpu_checks.py":  # one of each kind: others are tested elsewhere
+            some = {"training": ["fp16 with SGD", "resumed"], "torchrun": ["one process"]}
+            checks = module.CHECKS[words[0]]
+            module.CHECKS[words[0]] = {name: checks[name] for name in some.get(words[0], checks)}
+        module.main(module.get_args_parser().parse_args(words))
+
+    threads = torch.get_num_threads()
+    gpu.main(gpu_arguments("--device", "cpu", "--small", "--output", tmp_path), launch)
+    torch.set_num_threads(threads)
+    report = json.loads((tmp_path / "results.json").read_text())
+    assert report["left_out"] == []
+    for name, part in report["parts"].items():
+        assert "failed" not in part, part
+        if name.startswith("check_"):
+            assert part["result"]["failed"] == [], part
+            assert part["result"]["checks"]
+    assert report["parts"]["train"]["result"]["images_per_second"] > 0
+    assert report["parts"]["extract"]["result"]["largest_difference"] < 1e-4
+    assert list(report["parts"]["latency"]["result"]) == ["osnet_x0_25 eager", "osnet_x0_25 fused"]
+
+
+def test_a_part_that_crashes_hangs_or_is_killed_loses_none_of_the_others(tmp_path, monkeypatch):
+    scripts = {
+        "crashes": "answer({'half': 1}); raise SystemExit('the driver is gone')",
+        "hangs": "answer({'half': 2}); subprocess.Popen([sys.executable, '-c', CHILD]); time.sleep(60)",
+        "killed": "os.kill(os.getpid(), signal.SIGKILL)",
+        "broken": "open(sys.argv[-1], 'w').write('{')",
+        "whole": "answer({'all': 3})",
+    }
+    child = tmp_path / "child"
+    begin = "import json, os, signal, subprocess, sys, time\n"
+    begin += f"CHILD = 'import time; time.sleep(3); open({str(child)!r}, \"w\")'\n"
+    begin += "def answer(found): open(sys.argv[-1], 'w').write(json.dumps(found))\n"
+    for name, text in scripts.items():
+        (tmp_path / f"{name}.py").write_text(begin + text)
+    monkeypatch.setattr(gpu, "HERE", tmp_path)
+    monkeypatch.setattr(gpu, "parts", lambda args: {name: gpu.Part(f"{name}.py", 2) for name in scripts})
+    gpu.main(gpu_arguments("--device", "cpu", "--output", tmp_path / "out"))
+    found = json.loads((tmp_path / "out" / "results.json").read_text())["parts"]
+    assert found["crashes"]["failed"] == "exit code 1: the driver is gone"
+    assert found["hangs"]["failed"] == "stopped after 2 s"
+    assert found["killed"]["failed"] == "ended by SIGKILL"
+    assert found["broken"]["failed"] == "its answer is no JSON"
+    assert [found[name].get("result") for name in scripts] == [{"half": 1}, {"half": 2}, None, None, {"all": 3}]
+    time.sleep(max(0, 3.5 - found["killed"]["seconds"] - found["broken"]["seconds"]))
+    assert not child.exists()  # what a part has started ends with it
+
+
+def test_what_no_longer_fits_is_named(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(gpu, "parts", lambda args: {"first": gpu.Part("x.py", 2)})
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    with pytest.raises(InputError, match="no CUDA device"):
+        gpu.main(gpu_arguments("--output", tmp_path))
+    gpu.main(gpu_arguments("--device", "cpu", "--output", tmp_path, "--minutes", "0.01"))
+    assert "no time is left for first" in capsys.readouterr().err
+
+
+def test_step_cost_counts_and_times(capsys):
+    found = step_cost.step_cost(["--model", "osnet_x0_25", "--batch_size", "8"], 32, 16)
+    assert found["waits"] == {}
+    assert found["operations"] > 200
+    parts = found["processor_ms"]
+    assert 0 < parts["draw"] < parts["whole step"]
+    assert 0 < parts["optimizer"] < parts["whole step"]
