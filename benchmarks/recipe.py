@@ -6,8 +6,9 @@
 A variant is a recipe, or the default recipe with one part changed (`--list` names them), with epochs of its own where
 it is followed by a colon and their number. Every run is `train.py` with flags that anyone can type. Besides rank-1, mAP
 and mINP the table gives what a tracker lives on: the cosine between images of one person from different cameras, and
-between strangers (mean, 1 % and 99 % points), and the wall and processor time of the training. Runs that are finished
-are not repeated (`--output` keeps them).
+between strangers (mean, 1 % and 99 % points), and the processor time of the training, which is the cost to compare on
+a machine that does other work as well. Each run is kept as soon as it is finished, and not repeated: a stopped
+benchmark goes on with the run it was in.
 """
 
 import argparse
@@ -60,7 +61,7 @@ VARIANTS = {
     "no clipping": ["--clip", "0"],
     "moving average": ["--ema", "0.99"],
     "stronger augmentation": ["--erase", "0.5", "--jitter", "0.3", "--pad", "0.1"],
-    "batch 64": ["--batch_size", "64"],
+    **{f"batch {size}": ["--batch_size", str(size)] for size in (128, 64, 32, 16)},
     "float32": ["--amp", "fp32"],
     "deepsort, any arithmetic": ["--recipe", "deepsort", "--amp", "auto"],
 }
@@ -84,14 +85,17 @@ def run_one(args, name: str, epochs: int, seed: int) -> dict:
     """Train and test one variant; the finished result is kept beside the checkpoint."""
     folder = args.output / f"{name}_{epochs}".replace(" ", "_").replace(",", "") / f"seed{seed}"
     kept = folder / "result.json"
-    if kept.is_file():
-        return json.loads(kept.read_text())
     flags = ["--output", str(folder), "--epochs", str(epochs), "--seed", str(seed), "--device", args.device]
     flags += ["--model", args.model, "--height", str(args.height), "--width", str(args.width)]
     flags += ["--data-dir", str(args.data_dir), "--eval-interval", str(epochs), "--overwrite"] + VARIANTS[name]
+    if kept.is_file():
+        result = json.loads(kept.read_text())
+        if result["command"] != flags:  # another network, size or data set
+            raise cli.InputError(f"{kept}: is of other flags ({' '.join(result['command'])}); choose another --output")
+        return result
     wall, processor = time.perf_counter(), time.process_time()
     train.main(train.get_args_parser().parse_args(flags))
-    result = {"variant": name, "seed": seed, "epochs": epochs, "flags": " ".join(VARIANTS[name])}
+    result = {"variant": name, "seed": seed, "epochs": epochs, "command": flags, "flags": " ".join(VARIANTS[name])}
     result |= {"seconds": time.perf_counter() - wall, "processor_seconds": time.process_time() - processor}
     checkpoint = checkpoints.load(folder / "best.pth")
     world = single_process(args.device)
@@ -120,9 +124,9 @@ def cosine_points(found: dict) -> dict:
 
 
 def table(results: list[dict]) -> str:
-    """One markdown row a variant: means over the seeds, with the spread of mAP where there are several."""
+    """One markdown row a variant: means over the seeds, with the standard deviation where there are several."""
     lines = [
-        "| variant | epochs | rank-1 | mAP | mINP | same person | strangers (99 %) | minutes |",
+        "| variant | epochs | rank-1 | mAP | mINP | same person | strangers (99 %) | processor minutes |",
         "|---|---|---|---|---|---|---|---|",
     ]
     for name, epochs in dict.fromkeys((r["variant"], r["epochs"]) for r in results):
@@ -131,11 +135,14 @@ def table(results: list[dict]) -> str:
         def mean(key, rows=rows):
             return statistics.mean(r[key] for r in rows)
 
-        spread = f" ± {100 * statistics.stdev(r['mAP'] for r in rows):.1f}" if len(rows) > 1 else ""
+        def percent(key, rows=rows):
+            spread = f" ± {100 * statistics.stdev(r[key] for r in rows):.1f}" if len(rows) > 1 else ""
+            return f"{100 * statistics.mean(r[key] for r in rows):.1f}{spread}"
+
         cosines = f"{mean('same_mean'):.2f} | {mean('strangers_mean'):.2f} ({mean('strangers_p99'):.2f})"
         lines.append(
-            f"| {name} | {epochs} | {mean('rank1'):.1%} | {mean('mAP'):.1%}{spread} | {mean('mINP'):.1%} | {cosines} "
-            f"| {mean('seconds') / 60:.1f} |"
+            f"| {name} | {epochs} | {percent('rank1')} | {percent('mAP')} | {percent('mINP')} | {cosines} "
+            f"| {mean('processor_seconds') / 60:.1f} |"
         )
     return "\n".join(lines)
 
@@ -153,6 +160,7 @@ def get_args_parser() -> argparse.ArgumentParser:
     add("--height", type=int, default=128, help="input height in pixels")
     add("--width", type=int, default=64, help="input width in pixels")
     add("--device", default="auto", help="auto, cpu or cuda")
+    add("--threads", type=int, default=1, help="processor threads of PyTorch, alike for all variants")
     add("--json", type=Path, help="also write the results to this file")
     return parser
 
@@ -163,6 +171,7 @@ def main(args) -> None:
         return
     variants = [variant(text, args.epochs) for text in (VARIANTS if args.variants == ["all"] else args.variants)]
     args.data_dir = args.data_dir or sample.ensure()
+    torch.set_num_threads(args.threads)
     results = []
     for name, epochs in variants:
         for seed in args.seeds:

@@ -49,6 +49,12 @@ def test_recipes_with_epochs_of_their_own(capsys, tmp_path):
         assert -1 <= row["strangers_p1"] <= row["strangers_mean"] <= row["strangers_p99"] <= 1
         assert 0 <= row["mAP"] <= 1
     assert result(recipe_benchmark, capsys, *flags)["results"] == found  # kept, not run again
+    with pytest.raises(InputError, match="is of other flags"):
+        result(recipe_benchmark, capsys, *flags, "--height", 48)
+    again = [found[0] | {"seed": 1, "rank1": found[0]["rank1"] + 0.1}]
+    row = recipe_benchmark.table(found + again).splitlines()[2].split(" | ")
+    assert row[2] == f"{100 * found[0]['rank1'] + 5:.1f} ± 7.1"  # mean and deviation of two seeds
+    assert row[3] == f"{100 * found[0]['mAP']:.1f} ± 0.0"
     for wrong in ("nothing", "default:0", "default:x"):
         with pytest.raises(InputError, match="--variants"):
             recipe_benchmark.variant(wrong, 2)

@@ -500,12 +500,14 @@ def test_recipes_set_the_same_flags():
     ("images", "flags", "batch_size", "epochs"),
     [
         (12_936, "", 128, 40),  # Market-1501
-        (12_936, "--epochs 6", 64, 6),
-        (4_088, "--epochs 12", 32, 12),
+        (12_936, "--epochs 3", 64, 3),
+        (4_088, "--epochs 12", 64, 12),
+        (4_088, "--epochs 6", 32, 6),
         (4_088, "--epochs 3", 16, 3),
-        (252, "", 16, 64),  # 40 epochs have 640 steps
-        (252, "--epochs 40", 16, 40),
-        (252, "--batch_size 128", 128, 508),
+        (252, "", 16, 40),
+        (252, "--batch_size 128", 128, 40),
+        (60, "", 16, 160),
+        (60, "--epochs 40", 16, 40),
         (252, "--recipe deepsort", 32, 40),
     ],
 )
@@ -528,9 +530,9 @@ def test_what_was_chosen_is_said_and_too_few_steps_warned_of():
     args = train.get_args_parser().parse_args([])
     recipe.fill_in(args)
     recipe.fit(args, 252)
-    assert recipe.explanation(args, 1024) == (
-        "batches of 16, small, because up to 1,000 more steps count for more than larger batches: 1,024 steps, "
-        "the last 13 epochs at 128x64"
+    assert recipe.explanation(args, 630) == (
+        "batches of 16, small, because up to 600 more steps count for more than larger batches: 630 steps, "
+        "the last 8 epochs at 128x64"
     )
     assert recipe.explanation(args, 99).startswith("warning: 99 steps are too few to learn from; give more --epochs")
 

@@ -70,7 +70,7 @@ def fill_in(args) -> None:
             setattr(args, name, value)
 
 
-ENOUGH_STEPS = 1000  # up to here more steps gain more than larger batches do (docs/recipe.md)
+ENOUGH_STEPS = 600  # up to here more steps gain more than larger batches do (docs/recipe.md)
 TOO_FEW_STEPS = 100  # below, a network stays near chance
 BATCHES = (128, 64, 32, 16)
 
@@ -79,16 +79,15 @@ def fit(args, images: int, processes: int = 1) -> None:
     """Suit the default recipe to a set of so many training images; flags that were given, or resumed with, stay.
 
     The batch is the largest of `BATCHES` that leaves enough steps, or the smallest, with eight images or more for each
-    process; where that leaves too few, the epochs become more.
+    process. A set so small that the smallest leaves too few is passed more often.
     """
     if args.recipe != "default":
         return
-    shared = [size for size in BATCHES if size % processes == 0 and size >= 8 * processes]
-    if "batch_size" not in args.given and shared:
-        enough = [size for size in shared if args.epochs * images >= ENOUGH_STEPS * size]
-        args.batch_size = enough[0] if enough else shared[-1]
+    sizes = [size for size in BATCHES if size % processes == 0 and size >= 8 * processes] or [args.batch_size]
     if "epochs" not in args.given:
-        args.epochs = max(args.epochs, math.ceil(ENOUGH_STEPS * args.batch_size / images))
+        args.epochs = max(args.epochs, math.ceil(ENOUGH_STEPS * sizes[-1] / images))
+    if "batch_size" not in args.given:
+        args.batch_size = next((size for size in sizes if args.epochs * images >= ENOUGH_STEPS * size), sizes[-1])
 
 
 def explanation(args, steps: int) -> str:
