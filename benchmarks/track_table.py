@@ -242,10 +242,11 @@ def main(args) -> None:
                 rows = sequence.detections if boxes == "detections" else track_mot.jittered(sequence.people(), seed)
                 recordings.append(track_mot.record(sequence, rows))
             tag = boxes if boxes == "detections" else f"{boxes} {seed}"
-            ways = {MOTION: (lambda: nothing, None), COLOURS: (lambda: colours, None), MOBILENET: (mobilenet, None)}
+            ways = {MOTION: (lambda: nothing, None), COLOURS: (lambda: colours, None)}
             for name in (GIVEN, ANNOTATED, TRACKED):
                 weights, threshold = nets[name, seed]
                 ways[name] = (lambda weights=weights: Sized(weights, args)), threshold
+            ways[MOBILENET] = mobilenet, None
             for name, (way, calibration) in ways.items():
                 try:
                     key = f"{tag} {name}" + (f" {seed}" if name in (ANNOTATED, TRACKED) else "")

@@ -57,14 +57,15 @@ def colours(crops: list[np.ndarray]) -> np.ndarray:
 
 
 def crops_of(frame: np.ndarray, boxes: np.ndarray) -> list[np.ndarray]:
-    """What each box shows: at least one pixel, clipped at the border."""
-    height, width = frame.shape[:2]
-    crops = []
-    for left, top, box_width, box_height in boxes:
-        x, y = int(np.clip(left, 0, width - 1)), int(np.clip(top, 0, height - 1))
-        right, bottom = int(np.clip(left + box_width, x + 1, width)), int(np.clip(top + box_height, y + 1, height))
-        crops.append(frame[y:bottom, x:right])
-    return crops
+    """What each box shows."""
+    return [frame[top:bottom, left:right] for left, top, right, bottom in corners(boxes, *frame.shape[1::-1])]
+
+
+def corners(boxes: np.ndarray, width: int, height: int) -> list[tuple[int, int, int, int]]:
+    """Left, top, right and bottom of each box in whole pixels: at least one pixel, clipped at the frame's border."""
+    low = boxes[:, :2].astype(int).clip(0, [width - 1, height - 1])
+    high = (boxes[:, :2] + boxes[:, 2:]).astype(int).clip(low + 1, [width, height])
+    return np.concatenate([low, high], 1).tolist()
 
 
 def describe(recorded: scene.Scene, appearance) -> list[np.ndarray]:

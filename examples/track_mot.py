@@ -26,7 +26,7 @@ from tqdm import tqdm
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # the scripts of the collection
 
 from identity_measures import identity_measures
-from track_demo import colour_of, colours, crops_of, nothing, save_gif
+from track_demo import colour_of, colours, corners, nothing, save_gif
 from tracker import Tracker
 
 from appearance import cli
@@ -106,8 +106,8 @@ def batches(recording: Recording) -> Iterator[list[np.ndarray]]:
     """The crops of all boxes in order, RGB, some frames' together; threads decode a few frames ahead."""
 
     def cut(number: int, boxes: np.ndarray) -> list[np.ndarray]:
-        frame = np.asarray(load_rgb(recording.sequence.frames[number]))
-        return [crop.copy() for crop in crops_of(frame, boxes)]  # copies, so that the frame can go
+        picture = load_rgb(recording.sequence.frames[number])
+        return [np.asarray(picture.crop(box)) for box in corners(boxes, *picture.size)]
 
     waiting = [pair for pair in zip(recording.numbers, recording.boxes, strict=True) if len(pair[1])][::-1]
     batch: list[np.ndarray] = []

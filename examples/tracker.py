@@ -4,6 +4,7 @@ Wojke et al., "Simple Online and Realtime Tracking with a Deep Association Metri
 appearance vectors do for a tracker; its numbers are those of the paper where not said otherwise.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -29,24 +30,26 @@ class Kalman:
 
     def predict(self) -> None:
         self.mean = self.STEP @ self.mean
-        self.covariance = self.STEP @ self.covariance @ self.STEP.T + np.diag(self._deviations(1, 1) ** 2)
+        self.covariance = self.STEP @ self.covariance @ self.STEP.T
+        self.covariance[range(8), range(8)] += self._deviations(1, 1) ** 2
 
     def expected(self) -> tuple[np.ndarray, np.ndarray]:
         """Mean and covariance of the next measurement: (4,), (4, 4)."""
         p = self.POSITION * self.mean[3]
         return self.mean[:4], self.covariance[:4, :4] + np.diag(np.array([p, p, 1e-1, p]) ** 2)
 
-    def distance(self, measured: np.ndarray) -> np.ndarray:
-        """Squared Mahalanobis distance of measurements (n, 4): (n,)."""
-        mean, covariance = self.expected()
-        away = np.linalg.solve(np.linalg.cholesky(covariance), (measured - mean).T)
-        return (away**2).sum(0)
-
     def update(self, measured: np.ndarray) -> None:
         mean, covariance = self.expected()
         gain = np.linalg.solve(covariance, self.covariance[:4]).T  # (8, 4)
         self.mean = self.mean + gain @ (measured - mean)
         self.covariance = self.covariance - gain @ covariance @ gain.T
+
+
+def distances(motions: Sequence[Kalman], measured: np.ndarray) -> np.ndarray:
+    """Squared Mahalanobis distances of measurements (n, 4) from where each of m motions expects one: (m, n)."""
+    means, covariances = zip(*(motion.expected() for motion in motions), strict=True)
+    away = measured - np.stack(means)[:, None]  # (m, n, 4)
+    return (away @ np.linalg.inv(np.stack(covariances)) * away).sum(2)
 
 
 @dataclass
@@ -139,7 +142,7 @@ class Tracker:
     def _appearance(self, tracks, measured, vectors, boxes) -> np.ndarray:
         """Smallest cosine distance to any vector of the track, where the motion allows it: (tracks, detections)."""
         cost = np.stack([1 - (track.gallery() @ vectors.T).max(0) for track in tracks])
-        gate = np.stack([track.motion.distance(measured) for track in tracks])
+        gate = distances([track.motion for track in tracks], measured)
         return np.where((cost > self.max_distance) | (gate > GATE), REFUSED, cost)
 
     def _overlap(self, tracks, measured, vectors, boxes) -> np.ndarray:

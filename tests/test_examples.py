@@ -17,7 +17,7 @@ import scene
 import track_demo
 import track_mot
 from identity_measures import identity_measures
-from tracker import Kalman, Tracker, overlap
+from tracker import Kalman, Tracker, distances, overlap
 
 pytest.importorskip("scipy", reason="the examples need scipy")
 
@@ -45,7 +45,7 @@ def test_motion_learns_the_speed():
     motion.predict()
     np.testing.assert_allclose(motion.mean[:4], [220, 50, 0.4, 100], atol=0.5)
     assert motion.mean[4] == pytest.approx(4, abs=0.1)
-    near, far = motion.distance(np.array([[220, 50, 0.4, 100], [300, 50, 0.4, 100]]))
+    near, far = distances([motion], np.array([[220, 50, 0.4, 100], [300, 50, 0.4, 100]]))[0]
     assert near < 1
     assert far > 9.4877
 

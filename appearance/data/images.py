@@ -8,6 +8,7 @@ from PIL import Image, ImageOps
 
 from appearance.cli import InputError
 
+ORIENTATION = 0x0112  # where EXIF says how the camera was held; 1 is upright
 LARGEST_AREA = 50_000_000  # pixels; a small file can claim any size, and would fill the memory
 
 
@@ -26,10 +27,11 @@ def load_rgb(path: str | os.PathLike) -> Image.Image:
             if image.width * image.height > LARGEST_AREA:
                 raise ValueError(f"{image.width}x{image.height} pixels are too many for the crop of a person")
             image.load()
-            image = ImageOps.exif_transpose(image)
+            if image.getexif().get(ORIENTATION, 1) != 1:  # or it copies every image
+                image = ImageOps.exif_transpose(image)
             if image.mode.startswith("I;16"):  # convert() would clip 16-bit grey to white
                 image = Image.fromarray((np.asarray(image) >> 8).astype(np.uint8))
-            return image.convert("RGB")
+            return image if image.mode == "RGB" else image.convert("RGB")
     except FileNotFoundError:
         raise InputError(f"{path}: missing, a broken link or no file") from None
     except Exception as error:  # Pillow's decoders raise nearly anything on a broken file
