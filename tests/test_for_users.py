@@ -1,5 +1,6 @@
 """Small things that people meet: lines to paste, closed pipes, Ctrl-C, where the sample lies, names of pictures."""
 
+import ast
 import json
 import os
 import shlex
@@ -302,3 +303,10 @@ def test_lifelines_have_a_time_axis_and_say_what_grey_means(monkeypatch):
     track_demo.lifelines(recorded, {"network": [np.array([3])] * 60 + [np.array([-1])] * 60})
     assert {"frame", "0", "50", "100"} <= set(written)
     assert any(words.startswith("grey: no track") for words in written)
+
+
+def test_no_progress_bar_is_drawn_where_nobody_watches():
+    for path in [*ROOT.glob("*.py"), *ROOT.glob("appearance/**/*.py"), *ROOT.glob("examples/*.py")]:
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, ast.Call) and "tqdm" in [getattr(one, "id", "") for one in (node.func, *node.args)]:
+                assert "disable" in [keyword.arg for keyword in node.keywords], f"{path}:{node.lineno}"

@@ -190,7 +190,7 @@ def draw_all(shots: list[Shot], root: Path, workers: int):
     for folder in FOLDERS:
         (root / folder).mkdir()
     jobs = [(shot, str(root)) for shot in sorted(shots, key=lambda shot: shot.camera)]
-    bar = functools.partial(tqdm, total=len(jobs), unit="image", leave=False)
+    bar = functools.partial(tqdm, total=len(jobs), unit="image", leave=False, disable=None)
     if workers <= 1:
         for job in bar(jobs):
             save(job)

@@ -78,7 +78,8 @@ def cmc(runs: dict[str, dict]) -> Figure:
         name = f"{label}   rank-1 {metrics['rank1']:.1%}, mAP {metrics['mAP']:.1%}"
         style = ("-", "--", ":")[i // len(RUN_COLOURS) % 3]  # an eighth run has to differ from the first
         colour = RUN_COLOURS[i % len(RUN_COLOURS)]
-        broader = len(runs) - 1 - i  # equal curves lie on one another: the ones below are the broader ones
+        # equal curves lie on one another: the ones below are the broader ones
+        broader = (len(runs) - 1 - i) * min(1, 4 / len(runs))
         look = {"marker": "o", "markersize": 3 + 2 * broader, "linewidth": 1.5 + 2 * broader}
         axes.plot(np.arange(1, len(curve) + 1), 100 * curve, style, color=colour, label=name, **look)
     _tidy(axes, "cumulative match characteristic", "rank k", "queries with a correct image in the top k, %")
