@@ -1,4 +1,4 @@
-"""resnet18, resnet34, resnet50 and resnext50_32x4d for re-ID, on torchvision's blocks and parameter names.
+"""resnet18, resnet34, resnet50, resnet50_ibn and resnext50_32x4d for re-ID, on torchvision's blocks and names.
 
 With `last_stride=2` and `pooling="avg"` the network is torchvision's own: the same keys, the same logits. Re-ID keeps
 more of the image with `last_stride=1` (Luo et al., "Bag of Tricks and a Strong Baseline for Deep Person
@@ -7,6 +7,7 @@ Re-Identification", CVPRW 2019, section 3.4).
 
 from functools import partial
 
+import torch
 from torch import Tensor, nn
 from torchvision.models.resnet import BasicBlock, Bottleneck, ResNet
 
@@ -18,8 +19,26 @@ TRUNKS = {
     "resnet18": (BasicBlock, (2, 2, 2, 2), {}),
     "resnet34": (BasicBlock, (3, 4, 6, 3), {}),
     "resnet50": (Bottleneck, (3, 4, 6, 3), {}),
+    "resnet50_ibn": (Bottleneck, (3, 4, 6, 3), {}),
     "resnext50_32x4d": (Bottleneck, (3, 4, 6, 3), {"groups": 32, "width_per_group": 4}),
 }
+
+
+class InstanceBatchNorm(nn.Module):
+    """Instance normalisation of the first half of the channels, batch normalisation of the others.
+
+    Pan et al., "Two at Once: Enhancing Learning and Generalization Capacities via IBN-Net", ECCV 2018, IBN-a, in the
+    names of its public files. The first half forgets the light and colours of an image's camera.
+    """
+
+    def __init__(self, channels: int):
+        super().__init__()
+        self.IN = nn.InstanceNorm2d(channels // 2, affine=True)
+        self.BN = nn.BatchNorm2d(channels - channels // 2)
+
+    def forward(self, x: Tensor) -> Tensor:
+        first, second = x.split([self.IN.num_features, self.BN.num_features], dim=1)
+        return torch.cat([self.IN(first), self.BN(second)], dim=1)  # (N, C, H, W)
 
 
 class ReIDResNet(ResNet):
@@ -50,6 +69,9 @@ class ReIDResNet(ResNet):
         block, blocks, arguments = TRUNKS[name]
         super().__init__(block, list(blocks), num_classes=num_classes, **arguments)
         self.reid = reid
+        if name == "resnet50_ibn":
+            for bottleneck in (*self.layer1, *self.layer2, *self.layer3):
+                bottleneck.bn1 = InstanceBatchNorm(bottleneck.bn1.num_features)
         if truncated:
             self.layer4 = nn.Identity()
         elif last_stride == 1:

@@ -24,10 +24,11 @@ from appearance.files import atomic_write
 from appearance.networks import mobilenet, osnet, shipped
 
 # the architectures that can be told apart, as `model.ARCHITECTURES` calls them
-NAMES = ("net", "resnet18", "resnet34", "resnet50", "resnext50_32x4d", *osnet.WIDTHS, "mobilenet_v2")
+NAMES = ("net", "resnet18", "resnet34", "resnet50", "resnet50_ibn", "resnext50_32x4d", *osnet.WIDTHS, "mobilenet_v2")
 OPTIONS = {"last_stride": (1, 2), "pooling": ("avg", "gem"), "neck": ("none", "bn"), "truncated": (True, False)}
 NUMBERS = (torch.float32, torch.float64, torch.float16, torch.bfloat16, torch.int64)
 HEAD = ("avgpool.p", "neck.")  # trained parts that a file of ImageNet weights has not got
+IBN_IMAGENET = "https://github.com/XingangPan/IBN-Net/releases/download/v1.0/resnet50_ibn_a-d9d0bb7b.pth"
 LARGEST_SIDE = 4096  # pixels of an input
 
 
@@ -149,6 +150,8 @@ def recognise(net_dict: dict[str, Tensor], path: str | os.PathLike = "weights") 
     if {"conv1.weight", "layer3.1.conv1.weight"} <= set(net_dict) and "layer3.6.conv1.weight" not in net_dict:
         if "layer1.0.conv3.weight" not in net_dict:
             arch = "resnet34" if "layer3.5.conv1.weight" in net_dict else "resnet18"
+        elif "layer1.0.bn1.IN.weight" in net_dict:
+            arch = "resnet50_ibn"
         else:
             # 32 groups of 4 channels where resnet50 has one group of 64
             arch = "resnext50_32x4d" if net_dict["layer1.0.conv2.weight"].shape[1] == 4 else "resnet50"
@@ -240,7 +243,7 @@ def _shortened(names: list[str]) -> str:
 
 
 def imagenet_checkpoint(arch: str) -> Checkpoint:
-    """torchvision's ImageNet weights of `arch`, from its download cache or the network.
+    """torchvision's ImageNet weights of `arch`, or IBN-Net's, from the download cache or the network.
 
     Raises:
         InputError: the architecture has none, or they cannot be downloaded: names the file and where to put it.
@@ -248,7 +251,7 @@ def imagenet_checkpoint(arch: str) -> Checkpoint:
     import torchvision
 
     try:
-        url = torchvision.models.get_model_weights(arch).DEFAULT.url
+        url = IBN_IMAGENET if arch == "resnet50_ibn" else torchvision.models.get_model_weights(arch).DEFAULT.url
     except ValueError:
         raise InputError(
             f"--weights imagenet: there are no ImageNet weights for --model {arch}; leave it out"
