@@ -41,11 +41,11 @@ from appearance.cli import InputError, RunFailed
 from appearance.data import layouts, ready
 from appearance.data.augment import IMAGENET_MEAN, IMAGENET_STD, normalize
 from appearance.machine import decoders
+from appearance.measure import features_file, protocols
 from appearance.measure.embed import fixed_batches, stream_pixels, test_features
 from appearance.networks import checkpoints, runtimes, shipped
 from appearance.networks.inference import BothDirections, fuse_for_inference, unit_rows
 from datasets import PersonImages
-from evaluate import rank_metrics
 from model import build_model, from_checkpoint
 from utils import single_process
 
@@ -274,7 +274,7 @@ def retrieval(net: nn.Module, data: layouts.ReIDData, checkpoint: checkpoints.Ch
         PersonImages(people, checkpoint.height, checkpoint.width) for people in (data.query, data.gallery)
     )
     found = test_features(net, query, gallery, single_process("cpu"))
-    metrics = rank_metrics(*(found[key] for key in ("qf", "ql", "qc", "gf", "gl", "gc")))
+    metrics = protocols.figures(features_file.check(found))
     return metrics["rank1"], metrics["mAP"]
 
 

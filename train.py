@@ -23,7 +23,6 @@ from appearance.faults import GracefulStop, explained_failures
 from appearance.files import claimed
 from appearance.measure import features_file, protocols
 from appearance.measure.embed import fixed_batches, test_features
-from appearance.measure.metrics import summary
 from appearance.networks import checkpoints
 from appearance.networks.inference import fuse_for_inference
 from appearance.networks.precision import autocast, fastest_precision
@@ -308,7 +307,7 @@ class Training:
         found = test_features(self.learner.usable_net(), query, gallery, self.world, workers=self.args.workers)
         if found is None:
             return {}
-        metrics = summary(protocols.results(features_file.check(found)))
+        metrics = protocols.figures(features_file.check(found))
         return {"rank1": metrics["rank1"], "mAP": metrics["mAP"]}
 
     def finish_epoch(self) -> None:

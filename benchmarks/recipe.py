@@ -28,10 +28,10 @@ from appearance import cli
 from appearance.data import layouts
 from appearance.drawn import sample
 from appearance.files import atomic_write
+from appearance.measure import features_file, protocols
 from appearance.measure.embed import test_features
 from appearance.networks import checkpoints
 from datasets import PersonImages
-from evaluate import rank_metrics
 from model import from_checkpoint
 from utils import single_process
 
@@ -102,7 +102,7 @@ def run_one(args, name: str, epochs: int, seed: int) -> dict:
     data, size = layouts.find(args.data_dir), (args.height, args.width)
     query, gallery = PersonImages(data.query, *size), PersonImages(data.gallery, *size)
     found = test_features(from_checkpoint(checkpoint), query, gallery, world)
-    metrics = rank_metrics(*(found[key] for key in ("qf", "ql", "qc", "gf", "gl", "gc")))
+    metrics = protocols.figures(features_file.check(found))
     result |= {key: metrics[key] for key in ("rank1", "mAP", "mINP")} | cosine_points(found) | machine(world.device)
     atomic_write(kept, lambda file: file.write(json.dumps(result, indent=1).encode()))
     return result

@@ -20,6 +20,7 @@ from appearance.data.layouts import DISTRACTOR, JUNK, OTHER_KINDS, ReIDData, Sam
 from appearance.data.names import UNKNOWN
 
 SMALLEST_SIDE = 16  # pixels; below it a crop holds nothing to recognise
+AT_ONCE = 32  # images that a thread opens for each time it is asked
 MOST_CAMERAS = 20  # from which a number in nearly every name is doubted to be a camera's
 
 
@@ -191,17 +192,16 @@ def look(samples: Sequence[Sample], workers: int = 8) -> tuple[list[Problem], li
             problem = Problem(False, text, sample.path)
         return problem, thumbnail(image)
 
-    with ThreadPoolExecutor(workers) as pool:
-        progress = tqdm(
-            pool.map(open_one, samples),
-            total=len(samples),
-            desc="reading images",
-            unit="img",
-            leave=False,
-            disable=None,
-        )
-        seen = list(progress)
-    return [problem for problem, _ in seen if problem], [print for _, print in seen]
+    seen: list[tuple[Problem | None, bytes | None]] = []
+    parts = [samples[start : start + AT_ONCE] for start in range(0, len(samples), AT_ONCE)]
+    with (
+        ThreadPoolExecutor(workers) as pool,
+        tqdm(total=len(samples), desc="reading images", unit="img", leave=False, disable=None) as progress,
+    ):
+        for part in pool.map(lambda part: [open_one(sample) for sample in part], parts):
+            seen += part
+            progress.update(len(part))
+    return [problem for problem, _ in seen if problem], [small for _, small in seen]
 
 
 def image_problems(samples: Sequence[Sample], workers: int = 8) -> list[Problem]:

@@ -89,9 +89,11 @@ class _Compared:
         if not pairs.size:
             return None
         queries = len(np.unique(pairs[0]))
-        are = "is" if queries == 1 else "are"
-        text = f"query and gallery: {queries:,} of {self._queries():,} query images {are} in the gallery as well "
-        text += f"({self._names(pairs)}) and found by any network: delete them from one of the two"
+        have = "has" if queries == 1 else "have"
+        text = (
+            f"query and gallery: {queries:,} of {self._queries():,} query images {have} a copy, or nearly one, in the "
+        )
+        text += f"gallery ({self._names(pairs)}), which any network finds: delete it from one of the two"
         return Problem(False, text)
 
     def _neighbours(self, pairs: np.ndarray) -> Problem | None:

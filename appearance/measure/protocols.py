@@ -6,7 +6,7 @@ import torch
 
 from appearance.cli import InputError
 from appearance.measure import reappear
-from appearance.measure.metrics import rank_queries
+from appearance.measure.metrics import rank_queries, summary
 
 PROTOCOLS = ("market1501", "cuhk03", "mars", "no-camera", "multi-query", "reappear")
 MARS_NAME = re.compile(r"(?P<tracklet>(?:-1|00-1|\d{4})C\d+T\d{4})F\d{3,}")
@@ -75,10 +75,10 @@ def fitting(name: str, data: dict, whole: bool = True) -> tuple[str, int | None,
     return "no-camera", None, [told]
 
 
-def results(data: dict) -> dict:
-    """Per-query results (`metrics.rank_scores`) of a features dict by the protocol that fits it."""
+def figures(data: dict) -> dict:
+    """The metrics file's numbers (`metrics.summary`) of a features dict by the protocol that fits it."""
     name, gap, _ = fitting("market1501", data)
-    return reappear.rank(data, gap)[0] if gap is not None else rank_queries(apply(name, data)[0])
+    return summary(reappear.rank(data, gap)[0] if gap is not None else rank_queries(apply(name, data)[0]))
 
 
 def _tracklets(paths: list[str]):
