@@ -233,8 +233,9 @@ def print_threshold(label: str, found: dict):
     print(f"\n{label + ': ' if label else ''}max_dist {found['max_dist']:.4f}  for DeepSORT: accepts ", end="")
     based_on = found["groups"][found["based_on"]]
     print(f"{based_on['false_matches']:.2%} of the pairs of different people, keeps {found['kept']:.1%} of the same")
-    low, high = found["max_dist_interval"]
-    print(f"  between {low:.4f} and {high:.4f} with other such people ({INTERVAL})")
+    if found["max_dist_interval"]:
+        low, high = found["max_dist_interval"]
+        print(f"  between {low:.4f} and {high:.4f} with other such people ({INTERVAL})")
     for warning in found["warnings"]:
         print(f"  warning: {warning}")
     for group in found["groups"].values():

@@ -191,6 +191,14 @@ def test_calibrate_says_when_it_cannot_be_relied_on():
     assert "trained on 38 of these 40 people" in known[0]
 
 
+def test_two_people_tell_nothing_of_the_thresholds_interval(tmp_path):
+    features_file.save(tmp_path / "features.pth", clouds(2, 0.4, torch.Generator().manual_seed(0)))
+    done = call_script("evaluate.py", "--calibrate", "--report", "report", "--json", "m.json", cwd=tmp_path)
+    assert done.code == 0, done.stderr
+    assert "with other such people" not in done.stdout
+    assert json.loads((tmp_path / "m.json").read_text())["calibration"]["max_dist_interval"] is None
+
+
 def test_warnings_are_printed(tmp_path):
     data = clouds(40, 5, torch.Generator().manual_seed(0)) | {"meta": {"identities_trained_on": 38}}
     features_file.save(tmp_path / "f.npz", data)

@@ -39,8 +39,8 @@ def calibrate(
     different_histogram}}, "bar_width"}. `kept` is the share of same-identity pairs within the threshold,
     `false_matches` of different ones; histograms are shares of pairs in bars of that width, from distance 0 on.
     `max_dist` is that of the first of the groups reappear, tracker, camera, all with enough pairs; in 95 % of cases
-    other people of the same kind would put it within its interval. `warnings` are sentences that say why not to rely
-    on it.
+    other people of the same kind would put it within its interval (None: too few to tell). `warnings` are sentences
+    that say why not to rely on it.
     Raises InputError when no pair of one kind exists.
     """
     pairs = Pairs(data, window, seed, gap)
@@ -101,8 +101,8 @@ def _warnings(data: dict, group: dict, enough: bool, people: int, false_match_ra
     return found
 
 
-def _interval(pairs: Pairs, group: str, threshold: float, different, rate: float, seed: int) -> list[float]:
-    """95 % interval of a group's threshold from draws of its identities.
+def _interval(pairs: Pairs, group: str, threshold: float, different, rate: float, seed: int) -> list[float] | None:
+    """95 % interval of a group's threshold from draws of its identities; None where they do not differ, as two do not.
 
     With an identity drawn w times, its pairs with others count w times: to first order the share of accepted pairs
     moves by sum (w - 1) (accepted - share * all) / pairs over the identities, and the threshold to where all pairs
@@ -113,10 +113,11 @@ def _interval(pairs: Pairs, group: str, threshold: float, different, rate: float
     excess = (accepted - accepted.sum() / total.sum() * total) / (total.sum() / 2)  # (K, K), sums to 0
     excess = excess[total.sum(1) > 0]  # those who take part
     by_identity = excess.sum(1)
-    moved = torch.cat([times @ by_identity for times in intervals.draws(len(excess), seed)])  # (R,)
     squares = by_identity.square().sum()
-    if squares > 0:
-        moved *= ((squares - excess.square().sum() / 2) / squares).clamp(0.5, 1).sqrt()
+    if squares == 0:
+        return None
+    moved = torch.cat([times @ by_identity for times in intervals.draws(len(excess), seed)])  # (R,)
+    moved *= ((squares - excess.square().sum() / 2) / squares).clamp(0.5, 1).sqrt()
     below = torch.cat([torch.zeros(1, dtype=torch.float64), different.cumsum(0) / different.sum()])
     edges = torch.searchsorted(below, (rate - moved).clamp(0, 1), right=True) - 1
     low, high = intervals.of_estimates(edges.double() * 2 / BINS, len(excess)).tolist()
