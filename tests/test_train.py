@@ -417,7 +417,8 @@ def test_several_datasets_train_as_one(data, here, capsys):
     own = make_class_folders(here / "own", identities=3)
     run("--data-dir", own, data, "--epochs", 1, *SMALL)
     out = capsys.readouterr().out
-    assert f"Together 11 identities, {108 + 12} training images; tested on {data}" in out
+    images = len(layouts.find(data).train) + len(layouts.find(own).train)
+    assert f"Together 11 identities, {images} training images; tested on {data}" in out
     assert f"/test.py --data-dir {data}" in out
     last = torch.load(here / "checkpoint/last.pth", weights_only=True)
     assert last["class_names"][:4] == ["own/person1", "own/person2", "own/person3", "sample/0001"]
