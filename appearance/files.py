@@ -36,9 +36,10 @@ def atomic_write(path: str | os.PathLike, write: Callable[[BinaryIO], None]) -> 
         os.replace(temporary, path)
     except BaseException as error:
         Path(temporary).unlink(missing_ok=True)
-        # torch.save reports a full disk as a RuntimeError of its zip writer
-        if isinstance(error, OSError) or (isinstance(error, RuntimeError) and "PytorchStreamWriter" in str(error)):
-            reason = getattr(error, "strerror", None) or "the disk may be full"
+        # torch.save reports a full disk as a RuntimeError of its zip writer, of its own or about the system's error
+        cause = error.__context__ if isinstance(error, RuntimeError) else error
+        if isinstance(cause, OSError) or (isinstance(error, RuntimeError) and "PytorchStreamWriter" in str(error)):
+            reason = getattr(cause, "strerror", None) or "the disk may be full"
             raise InputError(f"{path}: could not be saved ({reason}); what was there before is unchanged") from None
         raise
 

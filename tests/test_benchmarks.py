@@ -121,8 +121,9 @@ def test_a_part_that_crashes_hangs_or_is_killed_loses_none_of_the_others(tmp_pat
         "whole": "answer({'all': 3})",
     }
     child = tmp_path / "child"
+    late = f"import time; time.sleep(3); open({str(child)!r}, 'w')"
     begin = "import json, os, signal, subprocess, sys, time\n"
-    begin += f"CHILD = 'import time; time.sleep(3); open({str(child)!r}, \"w\")'\n"
+    begin += f"CHILD = {late!r}\n"
     begin += "def answer(found): open(sys.argv[-1], 'w').write(json.dumps(found))\n"
     for name, text in scripts.items():
         (tmp_path / f"{name}.py").write_text(begin + text)
