@@ -73,7 +73,11 @@ def get_args_parser(otherwise: str = "net") -> cli.ArgumentParser:
 
     add = parser.add_argument_group("recipe (defaults by recipe below)").add_argument
     add("--recipe", choices=sorted(recipe.RECIPES), default="default", help="named set of the flags that follow")
-    add("--amp", choices=("auto", "fp32", "bf16", "fp16"), help="arithmetic; auto: bf16 where that is faster")
+    add(
+        "--amp",
+        choices=("auto", "fp32", "bf16", "fp16"),
+        help="arithmetic; auto: bf16 where that is faster; fp32 trains in TF32 on GPUs",
+    )
     add("--batch_size", type=positive, help="images per step, over all processes; by itself, fewer in small sets")
     add("--lr", type=from_zero, help="highest learning rate, for the whole batch of all processes")
     add("--lrf", type=share, help="last learning rate as a share of --lr, reached by a cosine")
