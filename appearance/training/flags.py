@@ -76,7 +76,7 @@ def get_args_parser(otherwise: str = "net") -> cli.ArgumentParser:
     add(
         "--amp",
         choices=("auto", "fp32", "bf16", "fp16"),
-        help="arithmetic; auto: bf16 where that is faster; fp32 trains in TF32 on GPUs",
+        help="arithmetic; auto: bf16 where faster; fp32 is TF32 on GPUs",
     )
     add("--batch_size", type=positive, help="images per step, over all processes; by itself, fewer in small sets")
     add("--lr", type=from_zero, help="highest learning rate, for the whole batch of all processes")
