@@ -331,7 +331,7 @@ def test_calibrated_threshold(tmp_path):
     rows = (rows / np.linalg.norm(rows, axis=1, keepdims=True)).astype(np.float32)
     labels = np.arange(60) % 6 + 1
     np.savez(tmp_path / "features.npz", qf=rows[:30], ql=labels[:30], gf=rows[30:], gl=labels[30:])
-    found = track_mot.calibrated(tmp_path / "features.npz")
+    found = track_mot.calibrated(tmp_path / "features.npz", 0.01)
     distances = (1 - rows @ rows.T)[labels[:, None] != labels]
     assert (distances < found).mean() <= 0.01 < (distances < found + 0.02).mean()
 
