@@ -75,7 +75,9 @@ def same(a: dict, b: dict) -> bool:
 
 
 def test_train_test_evaluate_as_a_user_runs_them(data, here):
-    trained = command(sys.executable, ROOT / "train.py", "--data-dir", data, "--epochs", 2, *TINY, cwd=here)
+    trained = command(
+        sys.executable, ROOT / "train.py", "--data-dir", data, "--epochs", 2, "--progressive", *TINY, cwd=here
+    )
     assert trained.returncode == 0, trained.stderr
     assert f"Next: python {ROOT / 'test.py'} --data-dir {data}\n" in trained.stdout
     assert sorted(p.name for p in (here / "checkpoint").iterdir()) == [
@@ -498,25 +500,27 @@ def test_recipes_set_the_same_flags():
 
 
 @pytest.mark.parametrize(
-    ("images", "flags", "batch_size", "epochs"),
+    ("images", "flags", "batch_size", "epochs", "progressive"),
     [
-        (12_936, "", 128, 40),  # Market-1501
-        (12_936, "--epochs 3", 64, 3),
-        (4_088, "--epochs 12", 64, 12),
-        (4_088, "--epochs 6", 32, 6),
-        (4_088, "--epochs 3", 16, 3),
-        (252, "", 16, 40),
-        (252, "--batch_size 128", 128, 40),
-        (60, "", 16, 160),
-        (60, "--epochs 40", 16, 40),
-        (252, "--recipe deepsort", 32, 40),
+        (12_936, "", 128, 40, True),  # Market-1501
+        (12_936, "--epochs 3", 64, 3, True),
+        (4_088, "--epochs 12", 64, 12, True),
+        (4_088, "--epochs 6", 32, 6, True),
+        (4_088, "--epochs 3", 16, 3, True),
+        (252, "", 16, 40, True),
+        (252, "--batch_size 128", 128, 40, False),
+        (60, "", 16, 160, True),
+        (60, "--epochs 40", 16, 40, False),
+        (760, "--epochs 6", 16, 6, False),
+        (760, "--epochs 6 --progressive", 16, 6, True),
+        (252, "--recipe deepsort", 32, 40, False),
     ],
 )
-def test_the_recipe_suits_the_number_of_images(images, flags, batch_size, epochs):
+def test_the_recipe_suits_the_number_of_images(images, flags, batch_size, epochs, progressive):
     args = train.get_args_parser().parse_args(flags.split())
     recipe.fill_in(args)
     recipe.fit(args, images)
-    assert (args.batch_size, args.epochs) == (batch_size, epochs)
+    assert (args.batch_size, args.epochs, args.progressive) == (batch_size, epochs, progressive)
 
 
 def test_each_process_keeps_eight_images():

@@ -79,7 +79,8 @@ def fit(args, images: int, processes: int = 1) -> None:
     """Suit the default recipe to a set of so many training images; flags that were given, or resumed with, stay.
 
     The batch is the largest of `BATCHES` that leaves enough steps, or the smallest, with eight images or more for each
-    process. A set so small that the smallest leaves too few is passed more often.
+    process. A set so small that the smallest leaves too few is passed more often; where the epochs are given and the
+    steps stay few, all of them are at the whole size.
     """
     if args.recipe != "default":
         return
@@ -88,6 +89,8 @@ def fit(args, images: int, processes: int = 1) -> None:
         args.epochs = max(args.epochs, math.ceil(ENOUGH_STEPS * sizes[-1] / images))
     if "batch_size" not in args.given:
         args.batch_size = next((size for size in sizes if args.epochs * images >= ENOUGH_STEPS * size), sizes[-1])
+    if "progressive" not in args.given:
+        args.progressive = args.epochs * images >= ENOUGH_STEPS * args.batch_size
 
 
 def explanation(args, steps: int) -> str:
@@ -99,7 +102,8 @@ def explanation(args, steps: int) -> str:
         why = f"small, because up to {ENOUGH_STEPS:,} more steps count for more than larger batches"
     size = (args.height, args.width)
     whole = sum(resolution(args, epoch) == size for epoch in range(args.epochs))
-    return f"batches of {args.batch_size}, {why}: {steps:,} steps, the last {whole} epochs at {size[0]}x{size[1]}"
+    which = "all" if whole == args.epochs else f"the last {whole}"
+    return f"batches of {args.batch_size}, {why}: {steps:,} steps, {which} epochs at {size[0]}x{size[1]}"
 
 
 def augmentation(args) -> Augment:
