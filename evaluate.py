@@ -177,7 +177,8 @@ def _calibrated(data: dict, args, gap: int, metrics: dict) -> dict:
     try:
         found = calibration.calibrate(data, args.false_match_rate, args.window, args.seed, gap)
     except InputError as error:
-        metrics["not_calibrated"] = str(error)
+        if args.calibrate:
+            metrics["not_calibrated"] = str(error)
         return {"groups": {}}
     if args.calibrate:
         metrics["calibration"] = found

@@ -214,7 +214,7 @@ def test_command(tmp_path, folder):
     annotate(folder)
     done = call_script("datasets.py", "crops", "street", "--min-images", 2, "--per-identity", 9, "out", cwd=tmp_path)
     assert done.code == 0, done.stderr
-    for line in ("in the file 160 4", "more than 9 of an identity -124", "train 3 27 1", "Next: python train.py"):
+    for line in ("in the file 160 4", "more than 9 of an identity -124", "train 3 27 1", "train.py --data-dir out"):
         assert line in " ".join(done.stdout.split())
     assert len(list((tmp_path / "out" / "train").glob("*/*_c1_*_*.jpg"))) == 27
     done = call_script("datasets.py", "crops", "street", "out", cwd=tmp_path)
