@@ -25,6 +25,7 @@ from appearance.files import claimed
 from appearance.networks import checkpoints
 
 TINY = ["--model", "osnet_x0_25", "--height", 32, "--width", 16, "--workers", 1, "--batch_size", 8, "--device", "cpu"]
+TINY += ["--amp", "fp32"]  # auto measures, and two runs may find another answer
 TORCHRUN = [sys.executable, "-m", "torch.distributed.run"]
 
 
