@@ -13,7 +13,7 @@ These layouts are recognised:
 
 import os
 import shlex
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import NamedTuple
@@ -22,7 +22,7 @@ import numpy as np
 from torchvision.datasets.folder import IMG_EXTENSIONS
 
 from appearance.cli import InputError
-from appearance.data.names import SEQUENCE_FRAMES, UNKNOWN, parse_name
+from appearance.data.names import SEQUENCE_FRAMES, UNKNOWN, NameParts, parse_name
 
 JUNK = -1  # bad boxes: neither right nor wrong, left out of the ranking
 DISTRACTOR = 0  # people and background that are nobody's match: always wrong
@@ -123,6 +123,21 @@ def merged(sets: Sequence[ReIDData]) -> ReIDData:
     return whole
 
 
+def _named_images(root: Path, folders: dict[str, tuple[str, ...]], as_in: str) -> Iterator[tuple[str, Path, NameParts]]:
+    """(split, path, what the name tells) of each image in the first folder that is there of each split's.
+
+    Raises:
+        InputError: a name tells no identity.
+    """
+    for split, names in folders.items():
+        folder = next((root / name for name in names if (root / name).is_dir()), None)
+        for path in images(folder) if folder else []:
+            parts = parse_name(path.name)
+            if parts.pid is None:
+                raise InputError(f"{path}: the name does not tell {as_in}; rename it, or use class folders")
+            yield split, path, parts
+
+
 def _read_market(root: Path, layout: str) -> ReIDData:
     data = ReIDData(root, layout)
     folders = {
@@ -130,19 +145,11 @@ def _read_market(root: Path, layout: str) -> ReIDData:
         "query": ("query", "image_query"),
         "gallery": ("bounding_box_test", "image_test"),
     }
-    for split, names in folders.items():
-        folder = next((root / name for name in names if (root / name).is_dir()), None)
-        for path in images(folder) if folder else []:
-            parts = parse_name(path.name)
-            if parts.pid is None:
-                raise InputError(
-                    f"{path}: the name does not tell identity and camera as 0002_c1s1_000451_03.jpg does; "
-                    "rename it, or use class folders"
-                )
-            if split == "train" and parts.pid == JUNK:
-                continue
-            getattr(data, split).append(Sample(str(path), parts.pid, parts.camera, time=parts.time))
-            data.names.setdefault(parts.pid, path.name.split("_")[0])
+    for split, path, parts in _named_images(root, folders, "identity and camera as 0002_c1s1_000451_03.jpg does"):
+        if split == "train" and parts.pid == JUNK:
+            continue
+        getattr(data, split).append(Sample(str(path), parts.pid, parts.camera, time=parts.time))
+        data.names.setdefault(parts.pid, path.name.split("_")[0])
     return data
 
 
@@ -245,17 +252,10 @@ def _read_scenes(root: Path, layout: str) -> ReIDData:
     """Made by a game engine: identities, counted from 0 in the names, scenes and their cameras."""
     data = ReIDData(root, layout)
     folders = {"train": ("randperson_subset", "train"), "query": ("test/query",), "gallery": ("test/gallery",)}
-    for split, names in folders.items():
-        folder = next((root / name for name in names if (root / name).is_dir()), None)
-        for path in images(folder) if folder else []:
-            parts = parse_name(path.name)
-            if parts.pid is None:
-                raise InputError(
-                    f"{path}: the name does not tell identity, scene and camera as 000012_s03_c01_f000776.jpg does; "
-                    "rename it, or use class folders"
-                )
-            getattr(data, split).append(Sample(str(path), parts.pid + 1, parts.camera, time=parts.time))
-            data.names.setdefault(parts.pid + 1, path.name.split("_")[0])
+    as_in = "identity, scene and camera as 000012_s03_c01_f000776.jpg does"
+    for split, path, parts in _named_images(root, folders, as_in):
+        getattr(data, split).append(Sample(str(path), parts.pid + 1, parts.camera, time=parts.time))
+        data.names.setdefault(parts.pid + 1, path.name.split("_")[0])
     return data
 
 
