@@ -3,6 +3,7 @@
     python export.py                                             checkpoint/best.pth, or the one in weights/, as ONNX
     python export.py --format ckpt boxmot onnx onnx-int8         several at once
     python export.py --format onnx-int8 --data-dir ROOT          calibrated on ROOT, rank-1 and mAP measured on it
+    python export.py --format boxmot --half                      weights of two bytes each, half the file
 
     ckpt         net_dict without classifier, for deep_sort_pytorch (`Net` at 128x64 only)
     boxmot       state_dict and model_name, for BoxMOT (OSNets; ResNets with --last-stride 2 --pooling avg)
@@ -64,6 +65,7 @@ class Job:
     inside: bool  # mean and standard deviation inside the file
     calibration: Tensor  # (C, 3, H, W) uint8
     flip: bool = False  # the mean of both directions inside the file
+    half: bool = False  # files of weights hold float16, which their readers turn into float32 again
 
     @functools.cached_property
     def net(self) -> nn.Module:
@@ -137,7 +139,10 @@ def write_boxmot(job: Job, path: Path) -> None:
 def _trunk(job: Job) -> dict[str, Tensor]:
     """The weights without the classifier, whose size belongs to the training identities."""
     prefix = job.net.classifier_prefix
-    return {key: value for key, value in job.checkpoint.net_dict.items() if not key.startswith(prefix)}
+    weights = {key: value for key, value in job.checkpoint.net_dict.items() if not key.startswith(prefix)}
+    if job.half:
+        return {key: value.half() if value.is_floating_point() else value for key, value in weights.items()}
+    return weights
 
 
 def write_onnx(job: Job, path: Path) -> None:
@@ -290,6 +295,7 @@ def get_args_parser() -> cli.ArgumentParser:
     add("--output", type=Path, default=Path("export"), help="folder for the files")
     add("--normalize", choices=("outside", "inside"), default="outside", help="who applies mean and standard deviation")
     add("--flip", action="store_true", help="the mean of each crop and its mirror image, for twice the time")
+    add("--half", action="store_true", help="float16 in ckpt, boxmot and npy-manifest files: half the size")
     add(
         "--data-dir",
         type=Path,
@@ -307,7 +313,7 @@ def main(args) -> None:
     data = layouts.find(args.data_dir or ready.the_sample(single_process("cpu")))
     count = args.calibration_images if "onnx-int8" in args.format else 1
     calibration = some_pixels(data.train or data.gallery, count, checkpoint)
-    job = Job(checkpoint, args.normalize == "inside", calibration, args.flip)
+    job = Job(checkpoint, args.normalize == "inside", calibration, args.flip, args.half)
     compared = some_pixels(data.query or data.train, COMPARED_IMAGES, checkpoint)
     size = f"{checkpoint.height}x{checkpoint.width}"
     print(f"{args.weights}: {checkpoint.arch}, {size}, {job.net.feature_dim} numbers a crop")
@@ -336,6 +342,8 @@ def export(name: str, job: Job, path: Path, compared: Tensor, data: layouts.ReID
     """
     if job.flip and FORMATS[name].weights_only:
         raise InputError(f"--flip: a {name} file holds weights alone; whoever runs them averages both directions")
+    if job.half and not FORMATS[name].weights_only:
+        raise InputError(f"--half: {name} files are run as they are; leave --half out for them")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         folder = tempfile.TemporaryDirectory(dir=path.parent, prefix=f".{path.name}.")

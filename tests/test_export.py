@@ -198,6 +198,25 @@ def test_boxmot_osnet(tmp_path, data):
     assert not any(key.startswith("classifier") for key in content["state_dict"])
 
 
+def test_half_the_size(tmp_path, data):
+    weights = write_checkpoint(tmp_path / "best.pth", "osnet_x0_25")
+    for folder, flags in ((tmp_path / "whole", []), (tmp_path / "half", ["--half"])):
+        run_export(
+            "--weights", weights, "--format", "boxmot", "npy-manifest", "--output", folder, "--data-dir", data, *flags
+        )
+    for name in ("osnet_x0_25_reid.pt", "osnet_x0_25_64x32.npz"):
+        whole, half = (tmp_path / folder / name for folder in ("whole", "half"))
+        assert half.stat().st_size < 0.7 * whole.stat().st_size
+    kept = torch.load(tmp_path / "half" / "osnet_x0_25_reid.pt", weights_only=True)["state_dict"]
+    assert {value.dtype for value in kept.values()} == {torch.float16, torch.int64}
+    crops = sized_crops(64, 32)
+    found = Extractor(tmp_path / "half" / "osnet_x0_25_reid.pt", use_cuda=False)
+    assert {value.dtype for value in found.net.parameters()} == {torch.float32}
+    np.testing.assert_allclose(found(crops), Extractor(weights, use_cuda=False)(crops), atol=3e-3)
+    with pytest.raises(InputError, match="--half: onnx files are run"):
+        run_export("--weights", weights, "--half", "--output", tmp_path / "onnx", "--data-dir", data)
+
+
 @pytest.mark.parametrize(
     ("arch", "options", "words"),
     [
