@@ -47,6 +47,7 @@ def test_the_published_kind(tmp_path, num_classes):
     loaded = checkpoints.load(path)
     assert (loaded.arch, loaded.num_classes, loaded.height, loaded.width) == ("net", num_classes, 128, 64)
     assert loaded.extra == {"acc": 93.5, "epoch": 39}
+    assert loaded.knows_people
     net = from_checkpoint(loaded)
     assert not net.training
     assert net.reid
@@ -89,7 +90,7 @@ def test_the_neck_is_recognised_and_starts_fresh_from_weights_without_one(tmp_pa
 def test_torchvisions_files_are_recognised(tmp_path, name):
     weights = torchvision.models.get_model(name, weights=None).state_dict()
     loaded = checkpoints.load(saved(tmp_path / f"{name}.pth", weights))
-    assert (loaded.arch, loaded.num_classes) == (name, 1000)
+    assert (loaded.arch, loaded.num_classes, loaded.knows_people) == (name, 1000, False)
     assert same(from_checkpoint(loaded), weights)
 
 

@@ -22,7 +22,7 @@ def here(tmp_path, monkeypatch):
 def test_the_file_is_small_whole_and_free_of_identities():
     checkpoint = checkpoints.load(shipped.WEIGHTS)
     assert checkpoint.arch == shipped.ARCH
-    assert (checkpoint.height, checkpoint.width) == (128, 64)
+    assert (checkpoint.height, checkpoint.width) == (64, 32)
     assert checkpoint.num_classes is None
     assert shipped.WEIGHTS.stat().st_size <= 5e6
     assert (shipped.WEIGHTS.parent / "README.md").is_file()
@@ -65,12 +65,22 @@ def test_training_starts_from_it(here, capsys):
     run(*flags, "--weights", "drawn")
     assert f"from {shipped.WEIGHTS}" in capsys.readouterr().out
     wanted, found = checkpoints.load(shipped.WEIGHTS), checkpoints.load("checkpoint/best.pth")
-    assert found.arch == "osnet_x0_25"
+    assert found.arch == shipped.ARCH
     kernels = [key for key in wanted.net_dict if key.endswith("conv.weight")]
     assert kernels
     assert all(torch.equal(wanted.net_dict[key], found.net_dict[key]) for key in kernels)
     with pytest.raises(InputError, match=r"--weights drawn: .*datasets\.py draw .* --model net .*drawn_net/best\.pth"):
         run(*flags, "--weights", "drawn", "--model", "net", "--output", "other")
+
+
+def test_training_goes_on_at_the_size_of_the_weights(here):
+    data = make_market(here / "market")
+    flags = ["--data-dir", data, "--epochs", 1, "--batch_size", 8, "--workers", 1, "--device", "cpu", "--amp", "fp32"]
+    write_checkpoint(here / "small.pth", "osnet_x0_25", height=48, width=24)
+    for name, given, size in (("a", [], (48, 24)), ("b", ["--height", 32, "--width", 16], (32, 16))):
+        run(*flags, *given, "--weights", here / "small.pth", "--output", name)
+        found = checkpoints.load(here / name / "best.pth")
+        assert (found.height, found.width) == size
 
 
 def test_the_folder_holds_nothing_else():

@@ -532,6 +532,18 @@ def test_each_process_keeps_eight_images():
         assert args.batch_size == batch_size
 
 
+@pytest.mark.parametrize(
+    ("flags", "lr", "progressive"),
+    [([], 5e-4, False), (["--lr", "0.001", "--progressive"], 1e-3, True), (["--recipe", "deepsort"], 0.01, False)],
+)
+def test_weights_that_know_people_are_refined(flags, lr, progressive):
+    args = train.get_args_parser().parse_args(flags)
+    recipe.fill_in(args)
+    recipe.fit(args, 13_000, refining=True)
+    assert (args.lr, args.progressive) == (lr, progressive)
+    assert ("rate 0.0005, low because" in recipe.explanation(args, 600)) == (not flags)
+
+
 def test_what_was_chosen_is_said_and_too_few_steps_warned_of():
     args = train.get_args_parser().parse_args([])
     recipe.fill_in(args)

@@ -45,6 +45,11 @@ class Checkpoint:
     width: int = 64
     extra: dict = field(default_factory=dict)  # everything else in the file: acc, epoch, args, optimizer, ...
 
+    @property
+    def knows_people(self) -> bool:
+        """Whether it was trained to tell people apart; 1,000 classes without another word are ImageNet's."""
+        return "height" in self.extra or self.num_classes != 1000
+
 
 def save(path: str | os.PathLike, checkpoint: dict) -> None:
     """Write a checkpoint dict of tensors and plain Python values atomically."""
@@ -180,6 +185,8 @@ def _head(net_dict: dict[str, Tensor]) -> dict:
 def starting_point(args, otherwise: str) -> Checkpoint | None:
     """The file of `--weights`, if any. Sets `args.model` where it is not given: to the file's, else to `otherwise`.
 
+    The input size becomes that of the file as well, where none is given.
+
     Raises:
         InputError: the file cannot be read, or holds another architecture than `--model` asks for.
     """
@@ -190,7 +197,7 @@ def starting_point(args, otherwise: str) -> Checkpoint | None:
                 + shipped.how_to_make(args.model)
             )
         args.model = shipped.ARCH
-        return load(shipped.WEIGHTS)
+        return _sized(args, load(shipped.WEIGHTS))
     if not args.weights or args.weights == "imagenet":
         args.model = args.model or otherwise
         return imagenet_checkpoint(args.model) if args.weights else None
@@ -201,6 +208,13 @@ def starting_point(args, otherwise: str) -> Checkpoint | None:
             f"--weights {start.path}: holds a {start.arch}; give --model {start.arch} or leave --model out "
             f"(it is {args.model})"
         )
+    return _sized(args, start)
+
+
+def _sized(args, start: Checkpoint) -> Checkpoint:
+    for side in ("height", "width"):
+        if side not in args.given:
+            setattr(args, side, getattr(start, side))
     return start
 
 

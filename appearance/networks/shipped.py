@@ -3,8 +3,8 @@
 from collections.abc import Callable
 from pathlib import Path
 
-WEIGHTS = Path(__file__).resolve().parents[2] / "weights" / "osnet_x0_25_reid.pt"
-ARCH = "osnet_x0_25"
+WEIGHTS = Path(__file__).resolve().parents[2] / "weights" / "osnet_x1_0_reid.pt"
+ARCH = "osnet_x1_0"
 TRAINED = Path("checkpoint/best.pth")  # where `train.py` leaves one
 
 

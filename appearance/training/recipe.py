@@ -73,24 +73,28 @@ def fill_in(args) -> None:
 ENOUGH_STEPS = 600  # up to here more steps gain more than larger batches do (docs/recipe.md)
 TOO_FEW_STEPS = 100  # below, a network stays near chance
 BATCHES = (128, 64, 32, 16)
+REFINING = 0.25  # of the learning rate, for weights that tell people apart already
 
 
-def fit(args, images: int, processes: int = 1) -> None:
+def fit(args, images: int, processes: int = 1, refining: bool = False) -> None:
     """Suit the default recipe to a set of so many training images; flags that were given, or resumed with, stay.
 
     The batch is the largest of `BATCHES` that leaves enough steps, or the smallest, with eight images or more for each
     process. A set so small that the smallest leaves too few is passed more often; where the epochs are given and the
-    steps stay few, all of them are at the whole size.
+    steps stay few, all of them are at the whole size. `refining` weights that tell people apart already takes a lower
+    rate and the whole size throughout: at the full rate and small sizes they would first forget.
     """
     if args.recipe != "default":
         return
+    if refining and "lr" not in args.given:
+        args.lr *= REFINING
     sizes = [size for size in BATCHES if size % processes == 0 and size >= 8 * processes] or [args.batch_size]
     if "epochs" not in args.given:
         args.epochs = max(args.epochs, math.ceil(ENOUGH_STEPS * sizes[-1] / images))
     if "batch_size" not in args.given:
         args.batch_size = next((size for size in sizes if args.epochs * images >= ENOUGH_STEPS * size), sizes[-1])
     if "progressive" not in args.given:
-        args.progressive = args.epochs * images >= ENOUGH_STEPS * args.batch_size
+        args.progressive = not refining and args.epochs * images >= ENOUGH_STEPS * args.batch_size
 
 
 def explanation(args, steps: int) -> str:
@@ -103,7 +107,9 @@ def explanation(args, steps: int) -> str:
     size = (args.height, args.width)
     whole = sum(resolution(args, epoch) == size for epoch in range(args.epochs))
     which = "all" if whole == args.epochs else f"the last {whole}"
-    return f"batches of {args.batch_size}, {why}: {steps:,} steps, {which} epochs at {size[0]}x{size[1]}"
+    refined = args.lr < RECIPES[args.recipe]["lr"] and "lr" not in args.given
+    rate = f", rate {args.lr:g}, low because the weights know people already" if refined else ""
+    return f"batches of {args.batch_size}, {why}: {steps:,} steps, {which} epochs at {size[0]}x{size[1]}{rate}"
 
 
 def augmentation(args) -> Augment:
