@@ -20,6 +20,7 @@ def how_to_make(arch: str) -> str:
     """The commands that make the like of it for another architecture, which would be too large to come along."""
     return (
         "python datasets.py draw data/drawn --identities 3000 --cameras 200 && "
-        f"python train.py --model {arch} --data-dir data/drawn --output drawn_{arch}   "
+        f"python train.py --model {arch} --data-dir data/drawn --height 64 --width 32 --epochs 10 --val-ratio 0 "
+        f"--output drawn_{arch}   "
         f"then --weights drawn_{arch}/best.pth"
     )

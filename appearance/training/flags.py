@@ -31,7 +31,7 @@ def get_args_parser(otherwise: str = "net") -> cli.ArgumentParser:
         default=128,
         help="height of the network's input in pixels; left out: what --weights knows",
     )
-    add("--width", type=positive, default=64, help="width, likewise")
+    add("--width", type=positive, default=64, help="width of the input, left out as well")
     add("--val-ratio", type=share, default=0.1, help="share of each identity's images held out")
     add("--cache", choices=("auto", "ram", "disk", "none"), default="auto", help="where decoded images are kept")
     add("--cache-dir", type=Path, default=Path("data/cache"), help="folder of --cache disk")
