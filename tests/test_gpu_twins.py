@@ -78,6 +78,7 @@ def test_the_moving_average_is_pytorchs():
             for parameter in net.parameters():
                 parameter.add_(torch.randn_like(parameter))
         ours.update()
+        ours.n_averaged += 1
         theirs.update_parameters(net)
     wanted = theirs.state_dict()
     assert ours.state_dict().keys() == wanted.keys()
