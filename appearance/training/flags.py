@@ -78,7 +78,7 @@ def get_args_parser(otherwise: str = "net") -> cli.ArgumentParser:
         "--cuda-graph",
         action=argparse.BooleanOptionalAction,
         default=False,
-        help="have one GPU repeat the whole step without Python: faster at small sizes; not yet tried on a GPU",
+        help="have a GPU repeat the whole step by itself, for small images, where Python is slow; not yet tried on one",
     )
     add("--accumulate", type=positive, default=1, help="run each batch in so many parts, to save memory")
 
@@ -87,7 +87,7 @@ def get_args_parser(otherwise: str = "net") -> cli.ArgumentParser:
     add(
         "--amp",
         choices=("auto", "fp32", "bf16", "fp16"),
-        help="arithmetic; auto: bf16 where faster; fp32 is TF32 on GPUs",
+        help="arithmetic; auto: bf16 where faster, or a GPU has it, else fp32 (TF32 on GPUs); fp16 waits each step",
     )
     add("--batch_size", type=positive, help="images per step, over all processes; by itself, fewer in small sets")
     add("--lr", type=from_zero, help="highest learning rate, for the whole batch of all processes")
