@@ -26,7 +26,7 @@ from appearance.measure.embed import fixed_batches, test_features
 from appearance.networks import checkpoints
 from appearance.networks.inference import fuse_for_inference
 from appearance.networks.precision import autocast, fastest_precision
-from appearance.training import log, recipe, resume
+from appearance.training import graph, log, recipe, resume
 from appearance.training.flags import get_args_parser
 from appearance.training.later import Later, snapshot
 from appearance.training.losses import Objective, classification
@@ -53,6 +53,7 @@ def main(args, world: World | None = None, otherwise: str = "net") -> None:
         say(resume.finished(args, resumed))
         return
     recipe.fill_in(args)
+    graph.check(args, world)
     seed_everything(args.seed)
     start = None if resumed else checkpoints.starting_point(args, otherwise)
     with claimed(args.output) if world.is_main else nullcontext():
@@ -116,6 +117,7 @@ class Learner:
         # one graph for each image size, not one for all of them
         self.forward = torch.compile(self.objective, dynamic=False) if args.compile else self.objective
         self.forward = world.wrapped(self.forward)
+        self.update = graph.StepGraph(self.on_device, self.optimizer) if args.cuda_graph else self.on_device
 
     def lr_factor(self, step: int) -> float:
         """Of a step counted from the start; the scheduler also asks for the one after the last."""
@@ -129,7 +131,18 @@ class Learner:
                     child.eval()  # frozen means BatchNorm's statistics as well
 
     def step(self, images: Tensor, labels: Tensor, numbers) -> tuple[Tensor, Tensor]:
-        """One update from (B, 3, H, W) uint8 images; the mean loss and the number of correct ones, on the device."""
+        """One update from (B, 3, H, W) uint8 images; the mean loss and the number of correct ones, on the device.
+
+        They hold until the next step.
+        """
+        results = self.update(images, labels, numbers)
+        self.scheduler.step()
+        if self.average:
+            self.average.n_averaged += 1
+        return results
+
+    def on_device(self, images: Tensor, labels: Tensor, numbers) -> tuple[Tensor, Tensor]:
+        """All of a step that the device does."""
         args, world = self.args, self.world
         images = self.augment.apply(images, numbers)  # (B, 3, H, W) float32
         loss_sum = correct = 0.0
@@ -152,7 +165,6 @@ class Learner:
         self.scaler.step(self.optimizer)
         self.scaler.update()
         self.optimizer.zero_grad(set_to_none=True)
-        self.scheduler.step()
         if self.average:
             self.average.update()
         return loss_sum, correct

@@ -93,15 +93,17 @@ def pretended_pinning(watch: Watch):
 
 
 class Steps:
-    """Training steps of made-up images, as `Training.train_epoch` takes them."""
+    """Training steps of made-up images, as `Training.train_epoch` takes them; each factor of the rate is for one."""
 
-    def __init__(self, flags: list[str], height: int, width: int, device: str = "cpu", classes: int = CLASSES):
+    def __init__(
+        self, flags: list[str], height: int, width: int, device: str = "cpu", classes: int = CLASSES, factors=(1.0,)
+    ):
         self.args = train.get_args_parser().parse_args([*flags, "--amp", "fp32"])
         recipe.fill_in(self.args)
         self.args.model = self.args.model or "net"
         world = World(torch.device(device))
         net = build_model(self.args.model, classes)
-        self.learner = train.Learner(self.args, world, net, classes, [1.0])
+        self.learner = train.Learner(self.args, world, net, classes, list(factors))
         self.learner.train_mode()
         self.tally = Tally(world)
         images = mock.Mock(targets=[number % classes for number in range(2 * self.args.batch_size)])

@@ -96,6 +96,7 @@ class Ours:
         flags = ["--output", folder, "--val-ratio", "0", "--no-progressive", "--epochs", "1000"]
         flags += ["--height", str(args.height), "--width", str(args.width), "--model", args.model]
         flags += ["--batch_size", str(args.batch_size)] + (["--compile"] if args.compile else [])
+        flags += ["--cuda-graph"] if args.cuda_graph else []
         given = train.get_args_parser().parse_args(flags)
         recipe.fill_in(given)
         self.training = train.Training(given, single_process(str(device)), data, lambda *_: None)
@@ -182,6 +183,7 @@ def get_args_parser() -> argparse.ArgumentParser:
     add("--workers", type=int, default=decoders(), help="decoding workers of the reference on a GPU")
     add("--device", default="auto", help="auto, cpu or cuda")
     add("--compile", action="store_true", help="let ours use torch.compile")
+    add("--cuda-graph", action="store_true", help="let ours replay its steps as a CUDA graph")
     add("--profile", action="store_true", help="profile one more epoch of ours: the operations that take the time")
     add("--json", type=Path, help="also write the result to this file")
     return parser
@@ -220,6 +222,7 @@ def main(args) -> None:
         "batch_size": args.batch_size,
         "precision": precision,
         "compile": args.compile,
+        "cuda_graph": args.cuda_graph,
         "images_per_second": round(ours, 1),
         **compared,
         "rounds": {name: [round(s, 1) for s in values] for name, values in speeds.items()},

@@ -23,7 +23,7 @@ from appearance.faults import explained_failures
 from appearance.measure import metrics, rerank
 from appearance.measure.embed import extract_features
 from appearance.networks.inference import fuse_for_inference
-from appearance.networks.precision import full_precision
+from appearance.networks.precision import fastest_precision, full_precision
 from appearance.training import recipe
 from appearance.training.average import MovingAverage
 from appearance.training.losses import Objective
@@ -78,6 +78,7 @@ def test_the_moving_average_is_pytorchs():
             for parameter in net.parameters():
                 parameter.add_(torch.randn_like(parameter))
         ours.update()
+        ours.n_averaged += 1
         theirs.update_parameters(net)
     wanted = theirs.state_dict()
     assert ours.state_dict().keys() == wanted.keys()
@@ -122,6 +123,12 @@ def test_the_precision_setting_comes_back_after_an_error():
     with pytest.raises(KeyError), full_precision():
         raise KeyError
     assert settings() == before
+
+
+@pytest.mark.parametrize(("has_it", "chosen"), [(True, "bf16"), (False, "fp32")])
+def test_auto_is_bfloat16_on_a_gpu_that_has_it(has_it, chosen, monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda including_emulation: has_it and not including_emulation)
+    assert fastest_precision(nn.Identity(), 32, 16, torch.device("cuda")) == chosen
 
 
 @pytest.mark.parametrize("loss", ["cosine", "arcface", "triplet", "circle", "center"])

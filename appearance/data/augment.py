@@ -48,13 +48,19 @@ class Numbers:
         return Numbers(*(getattr(self, f.name)[rows] for f in fields(self)))
 
     def to(self, device: torch.device) -> "Numbers":
-        """On the device, in one copy: whole numbers then have 32 bits."""
-        if device.type == "cpu":
-            return self
+        """On the device, in one copy; from another one whole numbers come with 32 bits."""
+        return self if self.flip.device == device else Numbers.unpacked(to_device(self.packed(), device))
+
+    def packed(self) -> Tensor:
+        """All of them as (N, 10) int32."""
         factors = torch.stack([self.brightness, self.contrast, self.saturation], 1).view(torch.int32)
-        whole = torch.cat([self.flip[:, None], self.shift, factors, self.erase], 1).to(torch.int32)  # (N, 10)
-        flip, shift, factors, erase = to_device(whole, device).split([1, 2, 3, 4], 1)
-        return Numbers(flip[:, 0] != 0, shift, *factors.view(torch.float32).unbind(1), erase)
+        return torch.cat([self.flip[:, None], self.shift, factors, self.erase], 1).to(torch.int32)
+
+    @classmethod
+    def unpacked(cls, packed: Tensor) -> "Numbers":
+        """The inverse, on the device of `packed`."""
+        flip, shift, factors, erase = packed.split([1, 2, 3, 4], 1)
+        return cls(flip[:, 0] != 0, shift, *factors.view(torch.float32).unbind(1), erase)
 
 
 @dataclass(frozen=True)

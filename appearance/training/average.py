@@ -9,7 +9,8 @@ from torch import nn
 class MovingAverage(nn.Module):
     """An exponential moving average of weights and BatchNorm statistics, in `module`; it begins with the first update.
 
-    One operation for all tensors, and nothing on the device that the host would have to ask for.
+    One operation for all tensors, and nothing on the device that the host would have to ask for. Whoever calls `update`
+    counts in `n_averaged`, on the host: a CUDA graph that updates cannot.
 
     Args:
         net: what is averaged, on its device.
@@ -32,4 +33,3 @@ class MovingAverage(nn.Module):
         torch._foreach_lerp_(ours, theirs, 1 - self.decay if self.n_averaged else 1.0)
         for own, other in self._counting:
             own.copy_(other)
-        self.n_averaged += 1

@@ -74,6 +74,12 @@ def get_args_parser(otherwise: str = "net") -> cli.ArgumentParser:
         help="steps between readings of a GPU's loss and accuracy",
     )
     add("--compile", action="store_true", help="compile the network with torch.compile: slow start, faster steps")
+    add(
+        "--cuda-graph",
+        action=argparse.BooleanOptionalAction,
+        default=False,
+        help="have a GPU repeat the whole step by itself, for small images, where Python is slow; not yet tried on one",
+    )
     add("--accumulate", type=positive, default=1, help="run each batch in so many parts, to save memory")
 
     add = parser.add_argument_group("recipe (defaults by recipe below)").add_argument
@@ -81,7 +87,7 @@ def get_args_parser(otherwise: str = "net") -> cli.ArgumentParser:
     add(
         "--amp",
         choices=("auto", "fp32", "bf16", "fp16"),
-        help="arithmetic; auto: bf16 where faster; fp32 is TF32 on GPUs",
+        help="arithmetic; auto: bf16 where faster, or a GPU has it, else fp32 (TF32 on GPUs); fp16 waits each step",
     )
     add("--batch_size", type=positive, help="images per step, over all processes; by itself, fewer in small sets")
     add("--lr", type=from_zero, help="highest learning rate, for the whole batch of all processes")

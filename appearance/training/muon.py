@@ -87,8 +87,13 @@ class Muon(AdamW):
         views = [_rows(kernels[number]) for number in order]
         parts = [part.reshape(view.shape) for part, view in zip(parts, views, strict=True)]
         torch._foreach_mul_(parts, [0.2 * max(len(view), view[0].numel()) ** 0.5 for view in views])
-        torch._foreach_mul_(views, 1 - group["lr"] * group["weight_decay"])
-        torch._foreach_add_(views, parts, alpha=-group["lr"])
+        rate = group["lr"]
+        torch._foreach_mul_(views, 1 - rate * group["weight_decay"])
+        if isinstance(rate, Tensor):  # for a CUDA graph; no `alpha` can be one
+            torch._foreach_mul_(parts, rate)
+            torch._foreach_sub_(views, parts)
+        else:
+            torch._foreach_add_(views, parts, alpha=-rate)
 
     def _average(self, kernel: nn.Parameter) -> Tensor:
         state = self.state[kernel]

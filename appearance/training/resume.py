@@ -20,7 +20,7 @@ PATHS = {"data_dir", "output", "cache_dir", "teacher"}
 FREE = {
     *("resume", "epochs", "output", "device", "gpu_id", "workers", "cache", "cache_dir", "eval_interval"),
     *("save_interval", "log_interval", "given", "dist_url", "world_size", "data_dir", "timeout", "overwrite"),
-    "skip_bad_images",
+    *("skip_bad_images", "cuda_graph"),
 }
 # what `last.pth` holds beside the weights
 STATE = {
