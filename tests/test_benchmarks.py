@@ -10,7 +10,7 @@ from conftest import benchmark, load_script, make_market
 
 from appearance.cli import InputError
 
-extract_speed, gpu, recipe_benchmark = map(benchmark, ("extract_speed", "gpu", "recipe"))
+drawings, extract_speed, gpu, recipe_benchmark = map(benchmark, ("drawings", "extract_speed", "gpu", "recipe"))
 step_cost, train_speed = map(benchmark, ("step_cost", "train_speed"))
 
 TINY = ["--model", "osnet_x0_25", "--height", "32", "--width", "16", "--device", "cpu"]
@@ -156,3 +156,34 @@ def test_step_cost_counts_and_times(capsys):
     parts = found["processor_ms"]
     assert 0 < parts["draw"] < parts["whole step"]
     assert 0 < parts["optimizer"] < parts["whole step"]
+
+
+def test_what_drawings_are_worth(capsys, tmp_path):
+    data, output = make_market(tmp_path / "market"), tmp_path / "runs"
+    flags = [*TINY, "--amp", "fp32", "--data-dir", data, "--output", output, "--json", tmp_path / "all.json"]
+    flags += ["--people", 3, 5, "--many-cameras", 3, "--cameras", 2, 4, "--many-people", 4, "--images", 60]
+    flags += ["--without", "night+noise", "--few-people", 4, "--few-cameras", 3]
+
+    def run(*more) -> list[dict]:
+        drawings.main(drawings.get_args_parser().parse_args([str(flag) for flag in [*flags, *more]]))
+        return json.loads((tmp_path / "all.json").read_text())["results"]
+
+    found = run()
+    crowds = [(row["part"], row["people"], row["cameras"], row.get("without", "")) for row in found]
+    assert crowds == [
+        *(("people", 3, 3, ""), ("people", 5, 3, ""), ("cameras", 4, 2, ""), ("cameras", 4, 4, "")),
+        *(("without", 4, 3, ""), ("without", 4, 3, "night+noise")),
+    ]
+    assert all(0 <= row["mAP"] <= 1 and row["epochs"] >= 1 for row in found)
+    assert (output / "drawings.png").stat().st_size > 5000
+    assert not list(output.glob("*_drawn"))  # the crowds are gone
+    assert "| 4 | 3 | night, noise |" in capsys.readouterr().out
+    assert run() == found  # kept, not run again
+    with pytest.raises(InputError, match="is of other flags"):
+        run("--images", 90)
+    with pytest.raises(InputError, match="--without fog: no such setting"):
+        run("--parts", "without", "--without", "fog")
+
+
+def test_drawn_people_to_learn_from():
+    assert [drawings.learners(n) for n in (3, 4, 750, 751, 10_250)] == [2, 3, 500, 501, 10_000]
