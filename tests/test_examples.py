@@ -2,6 +2,8 @@
 
 import json
 import random
+import shutil
+import subprocess
 import sys
 
 import numpy as np
@@ -18,6 +20,8 @@ import track_demo
 import track_mot
 from identity_measures import identity_measures
 from tracker import Kalman, Tracker, distances, overlap
+
+from appearance.cli import InputError
 
 pytest.importorskip("scipy", reason="the examples need scipy")
 
@@ -323,6 +327,62 @@ def test_tracks_of_a_sequence(street, tmp_path):
     assert set(rows.frame) == set(range(3, 31))
     with Image.open(tmp_path / "tracks.gif") as gif:
         assert (gif.n_frames, gif.size) == (30, (160, 120))
+
+
+def of_two_tracks(street):
+    recording = track_mot.record(track_mot.Sequence(street), track_mot.Sequence(street).detections)
+    numbers = [np.array([1, 2])] * len(recording.numbers)
+    return recording, (numbers, [boxes[:2] for boxes in recording.boxes])
+
+
+@pytest.mark.parametrize("said", ["", "no such codec"])
+def test_video_by_ffmpeg(street, tmp_path, monkeypatch, said):
+    """A program in ffmpeg's place takes down what it is called with and what it is given."""
+    stand_in = tmp_path / "bin" / "ffmpeg"
+    stand_in.parent.mkdir()
+    fails = f"echo {said} >&2; exit 1" if said else ""
+    stand_in.write_text(f'#!/bin/sh\necho "$@" > {tmp_path}/called\ncat > {tmp_path}/given\n{fails}\n')
+    stand_in.chmod(0o755)
+    monkeypatch.setenv("PATH", str(stand_in.parent), prepend=":")
+    recording, result = of_two_tracks(street)
+    if said:
+        with pytest.raises(InputError, match=r"tracks\.mp4: ffmpeg could not write it"):
+            track_mot.save_video(recording, result, tmp_path / "tracks.mp4")
+        return
+    track_mot.save_video(recording, result, tmp_path / "tracks.mp4")
+    called = (tmp_path / "called").read_text()
+    assert "-f rawvideo -pix_fmt rgb24 -s 160x120 -r 25" in called
+    assert called.endswith(f"{tmp_path}/tracks.mp4\n")
+    shown = np.frombuffer((tmp_path / "given").read_bytes(), np.uint8).reshape(30, 120, 160, 3)
+    left, top, _, height = recording.boxes[7][1].astype(int)
+    assert tuple(shown[7, top + height, left + 5]) == track_demo.colour_of(2)  # the lower edge of the box
+    assert np.abs(shown[7, top + 30, left + 12].astype(int) - COLOURS[1]).max() < 12  # who stands in it
+
+
+def test_video_without_ffmpeg(street, tmp_path, monkeypatch):
+    monkeypatch.setenv("PATH", str(tmp_path))
+    with pytest.raises(InputError, match=r"needs the program ffmpeg; or choose a name that ends in \.gif"):
+        track_mot.save_video(*of_two_tracks(street), tmp_path / "tracks.mp4")
+
+
+@pytest.mark.skipif(shutil.which("ffmpeg") is None, reason="needs ffmpeg")
+def test_video_is_one(street, tmp_path):
+    track_mot.save_video(*of_two_tracks(street), tmp_path / "tracks.mp4")
+    command = [
+        "ffmpeg",
+        "-loglevel",
+        "error",
+        "-i",
+        tmp_path / "tracks.mp4",
+        "-f",
+        "rawvideo",
+        "-pix_fmt",
+        "rgb24",
+        "-",
+    ]
+    shown = np.frombuffer(subprocess.run(command, capture_output=True, check=True).stdout, np.uint8)
+    shown = shown.reshape(30, 120, 160, 3)
+    assert np.abs(shown[7, 50, 52].astype(int) - COLOURS[1]).max() < 40
 
 
 def test_calibrated_threshold(tmp_path):
