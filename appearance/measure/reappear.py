@@ -69,8 +69,12 @@ def fitting_gap(data: dict) -> int | None:
 
 
 def figures(gap: int, curve: list[dict], calibration: dict) -> dict:
-    """The metrics file's part: gap, curve, and the threshold for the gap, None where no pair is so far apart."""
-    group = calibration["groups"].get("reappear", {})
+    """The metrics file's part: gap, curve, and the threshold for the gap, None where no pair is so far apart.
+
+    It is that of images and tracks, where these are enough, else that of pairs.
+    """
+    of = "track" if calibration.get("based_on") == "track" else "reappear"
+    group = calibration["groups"].get(of, {})
     threshold = {"max_dist": group.get("threshold"), "kept": group.get("kept")}
     return {"gap": gap, "curve": curve} | threshold | {"false_matches": group.get("false_matches")}
 

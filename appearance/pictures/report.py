@@ -208,11 +208,11 @@ def _calibration(calibration) -> str:
         low, high = calibration["max_dist_interval"]
         sure = f" In 95 % of cases other such people put it between {low:.4f} and {high:.4f}."
     warnings = "".join(f"<p><b>Warning:</b> {html.escape(text)}.</p>" for text in calibration["warnings"])
-    head = ["pairs", "same", "different", "max_dist", "matches kept", "equal error rate"]
+    head = ["what is compared", "same", "different", "max_dist", "matches kept", "equal error rate"]
     return (
         "<h2>Threshold for the tracker</h2>"
-        f"<p>With <b>max_dist = {calibration['max_dist']:.4f}</b>, {based_on['false_matches']:.2%} of the pairs "
-        f"of different people are accepted and {calibration['kept']:.1%} of those of the same person are kept "
+        f"<p>With <b>max_dist = {calibration['max_dist']:.4f}</b>, {based_on['false_matches']:.2%} of the "
+        f"comparisons with strangers are accepted and {calibration['kept']:.1%} of those with the same person are kept "
         f"({html.escape(based_on['title'])}).{sure}</p>{warnings}" + _html_table(head, rows)
     )
 

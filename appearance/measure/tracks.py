@@ -1,0 +1,119 @@
+"""Distances of images to tracks, as DeepSORT measures them: of the vectors that a track keeps, the nearest counts.
+
+A track is here what one camera saw of one person without a long break. An image is compared with its own track, from
+which it lies some frames away, as after a loss; and with the tracks of other people that the camera saw at about that
+time. Who is seen together is surely two people, also where a person has several numbers, as in a tracker's results.
+"""
+
+from collections.abc import Iterator
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from appearance.measure.pairs import BINS, CLUSTERS, PAIRS, Pairs
+from appearance.networks.precision import full_precision
+
+BUDGET = 100  # vectors that DeepSORT keeps of a track
+APART = 10  # frames; nearer images of a person are nearly copies, of which any network is sure
+ENOUGH = 200  # comparisons with strangers seen together; where there are fewer, those seen at other times count as well
+BLOCK = 8 << 20  # distances at once, which bounds the memory
+
+
+class Tracks:
+    """Images against the tracks of their camera.
+
+    Args:
+        pairs: the images; those without a camera or a time take no part, those of nobody (distractors) have no track.
+        window: frames after which a track is given up that is not seen.
+        apart: frames that lie at least between an image and the vectors of its own track.
+
+    Attributes:
+        track: (N,) the number of each image's track, -1 where it has none.
+        together: whether only those strangers count that are seen at about the same time; `histogram` finds out.
+    """
+
+    def __init__(self, pairs: Pairs, window: int, apart: int = APART):
+        self.pairs, self.window, self.apart, self.together = pairs, window, apart, True
+        columns = (one.cpu().numpy() for one in (pairs.labels, pairs.cameras, pairs.times, pairs.strangers))
+        self.track = torch.from_numpy(cut(*columns, window)).to(pairs.labels.device)
+
+    def histogram(self) -> Tensor:
+        """(2, BINS) counts of comparisons by distance; row 0 with strangers' tracks, row 1 with the own one."""
+        counts = torch.zeros(3, BINS + 1, dtype=torch.long, device=self.track.device)
+        for _, _, nearest, strangers, together, own in self._blocks():
+            for count, bins in zip(counts, (nearest[strangers & together], nearest[strangers], own), strict=True):
+                count += torch.bincount(bins, minlength=BINS + 1)
+        seen_together, at_any_time, own = counts[:, :BINS].cpu()
+        self.together = int(seen_together.sum()) >= ENOUGH
+        return torch.stack([seen_together if self.together else at_any_time, own])
+
+    def title(self) -> str:
+        seen = f", seen at most {self.window} frames apart" if self.together else ""
+        return f"same camera, image and track{seen} (the own one at least {self.apart})"
+
+    def by_identity(self, edge: int) -> tuple[Tensor, Tensor]:
+        """How many comparisons identities have, and how many of these lie below the bin `edge`.
+
+        Returns those with strangers, (2, K, K) float64, symmetric, and those with the own track, (2, K). More than
+        CLUSTERS identities are thrown together to so many clusters.
+        """
+        cluster = self.pairs.identity % CLUSTERS
+        clusters = int(cluster.max()) + 1
+        strange = torch.zeros(2, clusters, clusters, dtype=torch.float64, device=cluster.device)
+        own = strange.new_zeros(2, clusters)
+        for rows, owners, nearest, strangers, together, mine in self._blocks():
+            counted = (strangers & together if self.together else strangers).double()
+            kept = (mine < BINS).double()
+            accepted = (counted * (nearest < edge), kept * (mine < edge))
+            for number, (with_others, with_own) in enumerate(((counted, kept), accepted)):
+                with_each = strange.new_zeros(len(rows), clusters).index_add_(1, cluster[owners], with_others)
+                strange[number].index_add_(0, cluster[rows], with_each)
+                own[number].index_add_(0, cluster[rows], with_own)
+        return (strange + strange.mT).cpu(), own.cpu()
+
+    def _blocks(self) -> Iterator[tuple[Tensor, ...]]:
+        """Images (B,), an image of each track (T,), the bins of the distances between them (B, T), which of the tracks
+        are of other people (B, T), which of all are seen at about that time (B, T), and the bin of the distance to the
+        own track (B,), BINS where no vector of it lies so far away. A sample of the images where there are many."""
+        cameras, times, labels, features = (
+            getattr(self.pairs, key) for key in ("cameras", "times", "labels", "features")
+        )
+        usable = (cameras >= 0) & (times >= 0)
+        groups = [(usable & (cameras == camera)).nonzero()[:, 0] for camera in cameras[usable].unique()]
+        share = min(1, PAIRS / max(1, sum(len(images) ** 2 for images in groups)))
+        for images in groups:
+            members = images[self.track[images] >= 0]
+            numbers, place = self.track[members].unique(return_inverse=True)
+            if not len(numbers):
+                continue
+            owners = torch.empty_like(numbers).scatter_(0, place, members)
+            first = torch.full_like(numbers, 1 << 60).scatter_reduce_(0, place, times[members], "amin")
+            last = torch.full_like(numbers, -1).scatter_reduce_(0, place, times[members], "amax")
+            # images are in random order, so the first are a sample
+            for rows in images[: max(1, round(share * len(images)))].split(max(1, BLOCK // len(members))):
+                with full_precision():
+                    distance = 1 - features[rows] @ features[members].T  # (B, M)
+                bins = (distance * (BINS / 2)).long().clamp_(0, BINS - 1)
+                nearest = bins.new_full((len(rows), len(numbers)), BINS)
+                nearest.scatter_reduce_(1, place.expand_as(bins), bins, "amin")
+                when = times[rows, None]
+                far = (self.track[rows, None] == self.track[members]) & ((when - times[members]).abs() >= self.apart)
+                strangers = labels[rows, None] != labels[owners]
+                together = (when >= first - self.window) & (when <= last + self.window)
+                yield rows, owners, nearest, strangers, together, bins.masked_fill_(~far, BINS).amin(1)
+
+
+def cut(labels: np.ndarray, cameras: np.ndarray, times: np.ndarray, nobody: np.ndarray, window: int) -> np.ndarray:
+    """(N,) track numbers: images of one person and camera, at most `window` frames from one to the next and at most
+    BUDGET of them; -1 where camera or time is unknown, or for whom it is that they show (`nobody`, (N,) bool)."""
+    known = np.flatnonzero((cameras >= 0) & (times >= 0) & ~nobody)
+    order = known[np.lexsort((times[known], cameras[known], labels[known]))]
+    rows = np.stack([labels[order], cameras[order]])
+    starts = np.ones(len(order), bool)
+    starts[1:] = (rows[:, 1:] != rows[:, :-1]).any(0) | (np.diff(times[order]) > window)
+    begin = np.maximum.accumulate(np.where(starts, np.arange(len(order)), 0))
+    starts |= (np.arange(len(order)) - begin) % BUDGET == 0
+    track = np.full(len(labels), -1)
+    track[order] = np.cumsum(starts) - 1
+    return track
