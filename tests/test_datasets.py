@@ -63,6 +63,23 @@ def test_exif_rotation_is_undone(tmp_path):
     assert np.abs(np.asarray(image, int) - np.asarray(gradient(), int)).mean() < 4
 
 
+@pytest.mark.parametrize("shrink", [1, 2, 4, 8])
+@pytest.mark.parametrize("name", ["a.jpg", "a.png"])
+def test_a_smaller_image(tmp_path, name, shrink):
+    """A JPEG file by its decoder, others by averaging: the same picture, so many times smaller, rounded up."""
+    kind = {"quality": 100, "subsampling": 0} if name == "a.jpg" else {}
+    gradient(22, 37).save(tmp_path / name, **kind)
+    image = load_rgb(tmp_path / name, shrink)
+    assert image.size == (-(-22 // shrink), -(-37 // shrink))
+    inner = np.s_[: 37 // shrink, : 22 // shrink]  # whole squares
+    expected = np.asarray(gradient(22, 37).reduce(shrink), int)[inner]
+    assert np.abs(np.asarray(image, int)[inner] - expected).mean() < 3
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    gradient(22, 37).transpose(Image.Transpose.ROTATE_90).save(tmp_path / name, exif=exif, **kind)
+    assert load_rgb(tmp_path / name, shrink).size == image.size
+
+
 def test_an_animation_gives_its_first_picture(tmp_path):
     frames = [Image.new("RGB", (20, 30), colour) for colour in ("red", "lime", "blue")]
     frames[0].save(tmp_path / "walk.webp", save_all=True, append_images=frames[1:], lossless=True)

@@ -306,6 +306,21 @@ def test_crops_of_a_sequence_come_in_order(street):
     np.testing.assert_array_equal(rows[5], track_demo.colours(crops[15:18]))
 
 
+def test_large_boxes_are_cut_from_smaller_frames(street):
+    sequence = track_mot.Sequence(street)
+    recording = track_mot.record(sequence, sequence.detections)  # boxes 64 pixels high
+    assert [track_mot.shrinkage(recording, height) for height in (65, 64, 33, 32, 16, 8, 1)] == [1, 1, 1, 2, 4, 8, 8]
+    few_are_small = [np.array([[0, 0, 1, 1]]), *recording.boxes]
+    assert track_mot.shrinkage(track_mot.Recording(sequence, [], few_are_small), 32) == 2
+    assert track_mot.shrinkage(track_mot.Recording(sequence, [], [np.empty((0, 4))]), 32) == 1
+    crops = [crop for batch in track_mot.batches(recording, 2) for crop in batch]
+    assert len(crops) == 90
+    for number, crop in enumerate(crops):
+        assert crop.shape[0] == 32
+        assert 12 <= crop.shape[1] <= 13  # from an odd column on
+        assert np.abs(crop[15, 6].astype(int) - COLOURS[number % 3]).max() < 12
+
+
 def test_tracks_of_a_sequence(street, tmp_path):
     """People of three colours in lanes of their own: everything is found, from the third frame on."""
     weights = write_checkpoint(tmp_path / "best.pth", "osnet_x0_25")
