@@ -85,10 +85,8 @@ def get_args_parser():
     group = parser.add_argument_group("threshold of a tracker")
     add = group.add_argument
     add("--calibrate", action="store_true", help="recommend DeepSORT's max_dist and draw distances.png beside the CMC")
-    rate = (
-        f"share of strangers it may accept (default: as many as it refuses of the own; {calibration.FALSE_MATCH_RATE}"
-    )
-    add("--false-match-rate", type=_fraction, metavar="R", help=f"{rate} of pairs, where names tell no time)")
+    rates = f"{calibration.TRACKS_RATE} of tracks; {calibration.PAIRS_RATE} of pairs, where names tell no time"
+    add("--false-match-rate", type=_fraction, metavar="R", help=f"share of strangers it may accept (default: {rates})")
     add("--window", type=_positive(int), default=100, metavar="FRAMES", help="frames within which a tracker compares")
     return parser
 

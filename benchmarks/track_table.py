@@ -273,7 +273,7 @@ def main(args) -> None:
             if name != MOTION:
                 crops = held_out[name, seed]
                 sources = {"default": 0.2, "calibrated": calibrated(f"{way} {crops.name}", ways[way], crops, folder)}
-                if args.people:
+                if args.people and name != ANNOTATED:
                     sources["people"] = calibrated(f"{way} {args.people.name}", ways[way], args.people, folder)
             for tracker in args.trackers:
                 run = track_mot.TRACKERS[tracker]

@@ -13,9 +13,9 @@ import torch
 from appearance.cli import InputError
 from appearance.measure import intervals
 from appearance.measure.pairs import BINS, GROUPS, Pairs
-from appearance.measure.tracks import APART, ENOUGH, Tracks
+from appearance.measure.tracks import APART, Tracks
 
-FALSE_MATCH_RATE = 0.01  # of pairs, where nobody says
+PAIRS_RATE, TRACKS_RATE = 0.01, 0.02  # false matches where nobody says how many; docs/video.md has how they were chosen
 BARS = 80  # of a histogram
 MIN_SAME = 100  # same-identity pairs that a recommendation rests on at least,
 MIN_ACCEPTED = 10  # pairs of different people that it accepts at least,
@@ -31,8 +31,7 @@ def calibrate(
 
     Args:
         data: checked features dict.
-        false_match_rate: share of strangers that the threshold may accept. None: of tracks as many as it refuses of
-            a person's own, of pairs FALSE_MATCH_RATE.
+        false_match_rate: share of strangers that the threshold may accept. None: TRACKS_RATE or PAIRS_RATE.
         window: frames that lie at most between two images of a "tracker" pair, or of a track.
         seed: for the sample of images of a large set, and for the interval.
         gap: frames that lie at least between two images of one person in a "reappear" pair, and between an image and
@@ -43,7 +42,7 @@ def calibrate(
     equal_error_threshold, roc: [[false match rate, true match rate, threshold], ...], same_histogram,
     different_histogram}}, "bar_width"}. `kept` is the share of same-identity pairs within the threshold,
     `false_matches` of different ones; histograms are shares of pairs in bars of that width, from distance 0 on. In the
-    group "track" a pair is an image and a track. `false_match_rate` is what was asked for, or what came out.
+    group "track" a pair is an image and a track.
     `max_dist` is that of the first of the groups track, reappear, tracker, camera, all with enough pairs; in 95 % of
     cases other people of the same kind would put it within its interval (None: too few to tell). `warnings` are
     sentences that say why not to rely on it.
@@ -53,8 +52,9 @@ def calibrate(
     tracks = Tracks(pairs, window, APART if gap is None else gap)
     counts = {"track": tracks.histogram()} | pairs.histograms()
     titles = {"track": tracks.title()} | {name: title.format(window=window, gap=gap) for name, title in GROUPS.items()}
-    rates = dict.fromkeys(counts, FALSE_MATCH_RATE if false_match_rate is None else false_match_rate)
-    rates["track"] = false_match_rate
+    rates = dict.fromkeys(counts, PAIRS_RATE) | {"track": TRACKS_RATE}
+    if false_match_rate is not None:
+        rates = dict.fromkeys(counts, false_match_rate)
     # bars from 0 to where almost all pairs lie, which a poor network squeezes into a tenth of the range
     below = counts["all"].sum(0).cumsum(0)
     bar = int(torch.searchsorted(below, int(0.999 * below[-1]))) // BARS + 1  # fine bins in a bar
@@ -68,18 +68,18 @@ def calibrate(
     enough = [
         name
         for name, group in groups.items()
-        if group["same_pairs"] >= MIN_SAME and group["different_pairs"] >= _least(rates[name])
+        if group["same_pairs"] >= MIN_SAME and group["different_pairs"] * rates[name] >= MIN_ACCEPTED
     ]
     chosen = enough[0] if enough else "all"
     best = groups[chosen]
     edge = round(best["threshold"] * BINS / 2)
-    by_identity = tracks.by_identity(edge) if chosen == "track" else (pairs.by_identity(chosen, edge), None)
+    by_identity = tracks.by_identity(edge) if chosen == "track" else pairs.by_identity(chosen, edge)
     return {
         "max_dist": best["threshold"],
-        "max_dist_interval": _interval(*by_identity, best["threshold"], counts[chosen], rates[chosen], seed),
+        "max_dist_interval": _interval(by_identity, best["threshold"], counts[chosen][0], rates[chosen], seed),
         "identities": pairs.people,
         "kept": best["kept"],
-        "false_match_rate": best["false_matches"] if rates[chosen] is None else rates[chosen],
+        "false_match_rate": rates[chosen],
         "based_on": chosen,
         "warnings": _warnings(data, best, bool(enough), pairs.people, rates[chosen]),
         "groups": groups,
@@ -87,17 +87,10 @@ def calibrate(
     }
 
 
-def _least(rate: float | None) -> float:
-    """So many different pairs are enough for a threshold with this rate of false matches."""
-    if rate is None:
-        return ENOUGH
-    return math.ceil(MIN_ACCEPTED / rate) if rate else math.inf
-
-
-def _warnings(data: dict, group: dict, enough: bool, people: int, rate: float | None) -> list[str]:
+def _warnings(data: dict, group: dict, enough: bool, people: int, rate: float) -> list[str]:
     found = []
     if not enough:
-        least = f"{_least(rate):,}" if rate else "endlessly many"
+        least = f"{math.ceil(MIN_ACCEPTED / rate):,}" if rate else "endlessly many"
         found.append(
             f"too few pairs: {group['same_pairs']:,} of one person and {group['different_pairs']:,} of different "
             f"people, where {MIN_SAME} and {least} are the least; take it for a guess and measure more images"
@@ -118,53 +111,41 @@ def _warnings(data: dict, group: dict, enough: bool, people: int, rate: float | 
     return found
 
 
-def _interval(strangers, own, threshold: float, counts, rate: float | None, seed: int) -> list[float] | None:
+def _interval(counted: torch.Tensor, threshold: float, different, rate: float, seed: int) -> list[float] | None:
     """95 % interval of a group's threshold from draws of its identities; None where they do not differ, as two do not.
 
     With an identity drawn w times, its pairs with others count w times: to first order the share of accepted pairs
     moves by sum (w - 1) (accepted - share * all) / pairs over the identities, and the threshold to where all pairs
     together have the rate less that. What two identities have with each other moves both, and is taken out once
-    (Fafchamps and Gubert, "The formation of risk sharing networks", 2007). Without a rate the threshold is where the
-    accepted shares of strangers and of the own sum up to 1, and the own ones move it as well.
+    (Fafchamps and Gubert, "The formation of risk sharing networks", 2007).
 
     Args:
-        strangers: (2, K, K) pairs of identities, all and accepted ones.
-        own: (2, K) those of one identity, needed without a rate.
-        counts: (2, BINS) of the group.
+        counted: (2, K, K) pairs of two identities with each other, all of them and the accepted ones.
+        different: (BINS,) pairs of different identities by distance.
     """
-    total, accepted = strangers  # (K, K) each
+    total, accepted = counted  # (K, K) each
     excess = (accepted - accepted.sum() / total.sum() * total) / (total.sum() / 2)  # (K, K), sums to 0
+    excess = excess[total.sum(1) > 0]  # those who take part
     by_identity = excess.sum(1)
-    below = counts[0].cumsum(0) / counts[0].sum()
-    if rate is None:
-        all_own, kept = own
-        by_identity = by_identity + (kept - kept.sum() / all_own.sum() * all_own) / all_own.sum()
-        below, rate = below + counts[1].cumsum(0) / counts[1].sum(), 1
-    there = total.sum(1) > 0  # those who take part
-    by_identity, excess = by_identity[there], excess[there]
     squares = by_identity.square().sum()
     if squares == 0:
         return None
     moved = torch.cat([times @ by_identity for times in intervals.draws(len(excess), seed)])  # (R,)
     moved *= ((squares - excess.square().sum() / 2) / squares).clamp(0.5, 1).sqrt()
-    below = torch.cat([torch.zeros(1, dtype=torch.float64), below])
-    edges = torch.searchsorted(below, (rate - moved).clamp(0, below[-1]), right=True) - 1
+    below = torch.cat([torch.zeros(1, dtype=torch.float64), different.cumsum(0) / different.sum()])
+    edges = torch.searchsorted(below, (rate - moved).clamp(0, 1), right=True) - 1
     low, high = intervals.of_estimates(edges.double() * 2 / BINS, len(excess)).tolist()
     return [round(min(low, threshold), 4), round(max(high, threshold), 4)]
 
 
-def _group(same, different, rate: float | None, bar: int) -> dict:
-    """Threshold, ROC and histograms from counts (BINS,) of the distances of same- and different-identity pairs.
-
-    Without a rate of false matches, the threshold is the one of equal error.
-    """
+def _group(same, different, false_match_rate: float, bar: int) -> dict:
+    """Threshold, ROC and histograms from counts (BINS,) of the distances of same- and different-identity pairs."""
     zero = torch.zeros(1, dtype=torch.float64)
     true_rate = torch.cat([zero, same.cumsum(0) / same.sum()])  # (BINS + 1,) share below each bin edge
     false_rate = torch.cat([zero, different.cumsum(0) / different.sum()])
     edge = torch.linspace(0, 2, BINS + 1, dtype=torch.float64)
+    at = int(torch.searchsorted(false_rate, false_match_rate, right=True)) - 1  # last edge within the rate
     equal = int((false_rate - (1 - true_rate)).abs().argmin())
-    # the last edge within the rate
-    at = equal if rate is None else int(torch.searchsorted(false_rate, rate, right=True)) - 1
     # the ROC changes only where a pair lies; thin it out to readable JSON
     steps = torch.linspace(0, 1, 101, dtype=torch.float64)
     points = torch.searchsorted(false_rate, torch.cat([steps / 100, steps]).sort().values).clamp(max=BINS).unique()

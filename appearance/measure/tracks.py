@@ -16,7 +16,7 @@ from appearance.networks.precision import full_precision
 
 BUDGET = 100  # vectors that DeepSORT keeps of a track
 APART = 10  # frames; nearer images of a person are nearly copies, of which any network is sure
-ENOUGH = 200  # comparisons with strangers seen together; where there are fewer, those seen at other times count as well
+ENOUGH = 500  # comparisons with strangers seen together; where there are fewer, those seen at other times count as well
 BLOCK = 8 << 20  # distances at once, which bounds the memory
 
 
@@ -52,25 +52,18 @@ class Tracks:
         seen = f", seen at most {self.window} frames apart" if self.together else ""
         return f"same camera, image and track{seen} (the own one at least {self.apart})"
 
-    def by_identity(self, edge: int) -> tuple[Tensor, Tensor]:
-        """How many comparisons identities have, and how many of these lie below the bin `edge`.
-
-        Returns those with strangers, (2, K, K) float64, symmetric, and those with the own track, (2, K). More than
-        CLUSTERS identities are thrown together to so many clusters.
-        """
+    def by_identity(self, edge: int) -> Tensor:
+        """(2, K, K) float64, symmetric: how many comparisons two identities have with each other, and how many of these
+        lie below the bin `edge`. More than CLUSTERS identities are thrown together to so many clusters."""
         cluster = self.pairs.identity % CLUSTERS
         clusters = int(cluster.max()) + 1
-        strange = torch.zeros(2, clusters, clusters, dtype=torch.float64, device=cluster.device)
-        own = strange.new_zeros(2, clusters)
-        for rows, owners, nearest, strangers, together, mine in self._blocks():
-            counted = (strangers & together if self.together else strangers).double()
-            kept = (mine < BINS).double()
-            accepted = (counted * (nearest < edge), kept * (mine < edge))
-            for number, (with_others, with_own) in enumerate(((counted, kept), accepted)):
-                with_each = strange.new_zeros(len(rows), clusters).index_add_(1, cluster[owners], with_others)
-                strange[number].index_add_(0, cluster[rows], with_each)
-                own[number].index_add_(0, cluster[rows], with_own)
-        return (strange + strange.mT).cpu(), own.cpu()
+        counts = torch.zeros(2, clusters, clusters, dtype=torch.float64, device=cluster.device)
+        for rows, owners, nearest, strangers, together, _ in self._blocks():
+            compared = (strangers & together if self.together else strangers).double()
+            for count, chosen in zip(counts, (compared, compared * (nearest < edge)), strict=True):
+                with_each = count.new_zeros(len(rows), clusters).index_add_(1, cluster[owners], chosen)
+                count.index_add_(0, cluster[rows], with_each)
+        return (counts + counts.mT).cpu()
 
     def _blocks(self) -> Iterator[tuple[Tensor, ...]]:
         """Images (B,), an image of each track (T,), the bins of the distances between them (B, T), which of the tracks
