@@ -242,9 +242,7 @@ def print_threshold(label: str, found: dict):
     for warning in found["warnings"]:
         print(f"  warning: {warning}")
     if not of_tracks:
-        print(
-            "  note: of pairs, since too few names tell camera and time; the nearest of a track's images accepts more"
-        )
+        print("  note: of pairs of images, as names tell of too few tracks; the nearest image of a track accepts more")
     for group in found["groups"].values():
         pairs = f"{group['same_pairs']:,} same, {group['different_pairs']:,} different"
         rate = f"equal error rate {group['equal_error_rate']:.1%}"

@@ -231,6 +231,7 @@ def get_args_parser() -> cli.ArgumentParser:
         metavar="DATASET",
         help="whose query and gallery nobody trained on: calibrate with them too",
     )
+    add("--as-given", action="store_true", help="train nothing: the network as it is, and what is beside it")
     add("--epochs", type=int, default=10, help="of the training on the video")
     add("--per-identity", type=int, default=50, help="crops of an identity at most")
     add("--bfloat16", action="store_true", help="vectors by a network in bfloat16")
@@ -254,15 +255,16 @@ def main(args) -> None:
     for seed in args.seeds:
         annotated = make_crops(halves, None, folder / f"crops annotated {seed}", seed, args)
         tracked = make_crops(halves, tracks, folder / f"crops tracked {seed}", seed, args)
-        for name, crops in ((ANNOTATED, annotated), (TRACKED, tracked)):
+        for name, crops in [(ANNOTATED, annotated), (TRACKED, tracked)] * (not args.as_given):
             weights = trained_further(crops, folder / f"{name} {seed}", seed, args)
             ways[f"{name} {seed}"] = cache(lambda weights=weights: network(weights, args))
         # the threshold of tracks without labels rests on tracks as well
         held_out |= {(name, seed): tracked if name == TRACKED else annotated for name in NAMES}
+    names = [name for name in NAMES if not (args.as_given and name in (ANNOTATED, TRACKED))]
     known: dict[tuple, float | dict] = {}  # most ways are the same for all seeds: what was measured of them
     for boxes, seed in itertools.product(args.boxes, args.seeds):
         recordings = [recording_of(one, boxes, seed) for one in args.sequences]
-        for name in NAMES:
+        for name in names:
             way = f"{name} {seed}" if name in (ANNOTATED, TRACKED) else name
             key = f"{boxes} {way}" if boxes == "detections" else f"{boxes} {seed} {way}"
             try:
@@ -289,7 +291,7 @@ def main(args) -> None:
             print_rows(report["rows"], boxes, name)
             text = json.dumps(report, indent=1) + "\n"
             atomic_write(folder / "table.json", lambda file, text=text: file.write(text.encode()))
-    for boxes, name in itertools.product(args.boxes, NAMES):
+    for boxes, name in itertools.product(args.boxes, names):
         print_rows(report["rows"], boxes, name)
     publish({"purity": summary(shares), "identities": len(shares)}, None)
 

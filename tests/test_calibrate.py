@@ -143,7 +143,7 @@ def test_equal_to_comparing_image_by_image(enough, monkeypatch):
     assert (different < group["threshold"]).mean() == pytest.approx(group["false_matches"], abs=2 / len(different))
     assert group["false_matches"] <= 0.05 < (different < group["threshold"] + 2e-4).mean() + 1 / len(different)
     assert (own < group["threshold"]).mean() == pytest.approx(group["kept"], abs=2 / len(own))
-    assert ("20 frames apart" in group["title"]) == enough
+    assert ("within 20 frames" in group["title"]) == enough
 
 
 def walk(people=12, images=10, numbers=1):

@@ -49,8 +49,7 @@ class Tracks:
         return torch.stack([seen_together if self.together else at_any_time, own])
 
     def title(self) -> str:
-        seen = f", seen at most {self.window} frames apart" if self.together else ""
-        return f"same camera, image and track{seen} (the own one at least {self.apart})"
+        return "image and track of one camera" + (f", within {self.window} frames" if self.together else "")
 
     def by_identity(self, edge: int) -> Tensor:
         """(2, K, K) float64, symmetric: how many comparisons two identities have with each other, and how many of these
