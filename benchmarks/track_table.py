@@ -22,7 +22,6 @@ from functools import cache
 from pathlib import Path
 
 import numpy as np
-import torch
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "examples"))
@@ -124,12 +123,7 @@ def network(weights: Path, args) -> Way:
     """An Extractor at the size of this table, in bfloat16 where that is asked for."""
     extractor = Extractor(weights, use_cuda=False)
     extractor.height, extractor.width = args.height, args.width
-
-    def describe(crops):
-        with torch.autocast("cpu", torch.bfloat16, enabled=args.bfloat16):
-            return extractor(crops)
-
-    return describe
+    return track_mot.in_precision(extractor, "bf16" if args.bfloat16 else "fp32")
 
 
 def mobilenet() -> Way:

@@ -35,6 +35,7 @@ from appearance.data.sequences import Boxes, Sequence, read_boxes, result_lines
 from appearance.files import atomic_write
 from appearance.measure import calibrate, features_file
 from appearance.networks import runtimes, shipped
+from appearance.networks.precision import autocast
 from feature_extractor import Extractor
 
 DEFAULT = 0.2  # the threshold of DeepSORT and its kin, and of most who use them
@@ -87,6 +88,14 @@ def jittered(people: Boxes, seed: int = 0) -> Boxes:
     found = people[rng.random(len(people)) > 0.04]
     found.box = found.box + rng.normal(0, 0.03, found.box.shape) * found.box[:, 3:4] * [0.5, 1, 0.5, 1]
     return found
+
+
+def in_precision(extractor: Extractor, precision: str) -> Callable:
+    def vectors(crops: list[np.ndarray]) -> np.ndarray:
+        with autocast(extractor.device, precision):
+            return extractor(crops)
+
+    return vectors
 
 
 def describe(recording: Recording, ways: dict[str, Callable], shrink: int = 1) -> dict[str, list[np.ndarray]]:
@@ -257,6 +266,7 @@ def get_args_parser() -> cli.ArgumentParser:
         "sequences", nargs="+", type=Path, metavar="SEQUENCE", help="folder with img1/, and det/det.txt or --detections"
     )
     add("--weights", type=Path, help="checkpoint or exported file (default: checkpoint/best.pth or that in weights/)")
+    add("--amp", choices=("fp32", "bf16"), default="fp32", help="arithmetic of the network; bf16 where the CPU has it")
     add("--detections", nargs="+", type=Path, metavar="FILE", help="boxes of each sequence instead of det/det.txt")
     add("--jitter", action="store_true", help="instead of detections the boxes of gt/, a little off: for a test")
     add("--min-confidence", type=float, help="leave out detections below")
@@ -281,10 +291,11 @@ def main(args) -> None:
     if args.max_dist == "best" and not known:
         raise cli.InputError("--max-dist best: needs gt/gt.txt in each sequence; try auto")
     args.weights = shipped.chosen(args.weights)
-    ways = {NETWORK: Extractor(args.weights)}
+    extractor = Extractor(args.weights)
+    ways = {NETWORK: in_precision(extractor, args.amp)}
     if known:
         ways = {"motion alone": nothing, "colour histogram": colours} | ways
-    shrinks = [shrinkage(recording, ways[NETWORK].height) for recording in recordings]
+    shrinks = [shrinkage(recording, extractor.height) for recording in recordings]
     described = [describe(recording, ways, shrink) for recording, shrink in zip(recordings, shrinks, strict=True)]
     vectors = {name: [one[name] for one in described] for name in ways}
     run = TRACKERS[args.tracker]
