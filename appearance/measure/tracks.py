@@ -2,7 +2,7 @@
 
 A track is here what one camera saw of one person without a long break. An image is compared with its own track, from
 which it lies some frames away, as after a loss; and with the tracks of other people that the camera saw at about that
-time. Who is seen together is surely two people, also where a person has several numbers, as in a tracker's results.
+time, who are two people even where one has several numbers, unless a tracker has just lost and renumbered somebody.
 """
 
 from collections.abc import Iterator
