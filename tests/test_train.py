@@ -515,6 +515,9 @@ def test_recipes_set_the_same_flags():
         (760, "--epochs 6", 16, 6, False),
         (760, "--epochs 6 --progressive", 16, 6, True),
         (252, "--recipe deepsort", 32, 40, False),
+        (646, "", 32, 40, True),
+        (646, "--model osnet_x0_25", 16, 40, True),
+        (4_088, "--epochs 12 --model mobilenet_v2", 32, 12, True),
     ],
 )
 def test_the_recipe_suits_the_number_of_images(images, flags, batch_size, epochs, progressive):

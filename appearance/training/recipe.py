@@ -71,6 +71,7 @@ def fill_in(args) -> None:
 
 
 ENOUGH_STEPS = 600  # up to here more steps gain more than larger batches do (docs/recipe.md)
+OF_LIGHT_NETWORKS = 1500  # which learn less from a step, and whose steps cost little
 TOO_FEW_STEPS = 100  # below, a network stays near chance
 BATCHES = (128, 64, 32, 16)
 REFINING = 0.25  # of the learning rate, for weights that tell people apart already
@@ -79,10 +80,10 @@ REFINING = 0.25  # of the learning rate, for weights that tell people apart alre
 def fit(args, images: int, processes: int = 1, refining: bool = False) -> None:
     """Suit the default recipe to a set of so many training images; flags that were given, or resumed with, stay.
 
-    The batch is the largest of `BATCHES` that leaves enough steps, or the smallest, with eight images or more for each
-    process. A set so small that the smallest leaves too few is passed more often; where the epochs are given and the
-    steps stay few, all of them are at the whole size. `refining` weights that tell people apart already takes a lower
-    rate and the whole size throughout: at the full rate and small sizes they would first forget.
+    The batch is the largest of `BATCHES` that leaves enough steps for the network, or the smallest, with eight images
+    or more for each process. A set so small that the smallest leaves too few is passed more often; where the epochs are
+    given and the steps stay few, all of them are at the whole size. `refining` weights that tell people apart already
+    takes a lower rate and the whole size throughout: at the full rate and small sizes they would first forget.
     """
     if args.recipe != "default":
         return
@@ -92,9 +93,16 @@ def fit(args, images: int, processes: int = 1, refining: bool = False) -> None:
     if "epochs" not in args.given:
         args.epochs = max(args.epochs, math.ceil(ENOUGH_STEPS * sizes[-1] / images))
     if "batch_size" not in args.given:
-        args.batch_size = next((size for size in sizes if args.epochs * images >= ENOUGH_STEPS * size), sizes[-1])
+        steps = steps_before_size(args.model)
+        args.batch_size = next((size for size in sizes if args.epochs * images >= steps * size), sizes[-1])
     if "progressive" not in args.given:
         args.progressive = not refining and args.epochs * images >= ENOUGH_STEPS * args.batch_size
+
+
+def steps_before_size(model: str | None) -> int:
+    """Up to how many steps more of them gain more than larger batches do."""
+    light = model is not None and model.startswith(("osnet", "mobilenet"))
+    return OF_LIGHT_NETWORKS if light else ENOUGH_STEPS
 
 
 def explanation(args, steps: int) -> str:
@@ -103,7 +111,8 @@ def explanation(args, steps: int) -> str:
         return f"warning: {steps} steps are too few to learn from; give more --epochs or a smaller --batch_size"
     why = "all that the recipe takes"
     if args.batch_size < RECIPES[args.recipe]["batch_size"]:
-        why = f"small, because up to {ENOUGH_STEPS:,} more steps count for more than larger batches"
+        most = steps_before_size(args.model)
+        why = f"small, because up to {most:,} more steps count for more than larger batches"
     size = (args.height, args.width)
     whole = sum(resolution(args, epoch) == size for epoch in range(args.epochs))
     which = "all" if whole == args.epochs else f"the last {whole}"
