@@ -1,7 +1,15 @@
-"""What this machine has to give: cores and memory."""
+"""What this machine has to give: cores, memory, and processes to work side by side."""
 
+import multiprocessing
 import os
+import signal
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
 from pathlib import Path
+
+from appearance.cli import RunFailed
 
 
 def cores() -> int:
@@ -23,3 +31,28 @@ def free_memory() -> int:
     except OSError:
         pass
     return 4 << 30  # not Linux: a cautious guess
+
+
+def side_by_side(work: Callable, jobs: Sequence, workers: int, chunk: int = 1) -> Iterator:
+    """`work(job)` of each, in order, by so many processes; by this one alone with one worker.
+
+    Args:
+        work: a function at the top of a module, which other processes can find.
+        chunk: jobs that a process is given at a time.
+
+    Raises:
+        RunFailed: a process was killed.
+    """
+    if min(workers, len(jobs)) <= 1:
+        yield from map(work, jobs)
+        return
+    # Forked workers start at once; elsewhere than on Linux forking is not safe or not there.
+    context = multiprocessing.get_context("fork" if sys.platform == "linux" else None)
+    # An interrupt (Ctrl-C) reaches every process: the workers leave it to this one, which ends them.
+    pool = ProcessPoolExecutor(workers, context, signal.signal, (signal.SIGINT, signal.SIG_IGN))
+    try:
+        yield from pool.map(work, jobs, chunksize=chunk)
+    except BrokenProcessPool:
+        raise RunFailed("a process that worked along was killed; is the memory full? (nothing was written)") from None
+    finally:
+        pool.shutdown(cancel_futures=True)

@@ -5,7 +5,7 @@
 
 import os
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,9 +18,10 @@ from appearance.data.compare import thumbnail
 from appearance.data.images import load_rgb
 from appearance.data.layouts import DISTRACTOR, JUNK, OTHER_KINDS, ReIDData, Sample, images, sequence_hint
 from appearance.data.names import UNKNOWN
+from appearance.machine import cores, side_by_side
 
 SMALLEST_SIDE = 16  # pixels; below it a crop holds nothing to recognise
-AT_ONCE = 32  # images that a thread opens for each time it is asked
+WORTH_PROCESSES = 1000  # images
 MOST_CAMERAS = 20  # from which a number in nearly every name is doubted to be a camera's
 
 
@@ -67,7 +68,7 @@ def _folder_problems(data: ReIDData) -> list[Problem]:
         problems.append(Problem(False, f"{folder}: an identity folder without any image"))
     kinds = defaultdict(list)
     for path in (path for root in _roots(data) for path in images(root, OTHER_KINDS)):
-        kinds[path.suffix.lower()].append(path)
+        kinds[os.path.splitext(path)[1].lower()].append(path)
     for kind, paths in sorted(kinds.items()):
         text = (
             f"{count(len(paths), kind + ' file')} left out ({few(inside(data, paths))}): that kind is not read; save "
@@ -175,38 +176,40 @@ def unmatched_queries(query: Sequence[Sample], gallery: Sequence[Sample]) -> lis
     ]
 
 
-def look(samples: Sequence[Sample], workers: int = 8) -> tuple[list[Problem], list[bytes | None]]:
+def across_cores(work: Callable, paths: Sequence[str]) -> Iterator:
+    """`map` by processes, where they are worth starting."""
+    return side_by_side(work, paths, cores() if len(paths) >= WORTH_PROCESSES else 1, chunk=64)
+
+
+def look(samples: Sequence[Sample], apply: Callable = across_cores) -> tuple[list[Problem], list[bytes | None]]:
     """Open every image, in one pass: unreadable files and images too small to recognise anyone; and thumbnails.
 
     The thumbnail of an image that cannot be read is None.
+
+    Args:
+        apply: as `map`; calls a function with each of the paths, in order.
     """
-
-    def open_one(sample: Sample) -> tuple[Problem | None, bytes | None]:
-        try:
-            image = load_rgb(sample.path)
-        except InputError as error:
-            return Problem(True, str(error), sample.path), None
-        problem, (width, height) = None, image.size
-        if min(width, height) < SMALLEST_SIDE:
-            text = f"{sample.path}: {width}x{height} pixels, smaller than {SMALLEST_SIDE}"
-            problem = Problem(False, text, sample.path)
-        return problem, thumbnail(image)
-
-    seen: list[tuple[Problem | None, bytes | None]] = []
-    parts = [samples[start : start + AT_ONCE] for start in range(0, len(samples), AT_ONCE)]
-    with (
-        ThreadPoolExecutor(workers) as pool,
-        tqdm(total=len(samples), desc="reading images", unit="img", leave=False, disable=None) as progress,
-    ):
-        for part in pool.map(lambda part: [open_one(sample) for sample in part], parts):
-            seen += part
-            progress.update(len(part))
-    return [problem for problem, _ in seen if problem], [small for _, small in seen]
+    seen = apply(_open, [sample.path for sample in samples])
+    bar = tqdm(seen, total=len(samples), desc="reading images", unit="img", leave=False, disable=None)
+    problems, thumbnails = zip(*bar, strict=True) if samples else ((), ())
+    return [problem for problem in problems if problem], list(thumbnails)
 
 
-def image_problems(samples: Sequence[Sample], workers: int = 8) -> list[Problem]:
-    """The problems that `look` finds."""
-    return look(samples, workers)[0]
+def _open(path: str) -> tuple[Problem | None, bytes | None]:
+    try:
+        image = load_rgb(path)
+    except InputError as error:
+        return Problem(True, str(error), path), None
+    width, height = image.size
+    small = min(width, height) < SMALLEST_SIDE
+    text = f"{path}: {width}x{height} pixels, smaller than {SMALLEST_SIDE}"
+    return Problem(False, text, path) if small else None, thumbnail(image)
+
+
+def image_problems(samples: Sequence[Sample], threads: int) -> list[Problem]:
+    """The problems that `look` finds; by threads, as a process that holds a GPU had better not fork."""
+    with ThreadPoolExecutor(threads) as pool:
+        return look(samples, pool.map)[0]
 
 
 def _empty_identity_folders(data: ReIDData) -> list[Path]:

@@ -123,8 +123,10 @@ def merged(sets: Sequence[ReIDData]) -> ReIDData:
     return whole
 
 
-def _named_images(root: Path, folders: dict[str, tuple[str, ...]], as_in: str) -> Iterator[tuple[str, Path, NameParts]]:
-    """(split, path, what the name tells) of each image in the first folder that is there of each split's.
+def _named_images(
+    root: Path, folders: dict[str, tuple[str, ...]], as_in: str
+) -> Iterator[tuple[str, str, str, NameParts]]:
+    """(split, path, name, what the name tells) of each image in the first folder that is there of each split's.
 
     Raises:
         InputError: a name tells no identity.
@@ -132,10 +134,11 @@ def _named_images(root: Path, folders: dict[str, tuple[str, ...]], as_in: str) -
     for split, names in folders.items():
         folder = next((root / name for name in names if (root / name).is_dir()), None)
         for path in images(folder) if folder else []:
-            parts = parse_name(path.name)
+            name = os.path.basename(path)
+            parts = parse_name(name)
             if parts.pid is None:
                 raise InputError(f"{path}: the name does not tell {as_in}; rename it, or use class folders")
-            yield split, path, parts
+            yield split, path, name, parts
 
 
 def _read_market(root: Path, layout: str) -> ReIDData:
@@ -145,11 +148,11 @@ def _read_market(root: Path, layout: str) -> ReIDData:
         "query": ("query", "image_query"),
         "gallery": ("bounding_box_test", "image_test"),
     }
-    for split, path, parts in _named_images(root, folders, "identity and camera as 0002_c1s1_000451_03.jpg does"):
+    for split, path, name, parts in _named_images(root, folders, "identity and camera as 0002_c1s1_000451_03.jpg does"):
         if split == "train" and parts.pid == JUNK:
             continue
-        getattr(data, split).append(Sample(str(path), parts.pid, parts.camera, time=parts.time))
-        data.names.setdefault(parts.pid, path.name.split("_")[0])
+        getattr(data, split).append(Sample(path, parts.pid, parts.camera, time=parts.time))
+        data.names.setdefault(parts.pid, name.split("_")[0])
     return data
 
 
@@ -174,13 +177,14 @@ class NotThere(InputError):
     """Something that only testing needs is missing."""
 
 
-def _mars_sample(path: Path, tracklets: dict[str, int]) -> Sample:
-    parts = parse_name(path.name)
+def _mars_sample(path: str, tracklets: dict[str, int]) -> Sample:
+    name = os.path.basename(path)
+    parts = parse_name(name)
     if parts.pid is None or parts.tracklet == UNKNOWN:
         raise InputError(f"{path}: not a MARS name such as 0001C1T0002F003.jpg; rename it or take it out")
-    key = path.name.split("F")[0]
+    key = name.split("F")[0]
     tracklet = tracklets.setdefault(key, len(tracklets))
-    return Sample(str(path), parts.pid, parts.camera, tracklet, parts.tracklet * SEQUENCE_FRAMES + parts.frame)
+    return Sample(path, parts.pid, parts.camera, tracklet, parts.tracklet * SEQUENCE_FRAMES + parts.frame)
 
 
 def _read_mars_test(root: Path) -> tuple[list[Sample], list[Sample]]:
@@ -253,9 +257,9 @@ def _read_scenes(root: Path, layout: str) -> ReIDData:
     data = ReIDData(root, layout)
     folders = {"train": ("randperson_subset", "train"), "query": ("test/query",), "gallery": ("test/gallery",)}
     as_in = "identity, scene and camera as 000012_s03_c01_f000776.jpg does"
-    for split, path, parts in _named_images(root, folders, as_in):
-        getattr(data, split).append(Sample(str(path), parts.pid + 1, parts.camera, time=parts.time))
-        data.names.setdefault(parts.pid + 1, path.name.split("_")[0])
+    for split, path, name, parts in _named_images(root, folders, as_in):
+        getattr(data, split).append(Sample(path, parts.pid + 1, parts.camera, time=parts.time))
+        data.names.setdefault(parts.pid + 1, name.split("_")[0])
     return data
 
 
@@ -282,12 +286,12 @@ def _read_class_folders(root: Path) -> ReIDData:
     for split, identities in listing.items():
         for identity, paths in identities.items():
             for path in paths:
-                parts = parse_name(path.name)
-                getattr(data, split).append(Sample(str(path), pids[identity], parts.camera, time=parts.time))
+                parts = parse_name(os.path.basename(path))
+                getattr(data, split).append(Sample(path, pids[identity], parts.camera, time=parts.time))
     return data
 
 
-def _number_identities(listing: dict[str, dict[str, list[Path]]]) -> dict[str, int]:
+def _number_identities(listing: dict[str, dict[str, list[str]]]) -> dict[str, int]:
     """Folder name -> pid. Numbers stay as they are; other names are counted from 1, in sorted order.
 
     A gallery may hold Market-1501's two special folders, `-1` (junk) and `0000` (distractors). Anywhere else a folder
@@ -304,7 +308,7 @@ def _number_identities(listing: dict[str, dict[str, list[Path]]]) -> dict[str, i
     return special | {name: number for number, name in enumerate(people, start=1)}
 
 
-def _identity_folders(folder: Path) -> dict[str, list[Path]]:
+def _identity_folders(folder: Path) -> dict[str, list[str]]:
     """Identity -> its images, both sorted; what counts as an image is torchvision's ImageFolder rule."""
     return {
         child.name: images(child)
@@ -313,7 +317,7 @@ def _identity_folders(folder: Path) -> dict[str, list[Path]]:
     }
 
 
-def images(folder: Path, kinds: tuple[str, ...] = IMG_EXTENSIONS) -> list[Path]:
+def images(folder: Path, kinds: tuple[str, ...] = IMG_EXTENSIONS) -> list[str]:
     """Every file of these kinds below `folder`, sorted; links are followed, hidden files left out."""
     found, seen = [], set()
     for parent, folders, files in os.walk(folder, followlinks=True, onerror=_unless_missing):
@@ -323,8 +327,8 @@ def images(folder: Path, kinds: tuple[str, ...] = IMG_EXTENSIONS) -> list[Path]:
             continue
         seen.add((status.st_dev, status.st_ino))
         folders[:] = sorted(name for name in folders if not name.startswith("."))
-        found += [Path(parent, f) for f in files if f.lower().endswith(kinds) and not f.startswith(".")]
-    return sorted(found)
+        found += [os.path.join(parent, f) for f in files if f.lower().endswith(kinds) and not f.startswith(".")]
+    return sorted(found, key=lambda path: path.split(os.sep))
 
 
 def is_sequence(folder: Path) -> bool:

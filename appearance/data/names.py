@@ -1,7 +1,7 @@
 """What an image's file name tells: who is seen, by which camera, when."""
 
+import os
 import re
-from pathlib import Path
 from typing import NamedTuple
 
 UNKNOWN = -1  # a camera or time that the name does not tell
@@ -40,7 +40,7 @@ NAME_PATTERNS = (
 
 def parse_name(name: str) -> NameParts:
     """Identity, camera, sequence, frame and tracklet from an image's file name, as far as a known pattern tells."""
-    stem = Path(name).stem
+    stem = os.path.splitext(name)[0]
     for pattern in NAME_PATTERNS:
         match = pattern.match(stem)
         if match:

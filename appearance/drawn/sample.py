@@ -19,10 +19,7 @@ own, keyed by (seed, what, identity, index).
 import functools
 import json
 import math
-import multiprocessing
 import os
-import signal
-import sys
 import tempfile
 import time
 from collections import Counter
@@ -37,7 +34,7 @@ from appearance.drawn.cameras import HEIGHT, WIDTH, Appearance, Camera, Framing,
 from appearance.drawn.people import Identity
 from appearance.drawn.poses import Pose
 from appearance.drawn.variety import EVERYTHING, Variety
-from appearance.machine import cores
+from appearance.machine import cores, side_by_side
 
 VERSION = 3  # raise it when the same parameters no longer give the same pictures
 DEFAULT_IDENTITIES, DEFAULT_CAMERAS = 144, 6
@@ -190,17 +187,9 @@ def draw_all(shots: list[Shot], root: Path, workers: int):
     for folder in FOLDERS:
         (root / folder).mkdir()
     jobs = [(shot, str(root)) for shot in sorted(shots, key=lambda shot: shot.camera)]
-    bar = functools.partial(tqdm, total=len(jobs), unit="image", leave=False, disable=None)
-    if workers <= 1:
-        for job in bar(jobs):
-            save(job)
-        return
-    # Forked workers start at once; elsewhere than on Linux forking is not safe or not there.
-    context = multiprocessing.get_context("fork" if sys.platform == "linux" else None)
-    # An interrupt (Ctrl-C) reaches every process: the workers leave it to this one, which ends them.
-    with context.Pool(workers, signal.signal, (signal.SIGINT, signal.SIG_IGN)) as pool:
-        for _ in bar(pool.imap_unordered(save, jobs, chunksize=16)):
-            pass
+    drawn = side_by_side(save, jobs, workers, chunk=16)
+    for _ in tqdm(drawn, total=len(jobs), unit="image", leave=False, disable=None):
+        pass
 
 
 def ensure(

@@ -77,17 +77,17 @@ BATCHES = (128, 64, 32, 16)
 REFINING = 0.25  # of the learning rate, for weights that tell people apart already
 
 
-def fit(args, images: int, processes: int = 1, refining: bool = False) -> None:
+def fit(args, images: int, processes: int = 1, refines: int = 0) -> None:
     """Suit the default recipe to a set of so many training images; flags that were given, or resumed with, stay.
 
     The batch is the largest of `BATCHES` that leaves enough steps for the network, or the smallest, with eight images
     or more for each process. A set so small that the smallest leaves too few is passed more often; where the epochs are
-    given and the steps stay few, all of them are at the whole size. `refining` weights that tell people apart already
-    takes a lower rate and the whole size throughout: at the full rate and small sizes they would first forget.
+    given and the steps stay few, all of them are at the whole size. Weights that tell people apart already, of images
+    `refines` pixels high, take a lower rate and no smaller images: at the full rate and small sizes they would forget.
     """
     if args.recipe != "default":
         return
-    if refining and "lr" not in args.given:
+    if refines and "lr" not in args.given:
         args.lr *= REFINING
     sizes = [size for size in BATCHES if size % processes == 0 and size >= 8 * processes] or [args.batch_size]
     if "epochs" not in args.given:
@@ -96,7 +96,8 @@ def fit(args, images: int, processes: int = 1, refining: bool = False) -> None:
         steps = steps_before_size(args.model)
         args.batch_size = next((size for size in sizes if args.epochs * images >= steps * size), sizes[-1])
     if "progressive" not in args.given:
-        args.progressive = not refining and args.epochs * images >= ENOUGH_STEPS * args.batch_size
+        args.progressive = args.epochs * images >= ENOUGH_STEPS * args.batch_size
+        args.first_height = args.first_height or refines or None
 
 
 def steps_before_size(model: str | None) -> int:
@@ -184,7 +185,8 @@ def resolution(args, epoch: int) -> tuple[int, int]:
 
     Few epochs see a quarter of the height and width, nearly half of them half, the rest three quarters and the whole
     size (progressive resizing; Touvron et al., "Fixing the train-test resolution discrepancy", NeurIPS 2019, is why the
-    last epochs train at the size of testing). A stage that would be too small trains at the next size.
+    last epochs train at the size of testing). A stage that would be too small, or lower than `--first-height`,
+    trains at the next size.
     """
     size = (args.height, args.width)
     for factor, left in STAGES.items():
@@ -192,6 +194,7 @@ def resolution(args, epoch: int) -> tuple[int, int]:
         if (
             args.progressive
             and min(smaller) >= SMALLEST_SIDE
+            and smaller[0] >= (args.first_height or 0)
             and args.epochs - epoch > max(1, round(left * args.epochs))
         ):
             size = smaller
