@@ -536,22 +536,24 @@ def test_each_process_keeps_eight_images():
 
 
 @pytest.mark.parametrize(
-    ("flags", "lr", "heights"),
-    [
-        (["--epochs", "5"], 5e-4, [64, 64, 64, 96, 128]),  # not 32, which its weights do not know
-        (["--epochs", "5", "--height", "64", "--width", "32"], 5e-4, [64] * 5),
-        (["--epochs", "5", "--lr", "0.001", "--progressive"], 1e-3, [32, 64, 64, 96, 128]),
-        (["--epochs", "5", "--first-height", "96"], 5e-4, [96, 96, 96, 96, 128]),
-        (["--epochs", "5", "--recipe", "deepsort"], 0.01, [128] * 5),
-    ],
+    ("flags", "lr", "progressive"),
+    [([], 5e-4, False), (["--lr", "0.001", "--progressive"], 1e-3, True), (["--recipe", "deepsort"], 0.01, False)],
 )
-def test_weights_that_know_people_are_refined(flags, lr, heights):
+def test_weights_that_know_people_are_refined(flags, lr, progressive):
     args = train.get_args_parser().parse_args(flags)
     recipe.fill_in(args)
-    recipe.fit(args, 20_000, refines=64)
-    assert args.lr == lr
-    assert [recipe.resolution(args, epoch)[0] for epoch in range(args.epochs)] == heights
-    assert ("rate 0.0005, low because" in recipe.explanation(args, 600)) == (lr == 5e-4)
+    recipe.fit(args, 13_000, refining=True)
+    assert (args.lr, args.progressive) == (lr, progressive)
+    assert ("rate 0.0005, low because" in recipe.explanation(args, 600, refining=True)) == (not flags)
+
+
+def test_refining_takes_smaller_batches():
+    """12 epochs of Market-1501's identities 0:250: batches of 64 from nothing, of 32 from weights that know people."""
+    for refining, batch_size in ((False, 64), (True, 32)):
+        args = train.get_args_parser().parse_args(["--epochs", "12"])
+        recipe.fill_in(args)
+        recipe.fit(args, 4_199, refining=refining)
+        assert args.batch_size == batch_size
 
 
 def test_what_was_chosen_is_said_and_too_few_steps_warned_of():

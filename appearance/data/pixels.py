@@ -17,6 +17,7 @@ from appearance.data.images import unreadable
 from appearance.machine import free_memory
 from appearance.world import World
 
+AT_ONCE = 16  # images that a thread decodes for each time it is asked: asking costs as much as an image
 RAM_SHARE = 0.25  # of the memory that is free: `auto` keeps a set in RAM up to this
 
 
@@ -107,24 +108,25 @@ def _decode(images, pixels: np.ndarray, workers: int) -> None:
         InputError: some cannot be read; names them after a look at all.
     """
 
-    def one(index: int) -> InputError | None:
-        try:
-            pixels[index] = images[index][0].numpy()
-        except InputError as error:
-            return error
-        return None
+    def some(rows: range) -> list[str]:
+        broken = []
+        for row in rows:
+            try:
+                pixels[row] = images[row][0].numpy()
+            except InputError as error:
+                broken.append(str(error))
+        return broken
 
+    parts = [range(start, min(start + AT_ONCE, len(images))) for start in range(0, len(images), AT_ONCE)]
+    what = f"decoding {images.width}x{images.height}"
     broken = []
-
-    with ThreadPoolExecutor(max(1, workers)) as pool:
-        progress = tqdm(
-            total=len(images), desc=f"decoding {images.width}x{images.height}", unit="img", leave=False, disable=None
-        )
-        with progress:
-            for error in pool.map(one, range(len(images))):
-                progress.update()
-                if error:
-                    broken.append(str(error))
+    with (
+        ThreadPoolExecutor(max(1, workers)) as pool,
+        tqdm(total=len(images), desc=what, unit="img", leave=False, disable=None) as progress,
+    ):
+        for rows, errors in zip(parts, pool.map(some, parts), strict=True):
+            progress.update(len(rows))
+            broken += errors
     if broken:
         raise InputError(unreadable(broken, len(images)))
 

@@ -115,7 +115,6 @@ def get_args_parser(otherwise: str = "net") -> cli.ArgumentParser:
     add("--jitter", type=share, help="strength of brightness, contrast and saturation changes")
     add("--erase", type=share, help="probability of erasing a rectangle")
     add("--progressive", action=argparse.BooleanOptionalAction, help="start at a quarter of the size, then half, 3/4")
-    add("--first-height", type=positive, help="but no lower than this; left out: any, or what --weights knows")
     return parser
 
 

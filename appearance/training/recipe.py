@@ -71,54 +71,53 @@ def fill_in(args) -> None:
 
 
 ENOUGH_STEPS = 600  # up to here more steps gain more than larger batches do (docs/recipe.md)
-OF_LIGHT_NETWORKS = 1500  # which learn less from a step, and whose steps cost little
+OF_SMALL_STEPS = 1500  # for light networks, which learn less from a step, and for refining, whose rate is low
 TOO_FEW_STEPS = 100  # below, a network stays near chance
 BATCHES = (128, 64, 32, 16)
 REFINING = 0.25  # of the learning rate, for weights that tell people apart already
 
 
-def fit(args, images: int, processes: int = 1, refines: int = 0) -> None:
+def fit(args, images: int, processes: int = 1, refining: bool = False) -> None:
     """Suit the default recipe to a set of so many training images; flags that were given, or resumed with, stay.
 
     The batch is the largest of `BATCHES` that leaves enough steps for the network, or the smallest, with eight images
     or more for each process. A set so small that the smallest leaves too few is passed more often; where the epochs are
-    given and the steps stay few, all of them are at the whole size. Weights that tell people apart already, of images
-    `refines` pixels high, take a lower rate and no smaller images: at the full rate and small sizes they would forget.
+    given and the steps stay few, all of them are at the whole size. `refining` weights that tell people apart already
+    takes a lower rate and the whole size throughout: at the full rate and small sizes they would first forget.
     """
     if args.recipe != "default":
         return
-    if refines and "lr" not in args.given:
+    if refining and "lr" not in args.given:
         args.lr *= REFINING
     sizes = [size for size in BATCHES if size % processes == 0 and size >= 8 * processes] or [args.batch_size]
     if "epochs" not in args.given:
         args.epochs = max(args.epochs, math.ceil(ENOUGH_STEPS * sizes[-1] / images))
     if "batch_size" not in args.given:
-        steps = steps_before_size(args.model)
+        steps = steps_before_size(args.model, refining)
         args.batch_size = next((size for size in sizes if args.epochs * images >= steps * size), sizes[-1])
     if "progressive" not in args.given:
-        args.progressive = args.epochs * images >= ENOUGH_STEPS * args.batch_size
-        args.first_height = args.first_height or refines or None
+        args.progressive = not refining and args.epochs * images >= ENOUGH_STEPS * args.batch_size
 
 
-def steps_before_size(model: str | None) -> int:
+def steps_before_size(model: str | None, refining: bool = False) -> int:
     """Up to how many steps more of them gain more than larger batches do."""
     light = model is not None and model.startswith(("osnet", "mobilenet"))
-    return OF_LIGHT_NETWORKS if light else ENOUGH_STEPS
+    return OF_SMALL_STEPS if light or refining else ENOUGH_STEPS
 
 
-def explanation(args, steps: int) -> str:
+def explanation(args, steps: int, refining: bool = False) -> str:
     """What is chosen for a run of so many steps, and why; or a warning that they are too few."""
     if steps < TOO_FEW_STEPS:
         return f"warning: {steps} steps are too few to learn from; give more --epochs or a smaller --batch_size"
     why = "all that the recipe takes"
     if args.batch_size < RECIPES[args.recipe]["batch_size"]:
-        most = steps_before_size(args.model)
+        most = steps_before_size(args.model, refining)
         why = f"small, because up to {most:,} more steps count for more than larger batches"
     size = (args.height, args.width)
     whole = sum(resolution(args, epoch) == size for epoch in range(args.epochs))
     which = "all" if whole == args.epochs else f"the last {whole}"
-    refined = args.lr < RECIPES[args.recipe]["lr"] and "lr" not in args.given
-    rate = f", rate {args.lr:g}, low because the weights know people already" if refined else ""
+    low = refining and args.recipe == "default" and "lr" not in args.given
+    rate = f", rate {args.lr:g}, low because the weights know people already" if low else ""
     return f"batches of {args.batch_size}, {why}: {steps:,} steps, {which} epochs at {size[0]}x{size[1]}{rate}"
 
 
@@ -185,8 +184,7 @@ def resolution(args, epoch: int) -> tuple[int, int]:
 
     Few epochs see a quarter of the height and width, nearly half of them half, the rest three quarters and the whole
     size (progressive resizing; Touvron et al., "Fixing the train-test resolution discrepancy", NeurIPS 2019, is why the
-    last epochs train at the size of testing). A stage that would be too small, or lower than `--first-height`,
-    trains at the next size.
+    last epochs train at the size of testing). A stage that would be too small trains at the next size.
     """
     size = (args.height, args.width)
     for factor, left in STAGES.items():
@@ -194,7 +192,6 @@ def resolution(args, epoch: int) -> tuple[int, int]:
         if (
             args.progressive
             and min(smaller) >= SMALLEST_SIDE
-            and smaller[0] >= (args.first_height or 0)
             and args.epochs - epoch > max(1, round(left * args.epochs))
         ):
             size = smaller
