@@ -544,7 +544,10 @@ def test_weights_that_know_people_are_refined(flags, lr, progressive):
     recipe.fill_in(args)
     recipe.fit(args, 13_000, refining=True)
     assert (args.lr, args.progressive) == (lr, progressive)
-    assert ("rate 0.0005, low because" in recipe.explanation(args, 600, refining=True)) == (not flags)
+    assert ("rate 0.0005, low because" in recipe.explanation(args, 600, 50, refining=True)) == (not flags)
+    for people, refining in ((10, True), (50, True), (10, False)):
+        noted = "few people to refine on" in recipe.explanation(args, 600, people, refining)
+        assert noted == (people == 10 and refining)
 
 
 def test_refining_takes_smaller_batches():
@@ -560,11 +563,13 @@ def test_what_was_chosen_is_said_and_too_few_steps_warned_of():
     args = train.get_args_parser().parse_args([])
     recipe.fill_in(args)
     recipe.fit(args, 252)
-    assert recipe.explanation(args, 630) == (
+    assert recipe.explanation(args, 630, 28) == (
         "batches of 16, small, because up to 600 more steps count for more than larger batches: 630 steps, "
         "the last 8 epochs at 128x64"
     )
-    assert recipe.explanation(args, 99).startswith("warning: 99 steps are too few to learn from; give more --epochs")
+    assert recipe.explanation(args, 99, 28).startswith(
+        "warning: 99 steps are too few to learn from; give more --epochs"
+    )
 
 
 def test_learning_rate_by_hand():

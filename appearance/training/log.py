@@ -33,7 +33,7 @@ def description(training) -> str:
         f"{args.model} for {identities}: {len(training.train_samples):,} training and "
         f"{len(training.val_samples):,} validation images, {cli.counted(args.epochs, 'epoch')} of "
         f"{cli.counted(training.steps_per_epoch, 'step')}, {args.amp} on {device}{processes}\n"
-        + recipe.explanation(args, args.epochs * training.steps_per_epoch, training.refining)
+        + recipe.explanation(args, args.epochs * training.steps_per_epoch, len(training.pids), training.refining)
     )
 
 

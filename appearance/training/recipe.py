@@ -74,6 +74,7 @@ ENOUGH_STEPS = 600  # up to here more steps gain more than larger batches do (do
 OF_SMALL_STEPS = 1500  # for light networks, which learn less from a step, and for refining, whose rate is low
 TOO_FEW_STEPS = 100  # below, a network stays near chance
 BATCHES = (128, 64, 32, 16)
+FEW_PEOPLE = 30  # to refine a network with: by 10 it got worse, by 50 better (docs/drawn.md)
 REFINING = 0.25  # of the learning rate, for weights that tell people apart already
 
 
@@ -105,8 +106,8 @@ def steps_before_size(model: str | None, refining: bool = False) -> int:
     return OF_SMALL_STEPS if light or refining else ENOUGH_STEPS
 
 
-def explanation(args, steps: int, refining: bool = False) -> str:
-    """What is chosen for a run of so many steps, and why; or a warning that they are too few."""
+def explanation(args, steps: int, people: int, refining: bool = False) -> str:
+    """What is chosen for a run of so many steps, and why; or a warning that they, or the people, are too few."""
     if steps < TOO_FEW_STEPS:
         return f"warning: {steps} steps are too few to learn from; give more --epochs or a smaller --batch_size"
     why = "all that the recipe takes"
@@ -118,7 +119,9 @@ def explanation(args, steps: int, refining: bool = False) -> str:
     which = "all" if whole == args.epochs else f"the last {whole}"
     low = refining and args.recipe == "default" and "lr" not in args.given
     rate = f", rate {args.lr:g}, low because the weights know people already" if low else ""
-    return f"batches of {args.batch_size}, {why}: {steps:,} steps, {which} epochs at {size[0]}x{size[1]}{rate}"
+    few = "\n  note: few people to refine on; it may know others less well than before: test it before and after"
+    told = f"batches of {args.batch_size}, {why}: {steps:,} steps, {which} epochs at {size[0]}x{size[1]}{rate}"
+    return told + (few if refining and people < FEW_PEOPLE else "")
 
 
 def augmentation(args) -> Augment:
