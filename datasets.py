@@ -98,7 +98,7 @@ def split(args) -> None:
     print(summary(find(args.out)))
     for line in lines:
         print(f"  note: {line}")
-    print(f"Next: {cli.command('train.py', '--data-dir', args.out)}")
+    print(f"Next: {cli.command('train.py', '--data-dir', args.out, '--weights', 'drawn')}")
 
 
 def crops(args) -> None:
