@@ -53,6 +53,6 @@ def side_by_side(work: Callable, jobs: Sequence, workers: int, chunk: int = 1) -
     try:
         yield from pool.map(work, jobs, chunksize=chunk)
     except BrokenProcessPool:
-        raise RunFailed("a process that worked along was killed; is the memory full? (nothing was written)") from None
+        raise RunFailed("a process that worked along was killed; is the memory full?") from None
     finally:
         pool.shutdown(cancel_futures=True)

@@ -21,7 +21,7 @@ from appearance.data.names import UNKNOWN
 from appearance.machine import cores, side_by_side
 
 SMALLEST_SIDE = 16  # pixels; below it a crop holds nothing to recognise
-WORTH_PROCESSES = 1000  # images
+WORTH_PROCESSES = 1000  # images, fewer are looked at before processes have begun
 MOST_CAMERAS = 20  # from which a number in nearly every name is doubted to be a camera's
 
 
@@ -200,10 +200,10 @@ def _open(path: str) -> tuple[Problem | None, bytes | None]:
         image = load_rgb(path)
     except InputError as error:
         return Problem(True, str(error), path), None
-    width, height = image.size
-    small = min(width, height) < SMALLEST_SIDE
-    text = f"{path}: {width}x{height} pixels, smaller than {SMALLEST_SIDE}"
-    return Problem(False, text, path) if small else None, thumbnail(image)
+    problem, (width, height) = None, image.size
+    if min(width, height) < SMALLEST_SIDE:
+        problem = Problem(False, f"{path}: {width}x{height} pixels, smaller than {SMALLEST_SIDE}", path)
+    return problem, thumbnail(image)
 
 
 def image_problems(samples: Sequence[Sample], threads: int) -> list[Problem]:
