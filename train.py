@@ -195,6 +195,7 @@ class Training:
         self.class_names = [data.names[pid] for pid in self.pids]
         if len(self.train_samples) < 2 * world.size:
             raise InputError(f"{data.root}: {len(self.train_samples)} training images are too few")
+        self.resumed = bool(resumed)
         self.refining = bool(start) and start.knows_people and not args.freeze_layers
         recipe.fit(args, len(self.train_samples), world.size, self.refining)
         if args.batch_size % world.size or args.batch_size < 2 * world.size:

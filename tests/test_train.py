@@ -258,7 +258,7 @@ class Killed(Exception):
     pass
 
 
-def test_resumed_run_is_bit_identical(data, here, monkeypatch):
+def test_resumed_run_is_bit_identical(data, here, monkeypatch, capsys):
     flags = ["--data-dir", data, "--epochs", 3, "--batch_size", 16, "--ema", 0.9, "--eval-interval", 1, *SMALL]
     flags += ["--amp", "fp32"]  # auto measures, and two runs may find another answer
     run(*flags, "--output", "whole")
@@ -277,7 +277,10 @@ def test_resumed_run_is_bit_identical(data, here, monkeypatch):
         run(*flags, "--output", "parts", "--save-interval", 2)
     with pytest.raises(Killed):
         run("--output", "parts", "--resume")
+    monkeypatch.setattr(recipe, "TOO_FEW_STEPS", 0)
+    capsys.readouterr()
     run("--output", "parts", "--resume")  # every other flag comes from the run itself
+    assert ", as before: " in capsys.readouterr().out
     whole, parts = (torch.load(here / name / "last.pth", weights_only=True) for name in ("whole", "parts"))
     assert same(whole["objective"], parts["objective"])
     assert same(whole["net_dict"], parts["net_dict"])
@@ -567,6 +570,7 @@ def test_what_was_chosen_is_said_and_too_few_steps_warned_of():
         "batches of 16, small, because up to 600 more steps count for more than larger batches: 630 steps, "
         "the last 8 epochs at 128x64"
     )
+    assert recipe.explanation(args, 630, 28, resumed=True).startswith("batches of 16, as before: 630 steps, ")
     assert recipe.explanation(args, 99, 28).startswith(
         "warning: 99 steps are too few to learn from; give more --epochs"
     )

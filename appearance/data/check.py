@@ -6,7 +6,6 @@
 import os
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -18,7 +17,7 @@ from appearance.data.compare import thumbnail
 from appearance.data.images import load_rgb
 from appearance.data.layouts import DISTRACTOR, JUNK, OTHER_KINDS, ReIDData, Sample, images, sequence_hint
 from appearance.data.names import UNKNOWN
-from appearance.machine import cores, side_by_side
+from appearance.machine import by_threads, cores, side_by_side
 
 SMALLEST_SIDE = 16  # pixels; below it a crop holds nothing to recognise
 WORTH_PROCESSES = 1000  # images, fewer are looked at before processes have begun
@@ -208,8 +207,7 @@ def _open(path: str) -> tuple[Problem | None, bytes | None]:
 
 def image_problems(samples: Sequence[Sample], threads: int) -> list[Problem]:
     """The problems that `look` finds; by threads, as a process that holds a GPU had better not fork."""
-    with ThreadPoolExecutor(threads) as pool:
-        return look(samples, pool.map)[0]
+    return look(samples, lambda work, paths: by_threads(work, paths, threads))[0]
 
 
 def _empty_identity_folders(data: ReIDData) -> list[Path]:

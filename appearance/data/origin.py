@@ -8,7 +8,6 @@ A checkpoint keeps, under `trained_on`,
 
 import hashlib
 from collections.abc import Iterable, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from pathlib import Path
 
@@ -17,6 +16,7 @@ from torch import Tensor
 
 from appearance.cli import counted
 from appearance.data.layouts import DISTRACTOR, ReIDData
+from appearance.machine import by_threads
 
 SET = {"data_dir": str, "layout": str, "identities": int, "images": int}
 
@@ -97,5 +97,4 @@ def fingerprints(paths: Iterable[str], workers: int = 8) -> dict[str, int]:
             return path, int.from_bytes(hashlib.blake2b(content, digest_size=8).digest(), "little", signed=True)
         return None
 
-    with ThreadPoolExecutor(max(1, workers)) as pool:
-        return dict(filter(None, pool.map(fingerprint, paths)))
+    return dict(filter(None, by_threads(fingerprint, list(paths), workers)))

@@ -4,7 +4,6 @@ import hashlib
 import json
 import os
 import tempfile
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -14,10 +13,9 @@ from tqdm import tqdm
 
 from appearance.cli import InputError
 from appearance.data.images import unreadable
-from appearance.machine import free_memory
+from appearance.machine import by_threads, free_memory
 from appearance.world import World
 
-AT_ONCE = 16  # images that a thread decodes for each time it is asked: asking costs as much as an image
 RAM_SHARE = 0.25  # of the memory that is free: `auto` keeps a set in RAM up to this
 
 
@@ -108,25 +106,17 @@ def _decode(images, pixels: np.ndarray, workers: int) -> None:
         InputError: some cannot be read; names them after a look at all.
     """
 
-    def some(rows: range) -> list[str]:
-        broken = []
-        for row in rows:
-            try:
-                pixels[row] = images[row][0].numpy()
-            except InputError as error:
-                broken.append(str(error))
-        return broken
+    def decode(row: int) -> str | None:
+        try:
+            pixels[row] = images[row][0].numpy()
+        except InputError as error:
+            return str(error)
+        return None
 
-    parts = [range(start, min(start + AT_ONCE, len(images))) for start in range(0, len(images), AT_ONCE)]
+    done = by_threads(decode, range(len(images)), workers)
     what = f"decoding {images.width}x{images.height}"
-    broken = []
-    with (
-        ThreadPoolExecutor(max(1, workers)) as pool,
-        tqdm(total=len(images), desc=what, unit="img", leave=False, disable=None) as progress,
-    ):
-        for rows, errors in zip(parts, pool.map(some, parts), strict=True):
-            progress.update(len(rows))
-            broken += errors
+    bar = tqdm(done, total=len(images), desc=what, unit="img", leave=False, disable=None)
+    broken = [error for error in bar if error]
     if broken:
         raise InputError(unreadable(broken, len(images)))
 

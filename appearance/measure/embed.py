@@ -10,7 +10,7 @@ from tqdm import tqdm
 from appearance.data.augment import normalize
 from appearance.data.layouts import Sample
 from appearance.data.names import UNKNOWN
-from appearance.machine import decoders
+from appearance.machine import chunks, decoders
 from appearance.networks.inference import fuse_for_inference, unit_rows
 from appearance.networks.precision import autocast, full_precision
 from appearance.world import World
@@ -26,12 +26,12 @@ def stream_pixels(images, batches: Sequence[Sequence[int]], workers: int) -> Ite
     with ThreadPoolExecutor(max(1, workers)) as pool:
 
         def submit(batch):
-            return [pool.submit(lambda i=index: images[i][0]) for index in batch]
+            return [pool.submit(lambda some=some: [images[index][0] for index in some]) for some in chunks(batch)]
 
         ahead = submit(batches[0]) if batches else []
         for number in range(len(batches)):
             current, ahead = ahead, submit(batches[number + 1]) if number + 1 < len(batches) else []
-            yield torch.stack([future.result() for future in current])
+            yield torch.stack([pixels for future in current for pixels in future.result()])
 
 
 @torch.inference_mode()

@@ -26,14 +26,15 @@ COLUMNS = (
 def description(training) -> str:
     """What is about to be trained, on what, and how the recipe was suited to it: two lines."""
     args, world = training.args, training.world
+    steps, people = args.epochs * training.steps_per_epoch, len(training.pids)
     device = torch.cuda.get_device_name(world.device) if world.device.type == "cuda" else world.device.type
     processes = f" x {world.size} processes" if world.size > 1 else ""
-    identities = cli.counted(len(training.pids), "identity", "identities")
+    identities = cli.counted(people, "identity", "identities")
     return (
         f"{args.model} for {identities}: {len(training.train_samples):,} training and "
         f"{len(training.val_samples):,} validation images, {cli.counted(args.epochs, 'epoch')} of "
         f"{cli.counted(training.steps_per_epoch, 'step')}, {args.amp} on {device}{processes}\n"
-        + recipe.explanation(args, args.epochs * training.steps_per_epoch, len(training.pids), training.refining)
+        + recipe.explanation(args, steps, people, training.refining, training.resumed)
     )
 
 

@@ -106,12 +106,12 @@ def steps_before_size(model: str | None, refining: bool = False) -> int:
     return OF_SMALL_STEPS if light or refining else ENOUGH_STEPS
 
 
-def explanation(args, steps: int, people: int, refining: bool = False) -> str:
+def explanation(args, steps: int, people: int, refining: bool = False, resumed: bool = False) -> str:
     """What is chosen for a run of so many steps, and why; or a warning that they, or the people, are too few."""
     if steps < TOO_FEW_STEPS:
         return f"warning: {steps} steps are too few to learn from; give more --epochs or a smaller --batch_size"
-    why = "all that the recipe takes"
-    if args.batch_size < RECIPES[args.recipe]["batch_size"]:
+    why = "as before" if resumed else "all that the recipe takes"
+    if not resumed and args.batch_size < RECIPES[args.recipe]["batch_size"]:
         most = steps_before_size(args.model, refining)
         why = f"small, because up to {most:,} more steps count for more than larger batches"
     size = (args.height, args.width)
