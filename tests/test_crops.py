@@ -132,6 +132,17 @@ def test_nobody_is_in_train_and_test(folder):
     assert len(seeds) > 1
 
 
+@pytest.mark.parametrize("split", ["person", "time"])
+def test_all_are_for_testing_where_nothing_is_trained(folder, split):
+    annotate(folder)
+    kept, _ = chosen(folder)
+    made = plan([Sequence(folder)], [kept], Rules(split=split, test_ratio=1))
+    assert not made.splits["train"]
+    assert len({crop.who for crop in made.splits["query"]}) == 4
+    with pytest.raises(InputError, match="1 people in the boxes that are left, 1 to test with: two are needed"):
+        plan([Sequence(folder)], [kept[kept.track == kept.track[0]]], Rules(split=split, test_ratio=1))
+
+
 def test_time_is_cut(folder):
     annotate(folder)
     kept, _ = chosen(folder)

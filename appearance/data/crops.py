@@ -35,7 +35,7 @@ class Rules:
     per_identity: int = 50  # crops of an identity at most
     max_overlap: float = 0.3  # share of a tracker's box that another one may cover
     split: str = "person"  # nobody is in both train and test; or "time": train on the first part, test on the later
-    test_ratio: float = 0.3  # share of the people, or of the time, to test with
+    test_ratio: float = 0.3  # share of the people, or of the time, to test with; 1: all, and nothing to train on
     seed: int = 0  # which people are tested
     shared_ids: bool = False  # a track number means the same person in all sequences
 
@@ -206,10 +206,11 @@ def plan(sequences: Rows[Sequence], kept: Rows[Boxes], rules: Rules) -> Plan:
     gallery are empty.
 
     Raises:
-        InputError: there are fewer than two identities to train on.
+        InputError: there are fewer than two identities to train on, or to test with where all are for testing.
     """
     people, left_out = _people(kept, rules.shared_ids), Counter()
     apart = [round(sequence.rate) for sequence in sequences]
+    all_tested = rules.test_ratio == 1
     if rules.split == "time":
         parts = _by_time(people, sequences, apart, rules.test_ratio, left_out)
         train, test = (_usable(part, rules, left_out) for part in parts)
@@ -220,6 +221,7 @@ def plan(sequences: Rows[Sequence], kept: Rows[Boxes], rules: Rules) -> Plan:
         testable = [who for who, (_, gallery) in roles.items() if gallery]
         wanted = max(1, round(len(train) * rules.test_ratio))
         drawn = random.Random(rules.seed).sample(testable, max(0, min(wanted, len(testable), len(train) - 2)))
+        drawn = train if all_tested else drawn
         test, train = ({who: c for who, c in train.items() if (who in drawn) == tested} for tested in (True, False))
     splits = {"train": [crop for crops in train.values() for crop in crops], "query": [], "gallery": []}
     for who, crops in test.items():
@@ -230,9 +232,11 @@ def plan(sequences: Rows[Sequence], kept: Rows[Boxes], rules: Rules) -> Plan:
             left_out["beside a query of the same person in time"] += len(crops) - len(query) - len(gallery)
         else:
             left_out["of people who are seen too shortly to be tested"] += len(crops)
-    if len(train) < 2:
+    left = sum(bool(gallery) for _, gallery in roles.values()) if all_tested else len(train)
+    if left < 2:
         raise InputError(
-            f"{len(people)} people in the boxes that are left, {len(train)} to train on: two are needed; "
+            f"{len(people)} people in the boxes that are left, {left} to {'test with' if all_tested else 'train on'}: "
+            "two are needed; "
             "loosen --min-images, --min-height or --min-visibility, or add sequences"
         )
     return Plan(splits, {reason: count for reason, count in left_out.items() if count})
