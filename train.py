@@ -26,7 +26,7 @@ from appearance.measure.embed import fixed_batches, test_features
 from appearance.networks import checkpoints
 from appearance.networks.inference import fuse_for_inference
 from appearance.networks.precision import autocast, fastest_precision
-from appearance.training import graph, log, recipe, resume
+from appearance.training import graph, log, recipe, resume, statistics
 from appearance.training.flags import get_args_parser
 from appearance.training.later import Later, snapshot
 from appearance.training.losses import Objective, classification
@@ -221,7 +221,7 @@ class Training:
             say(teacher.description)
         self.epoch, self.step = 0, 0  # done: whole epochs, and steps of the one under way
         self.history: list[dict] = []
-        self.best: tuple[int, float] = (0, -1.0)  # pixels, accuracy
+        self.best: tuple[int, bool, float] = (0, False, -1.0)  # pixels, whether settled, accuracy
         self.size: tuple[int, int] | None = None  # height and width of the pixels at hand
         self.steps_per_epoch = len(self.order(0))
         factors = recipe.lr_factors(args, self.steps_per_epoch)
@@ -281,6 +281,7 @@ class Training:
                     if save:
                         resume.save(self, epoch)
                 bar.update(batch_size)
+        statistics.settle(self, epoch)
         learner.synchronise_statistics()
 
     @torch.inference_mode()
@@ -328,10 +329,9 @@ class Training:
         """Have checkpoints, history and curves written while training goes on, and print the epoch's line."""
         self.later.wait()  # for the last epoch's: what is to be written lies in memory
         row = self.history[-1]
-        self.epoch, self.step = row["epoch"], 0
-        self.tally = Tally(self.world)
+        self.epoch, self.step, self.tally = row["epoch"], 0, Tally(self.world)
         # the query and gallery never choose the weights: they are the test
-        score = (self.size[0] * self.size[1], row.get("val_acc", 0.0))
+        score = (math.prod(self.size), recipe.settles(self.args, self.epoch - 1), row.get("val_acc", 0.0))
         is_best = score >= self.best
         if is_best:
             self.best = score

@@ -115,6 +115,8 @@ def get_args_parser(otherwise: str = "net") -> cli.ArgumentParser:
     add("--jitter", type=share, help="strength of brightness, contrast and saturation changes")
     add("--erase", type=share, help="probability of erasing a rectangle")
     add("--progressive", action=argparse.BooleanOptionalAction, help="start at a quarter of the size, then half, 3/4")
+    help = "BatchNorm's statistics from mixed batches, in the last fifth of the epochs (by itself: with small batches)"
+    add("--precise-bn", action=argparse.BooleanOptionalAction, help=help)
     return parser
 
 

@@ -35,6 +35,7 @@ RECIPES = {
         "ema": 0.0,
         "clip": 5.0,
         "progressive": True,
+        "precise_bn": True,
     },
     # the plain recipe of the well-known scripts, for comparison
     "deepsort": {
@@ -59,6 +60,7 @@ RECIPES = {
         "ema": 0.0,
         "clip": 0.0,
         "progressive": False,
+        "precise_bn": False,
     },
 }
 
@@ -74,6 +76,8 @@ ENOUGH_STEPS = 600  # up to here more steps gain more than larger batches do (do
 OF_SMALL_STEPS = 1500  # for light networks, which learn less from a step, and for refining, whose rate is low
 TOO_FEW_STEPS = 100  # below, a network stays near chance
 BATCHES = (128, 64, 32, 16)
+FEW_IMAGES = 32  # of a batch, for a process; fewer are too alike for BatchNorm's statistics (docs/recipe.md)
+LAST_EPOCHS = 0.2  # share of the epochs: in them statistics are measured apart, and nearly always the best one is found
 FEW_PEOPLE = 30  # to refine a network with: by 10 it got worse, by 50 better (docs/drawn.md)
 REFINING = 0.25  # of the learning rate, for weights that tell people apart already
 
@@ -96,6 +100,8 @@ def fit(args, images: int, processes: int = 1, refining: bool = False) -> None:
     if "batch_size" not in args.given:
         steps = steps_before_size(args.model, refining)
         args.batch_size = next((size for size in sizes if args.epochs * images >= steps * size), sizes[-1])
+    if "precise_bn" not in args.given:
+        args.precise_bn = args.batch_size < FEW_IMAGES * processes
     if "progressive" not in args.given:
         args.progressive = not refining and args.epochs * images >= ENOUGH_STEPS * args.batch_size
 
@@ -199,6 +205,12 @@ def resolution(args, epoch: int) -> tuple[int, int]:
         ):
             size = smaller
     return size
+
+
+def settles(args, epoch: int) -> bool:
+    """Whether epoch `epoch` (from 0) ends with BatchNorm's statistics measured apart; frozen ones stay."""
+    last = args.epochs - epoch <= max(1, round(LAST_EPOCHS * args.epochs))
+    return args.precise_bn and not args.freeze_layers and last
 
 
 def cost(height: int, width: int) -> float:

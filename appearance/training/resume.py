@@ -160,7 +160,8 @@ def restore(training, checkpoint: Checkpoint) -> None:
         )
     training.epoch, training.step = extra["epoch"], extra["step"]
     training.tally = Tally(world, extra["totals"])
-    training.history, training.best = extra["history"], tuple(extra["best"])
+    pixels, *settled, accuracy = extra["best"]  # of runs before there was --precise-bn, two numbers
+    training.history, training.best = extra["history"], (pixels, settled == [True], accuracy)
     training.say(
         f"Resuming {checkpoint.path} after {counted(training.epoch, 'epoch')} and {counted(training.step, 'step')}"
     )
