@@ -11,7 +11,7 @@ from conftest import benchmark, load_script, make_market
 from appearance.cli import InputError
 
 drawings, extract_speed, gpu, recipe_benchmark = map(benchmark, ("drawings", "extract_speed", "gpu", "recipe"))
-step_cost, train_speed = map(benchmark, ("step_cost", "train_speed"))
+step_cost, train_speed, without_labels = map(benchmark, ("step_cost", "train_speed", "without_labels"))
 
 TINY = ["--model", "osnet_x0_25", "--height", "32", "--width", "16", "--device", "cpu"]
 
@@ -184,6 +184,22 @@ def test_what_drawings_are_worth(capsys, tmp_path):
         run("--images", 90)
     with pytest.raises(InputError, match="--without fog: no such setting"):
         run("--parts", "without", "--without", "fog")
+
+
+def test_what_unlabelled_crops_are_worth(capsys, tmp_path):
+    data = make_market(tmp_path / "market")
+    flags = ["--data-dir", data, "--mix", 0, 1, "--json", tmp_path / "rows.json"]
+    without_labels.main(without_labels.get_args_parser().parse_args([str(flag) for flag in flags]))
+    rows = json.loads((tmp_path / "rows.json").read_text())["rows"]
+    assert [(row["way"], row["mix"]) for row in rows] == [
+        ("as it is", 0.0),
+        *((way, mix) for mix in (0.0, 1.0) for way in ("BatchNorm's statistics", "camera's mean away")),
+    ]
+    for row in rows[1:3]:  # with a weight of nothing all is as it is
+        assert row["mAP"] == pytest.approx(rows[0]["mAP"])
+    vectors, cameras = torch.nn.functional.normalize(torch.randn(60, 8)), torch.arange(60) % 2
+    away = without_labels.without_camera(vectors, cameras, {0: vectors[::2].mean(0), 1: vectors[1::2].mean(0)}, 1.0)
+    assert (away[::2].mean(0) - away[1::2].mean(0)).norm() < 0.3 * (vectors[::2] - vectors[1::2]).mean(0).norm()
 
 
 def test_drawn_people_to_learn_from():
