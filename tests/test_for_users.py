@@ -120,12 +120,16 @@ def test_what_is_printed_after_the_reader_left_is_lost_and_no_error():
             print("lost", file=stream, flush=True)
 
 
+def heeding_interrupts() -> None:
+    """In a new process: a shell has those that it starts in the background, and these tests then, ignore them."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+
+
 @pytest.mark.skipif(not Path("/proc/self/maps").exists(), reason="looks at what a process has loaded")
 def test_ctrl_c_while_modules_load_is_quiet(tmp_path):
     command = [sys.executable, str(ROOT / "train.py"), "--help"]
-    process = subprocess.Popen(
-        command, cwd=tmp_path, env=script_environment(), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
-    )
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True, "preexec_fn": heeding_interrupts}
+    process = subprocess.Popen(command, cwd=tmp_path, env=script_environment(), **pipes)
     until = time.monotonic() + 60
     while "libtorch" not in Path(f"/proc/{process.pid}/maps").read_text() and time.monotonic() < until:
         time.sleep(0.005)
@@ -136,8 +140,8 @@ def test_ctrl_c_while_modules_load_is_quiet(tmp_path):
 
 def test_an_imported_script_leaves_the_programs_signals_alone():
     code = "import signal, evaluate; assert signal.getsignal(signal.SIGINT) is signal.default_int_handler"
-    environment = script_environment(PYTHONPATH=str(ROOT))
-    done = subprocess.run([sys.executable, "-c", code], cwd="/", env=environment, capture_output=True, timeout=100)
+    how = {"cwd": "/", "env": script_environment(PYTHONPATH=str(ROOT)), "preexec_fn": heeding_interrupts}
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, timeout=100, **how)
     assert done.returncode == 0, done.stderr
 
 
