@@ -236,8 +236,7 @@ def plan(sequences: Rows[Sequence], kept: Rows[Boxes], rules: Rules) -> Plan:
     if left < 2:
         raise InputError(
             f"{len(people)} people in the boxes that are left, {left} to {'test with' if all_tested else 'train on'}: "
-            "two are needed; "
-            "loosen --min-images, --min-height or --min-visibility, or add sequences"
+            "two are needed; loosen --min-images, --min-height or --min-visibility, or add sequences"
         )
     return Plan(splits, {reason: count for reason, count in left_out.items() if count})
 

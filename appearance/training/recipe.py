@@ -77,7 +77,7 @@ OF_SMALL_STEPS = 1500  # for light networks, which learn less from a step, and f
 TOO_FEW_STEPS = 100  # below, a network stays near chance
 BATCHES = (128, 64, 32, 16)
 FEW_IMAGES = 32  # of a batch, for a process; fewer are too alike for BatchNorm's statistics (docs/recipe.md)
-LAST_EPOCHS = 0.2  # share of the epochs: in them statistics are measured apart, and nearly always the best one is found
+LAST_EPOCHS = 0.2  # share of the epochs that end with statistics measured apart; the best one is then among them
 FEW_PEOPLE = 30  # to refine a network with: by 10 it got worse, by 50 better (docs/drawn.md)
 REFINING = 0.25  # of the learning rate, for weights that tell people apart already
 

@@ -12,7 +12,7 @@ from appearance.networks.precision import autocast
 from appearance.training import recipe
 
 BATCH = 128  # images of whoever comes: a batch of four people varies less than people do
-BATCHES = 16  # enough: more moved no figure
+BATCHES = 16  # at most, so that a large set costs no more than a small one
 
 
 @contextmanager
