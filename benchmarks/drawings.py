@@ -26,7 +26,7 @@ import train
 from appearance import cli
 from appearance.data import layouts
 from appearance.drawn import sample
-from appearance.drawn.variety import EVERYTHING
+from appearance.drawn.variety import EVERYTHING, Variety
 from appearance.files import atomic_write
 from appearance.measure import features_file, protocols
 from appearance.measure.embed import test_features
@@ -53,11 +53,23 @@ def drawings(args) -> list[dict]:
     return plans
 
 
+def variety(plan: dict) -> Variety:
+    """Everything that varies, but for what the plan takes out.
+
+    Raises:
+        InputError: there is no such setting.
+    """
+    try:
+        return EVERYTHING.without(*filter(None, plan.get("without", "").split("+")))
+    except KeyError as error:
+        raise cli.InputError(f"--without {error.args[0]}: no such setting; docs/drawn.md lists them") from None
+
+
 def run_one(args, plan: dict, seed: int) -> dict:
     """Draw a crowd, train on it, test on real people; the result is kept, the crowd is not.
 
     Raises:
-        InputError: there is no such setting, or the result that is kept is of other flags.
+        InputError: the result that is kept is of other flags.
     """
     taken_out = plan.get("without", "")
     name = f"{plan['part']}_{plan['people']}_{plan['cameras']}_{taken_out}_{seed}".replace("+", "_")
@@ -70,23 +82,19 @@ def run_one(args, plan: dict, seed: int) -> dict:
         if {key: result[key] for key in told} != told:
             raise cli.InputError(f"{kept}: is of other flags; choose another --output")
         return result
-    try:
-        variety = EVERYTHING.without(*filter(None, taken_out.split("+")))
-    except KeyError as error:
-        raise cli.InputError(f"--without {error.args[0]}: no such setting; docs/drawn.md lists them") from None
     identities = next(n for n in range(plan["people"], 2 * plan["people"] + 3) if learners(n) == plan["people"])
     clock = time.process_time()
-    sample.ensure(crowd, seed, identities, cameras=plan["cameras"], variety=variety)
+    sample.ensure(crowd, seed, identities, cameras=plan["cameras"], variety=variety(plan))
     drawn = layouts.find(crowd)
     epochs = max(1, round(args.images / len(drawn.train)))
     flags += ["--data-dir", str(crowd), "--output", str(output), "--epochs", str(epochs), "--eval-interval", "1000"]
     train.main(train.get_args_parser().parse_args([*flags, "--overwrite"]))
-    real = layouts.find(args.data_dir)
+    real, world = layouts.find(args.data_dir), single_process(args.device)
     query, gallery = (PersonImages(people, args.height, args.width) for people in (real.query, real.gallery))
     net = from_checkpoint(checkpoints.load(output / "best.pth"))
-    metrics = protocols.figures(features_file.check(test_features(net, query, gallery, single_process(args.device))))
+    metrics = protocols.figures(features_file.check(test_features(net, query, gallery, world)))
     result = told | {"epochs": epochs, "processor_seconds": round(time.process_time() - clock)}
-    result |= {key: metrics[key] for key in ("rank1", "mAP")} | machine(args.device)
+    result |= {key: metrics[key] for key in ("rank1", "mAP")} | machine(world.device)
     atomic_write(kept, lambda file: file.write(json.dumps(result, indent=1).encode()))
     shutil.rmtree(crowd)
     shutil.rmtree(output)
@@ -167,8 +175,10 @@ def get_args_parser() -> argparse.ArgumentParser:
 def main(args) -> None:
     torch.set_num_threads(args.threads)
     args.output.mkdir(parents=True, exist_ok=True)
-    results = []
-    for plan in drawings(args):
+    plans, results = drawings(args), []
+    for plan in plans:
+        variety(plan)  # a slip is told now, not after hours
+    for plan in plans:
         for seed in args.seeds:
             results.append(run_one(args, plan, seed))
             publish({"benchmark": "drawings", "results": results}, args.json)

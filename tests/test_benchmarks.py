@@ -163,7 +163,7 @@ def test_what_drawings_are_worth(capsys, tmp_path):
     data, output = make_market(tmp_path / "market"), tmp_path / "runs"
     flags = [*TINY, "--amp", "fp32", "--data-dir", data, "--output", output, "--json", tmp_path / "all.json"]
     flags += ["--people", 3, 5, "--many-cameras", 3, "--cameras", 2, 4, "--many-people", 4, "--images", 60]
-    flags += ["--without", "night+noise", "--few-people", 4, "--few-cameras", 3]
+    flags += ["--without", "night+noise", "--few-people", 4, "--few-cameras", 3, "--device", "auto"]
 
     def run(*more) -> list[dict]:
         drawings.main(drawings.get_args_parser().parse_args([str(flag) for flag in [*flags, *more]]))
@@ -183,7 +183,8 @@ def test_what_drawings_are_worth(capsys, tmp_path):
     with pytest.raises(InputError, match="is of other flags"):
         run("--images", 90)
     with pytest.raises(InputError, match="--without fog: no such setting"):
-        run("--parts", "without", "--without", "fog")
+        run("--parts", "without", "--without", "night", "fog")
+    assert not list(output.glob("*night_0*"))  # told before anything is drawn
 
 
 def test_what_unlabelled_crops_are_worth(capsys, tmp_path):
