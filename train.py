@@ -28,6 +28,7 @@ from appearance.networks.inference import fuse_for_inference
 from appearance.networks.precision import autocast, fastest_precision
 from appearance.training import graph, log, recipe, resume, statistics
 from appearance.training.flags import get_args_parser
+from appearance.training.kept import KeptStart
 from appearance.training.later import Later, snapshot
 from appearance.training.losses import Objective, classification
 from appearance.training.tally import Tally
@@ -108,6 +109,7 @@ class Learner:
         self.objective: Objective = objective.to(world.device, memory_format=torch.channels_last)
         self.net = self.objective.net
         self.average = recipe.weight_average(self.net, args.ema)
+        self.kept = KeptStart(self.net, args.keep_start) if args.keep_start else None
         self.optimizer = recipe.optimizer(args, self.objective)
         self.scheduler = torch.optim.lr_scheduler.LambdaLR(
             self.optimizer,
@@ -169,9 +171,13 @@ class Learner:
             self.average.update()
         return loss_sum, correct
 
+    def trained_net(self) -> nn.Module:
+        """The network as the training leaves it."""
+        return self.average.module if self.average else self.net
+
     def usable_net(self) -> nn.Module:
         """The network that is tested and saved."""
-        return self.average.module if self.average else self.net
+        return self.kept.between(self.trained_net()) if self.kept else self.trained_net()
 
     def buffers(self) -> list[Tensor]:
         """BatchNorm's running statistics, each process's own until the end of an epoch."""
@@ -197,7 +203,7 @@ class Training:
             raise InputError(f"{data.root}: {len(self.train_samples)} training images are too few")
         self.resumed = bool(resumed)
         self.refining = bool(start) and start.knows_people and not args.freeze_layers
-        recipe.fit(args, len(self.train_samples), world.size, self.refining)
+        recipe.fit(args, len(self.train_samples), len(self.pids), world.size, self.refining)
         if args.batch_size % world.size or args.batch_size < 2 * world.size:
             raise InputError(
                 f"--batch_size {args.batch_size}: must be a multiple of the {world.size} processes, "
@@ -223,7 +229,7 @@ class Training:
         self.history: list[dict] = []
         self.best: tuple[int, bool, float] = (0, False, -1.0)  # pixels, whether settled, accuracy
         self.size: tuple[int, int] | None = None  # height and width of the pixels at hand
-        self.steps_per_epoch = len(self.order(0))
+        self.steps_per_epoch = len(recipe.order(args, self.labels, 0))
         factors = recipe.lr_factors(args, self.steps_per_epoch)
         self.learner = Learner(args, world, net, len(self.pids), factors, teacher)
         self.tally = Tally(world)
@@ -232,13 +238,6 @@ class Training:
         self.curves_drawn = -math.inf  # when
         if resumed:
             resume.restore(self, resumed)
-
-    def order(self, epoch: int) -> Tensor:
-        """(steps, B) int64: which training images each step of an epoch takes."""
-        args = self.args
-        if args.sampler == "balanced":
-            return batches.balanced_order(self.labels, args.batch_size, args.images_per_identity, args.seed, epoch)
-        return batches.shuffled_order(len(self.train_samples), args.batch_size, args.seed, epoch)
 
     def load_pixels(self, size: tuple[int, int]) -> None:
         """Have training and validation images at the size of the coming epoch, decoded once."""
@@ -259,7 +258,7 @@ class Training:
         self.load_pixels(recipe.resolution(args, epoch))
         self.started, self.images_before = time.perf_counter(), self.tally.images
         learner.train_mode()
-        order = self.order(epoch)  # (steps, B)
+        order = recipe.order(args, self.labels, epoch)  # (steps, B)
         batch_size = order.shape[1]
         read_every = 1 if world.device.type == "cpu" else args.log_interval  # reading makes the host wait for a GPU
         with log.progress(self, epoch, order) as bar:

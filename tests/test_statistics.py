@@ -39,7 +39,7 @@ def test_statistics_are_the_mean_over_the_batches():
 def test_small_batches_have_them_measured_in_the_last_fifth(flags, chosen):
     args = train.get_args_parser().parse_args(flags)
     recipe.fill_in(args)
-    recipe.fit(args, 1_000)
+    recipe.fit(args, 1_000, 50)
     assert args.precise_bn == chosen
     settled = [epoch for epoch in range(args.epochs) if recipe.settles(args, epoch)]
     assert settled == (list(range(args.epochs - max(1, args.epochs // 5), args.epochs)) if chosen else [])

@@ -261,6 +261,8 @@ class Killed(Exception):
 def test_resumed_run_is_bit_identical(data, here, monkeypatch, capsys):
     flags = ["--data-dir", data, "--epochs", 3, "--batch_size", 16, "--ema", 0.9, "--eval-interval", 1, *SMALL]
     flags += ["--amp", "fp32"]  # auto measures, and two runs may find another answer
+    run(*flags, "--output", "start", "--epochs", 1)
+    flags += ["--weights", "start/best.pth", "--keep-start", 0.4]
     run(*flags, "--output", "whole")
     count = 0
     step = train.Learner.step
@@ -277,6 +279,7 @@ def test_resumed_run_is_bit_identical(data, here, monkeypatch, capsys):
         run(*flags, "--output", "parts", "--save-interval", 2)
     with pytest.raises(Killed):
         run("--output", "parts", "--resume")
+    (here / "start/best.pth").unlink()  # what is kept of it is in last.pth
     monkeypatch.setattr(recipe, "TOO_FEW_STEPS", 0)
     capsys.readouterr()
     run("--output", "parts", "--resume")  # every other flag comes from the run itself
@@ -526,7 +529,7 @@ def test_recipes_set_the_same_flags():
 def test_the_recipe_suits_the_number_of_images(images, flags, batch_size, epochs, progressive):
     args = train.get_args_parser().parse_args(flags.split())
     recipe.fill_in(args)
-    recipe.fit(args, images)
+    recipe.fit(args, images, 50)
     assert (args.batch_size, args.epochs, args.progressive) == (batch_size, epochs, progressive)
 
 
@@ -534,7 +537,7 @@ def test_each_process_keeps_eight_images():
     for processes, batch_size in ((1, 16), (2, 16), (4, 32), (8, 64), (16, 128), (32, 128), (3, 128)):
         args = train.get_args_parser().parse_args(["--epochs", "1"])
         recipe.fill_in(args)
-        recipe.fit(args, 252, processes)
+        recipe.fit(args, 252, 50, processes)
         assert args.batch_size == batch_size
 
 
@@ -545,7 +548,7 @@ def test_each_process_keeps_eight_images():
 def test_weights_that_know_people_are_refined(flags, lr, progressive):
     args = train.get_args_parser().parse_args(flags)
     recipe.fill_in(args)
-    recipe.fit(args, 13_000, refining=True)
+    recipe.fit(args, 13_000, 751, refining=True)
     assert (args.lr, args.progressive) == (lr, progressive)
     assert ("rate 0.0005, low because" in recipe.explanation(args, 600, 50, refining=True)) == (not flags)
     for people, refining in ((10, True), (50, True), (10, False)):
@@ -558,14 +561,14 @@ def test_refining_takes_smaller_batches():
     for refining, batch_size in ((False, 64), (True, 32)):
         args = train.get_args_parser().parse_args(["--epochs", "12"])
         recipe.fill_in(args)
-        recipe.fit(args, 4_199, refining=refining)
+        recipe.fit(args, 4_199, 250, refining=refining)
         assert args.batch_size == batch_size
 
 
 def test_what_was_chosen_is_said_and_too_few_steps_warned_of():
     args = train.get_args_parser().parse_args([])
     recipe.fill_in(args)
-    recipe.fit(args, 252)
+    recipe.fit(args, 252, 28)
     assert recipe.explanation(args, 630, 28) == (
         "batches of 16, small, because up to 600 more steps count for more than larger batches: 630 steps, "
         "the last 8 epochs at 128x64"

@@ -188,8 +188,11 @@ def starting_point(args, otherwise: str) -> Checkpoint | None:
     The input size becomes that of the file as well, where none is given.
 
     Raises:
-        InputError: the file cannot be read, or holds another architecture than `--model` asks for.
+        InputError: the file cannot be read, or holds another architecture than `--model` asks for; or there is none of
+            which a share could be kept.
     """
+    if args.keep_start and not args.weights:
+        raise InputError(f"--keep-start {args.keep_start:g}: of what? give --weights as well, or leave it out")
     if args.weights == "drawn":
         if args.model not in (None, shipped.ARCH):
             raise InputError(

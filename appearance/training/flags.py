@@ -97,6 +97,7 @@ def get_args_parser(otherwise: str = "net") -> cli.ArgumentParser:
     add("--weight-decay", type=from_zero, help="weight decay of weight matrices and kernels")
     add("--clip", type=from_zero, help="largest gradient norm; 0: not clipped")
     add("--ema", type=share, help="decay of the weights' moving average, which is then saved; 0: none")
+    add("--keep-start", type=share, help="share of --weights kept in what is saved (by itself: for few people)")
     add("--sampler", choices=("shuffle", "balanced"), help="balanced: P identities x K images a batch")
     add("--images-per-identity", type=positive, default=4, help="the K of --sampler balanced")
     add("--label-smoothing", type=share, help="probability taken from the right class")

@@ -92,7 +92,8 @@ def write_history(history: list[dict], folder: Path, curves: bool) -> None:
 
 def not_finite(training, epoch: int, step: int) -> None:
     """Raises RunFailed: the loss of a step is not a number; says what was in its batch."""
-    args, row = training.args, training.order(epoch)[step]
+    args = training.args
+    row = recipe.order(args, training.labels, epoch)[step]
     lr = args.lr * training.learner.lr_factor(epoch * training.steps_per_epoch + step)
     names = ", ".join(Path(training.train_samples[index].path).name for index in row[:3].tolist())
     raise RunFailed(

@@ -4,8 +4,9 @@ import math
 from itertools import accumulate
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
+from appearance.data import batches
 from appearance.data.augment import Augment
 from appearance.training.average import MovingAverage
 from appearance.training.losses import Objective
@@ -36,6 +37,7 @@ RECIPES = {
         "clip": 5.0,
         "progressive": True,
         "precise_bn": True,
+        "keep_start": 0.0,
     },
     # the plain recipe of the well-known scripts, for comparison
     "deepsort": {
@@ -61,6 +63,7 @@ RECIPES = {
         "clip": 0.0,
         "progressive": False,
         "precise_bn": False,
+        "keep_start": 0.0,
     },
 }
 
@@ -80,20 +83,26 @@ FEW_IMAGES = 32  # of a batch, for a process; fewer are too alike for BatchNorm'
 LAST_EPOCHS = 0.2  # share of the epochs that end with statistics measured apart; the best one is then among them
 FEW_PEOPLE = 30  # to refine a network with: by 10 it got worse, by 50 better (docs/drawn.md)
 REFINING = 0.25  # of the learning rate, for weights that tell people apart already
+MOST_KEPT = 0.6  # of such weights, with a handful of people to refine them on; falling to
+ENOUGH_PEOPLE = 150  # with whom nothing of them is kept (docs/drawn.md)
 
 
-def fit(args, images: int, processes: int = 1, refining: bool = False) -> None:
-    """Suit the default recipe to a set of so many training images; flags that were given, or resumed with, stay.
+def fit(args, images: int, people: int, processes: int = 1, refining: bool = False) -> None:
+    """Suit the default recipe to a set of so many training images of so many people; flags that were given, or resumed
+    with, stay.
 
     The batch is the largest of `BATCHES` that leaves enough steps for the network, or the smallest, with eight images
     or more for each process. A set so small that the smallest leaves too few is passed more often; where the epochs are
     given and the steps stay few, all of them are at the whole size. `refining` weights that tell people apart already
-    takes a lower rate and the whole size throughout: at the full rate and small sizes they would first forget.
+    takes a lower rate and the whole size throughout: at the full rate and small sizes they would first forget. The
+    fewer the people, the larger the share of such weights that is kept in those that are saved.
     """
     if args.recipe != "default":
         return
     if refining and "lr" not in args.given:
         args.lr *= REFINING
+    if refining and "keep_start" not in args.given:
+        args.keep_start = round(MOST_KEPT * max(0.0, 1 - people / ENOUGH_PEOPLE), 2)
     sizes = [size for size in BATCHES if size % processes == 0 and size >= 8 * processes] or [args.batch_size]
     if "epochs" not in args.given:
         args.epochs = max(args.epochs, math.ceil(ENOUGH_STEPS * sizes[-1] / images))
@@ -127,7 +136,16 @@ def explanation(args, steps: int, people: int, refining: bool = False, resumed: 
     rate = f", rate {args.lr:g}, low because the weights know people already" if low else ""
     few = "\n  note: few people to refine on; it may know others less well than before: test it before and after"
     told = f"batches of {args.batch_size}, {why}: {steps:,} steps, {which} epochs at {size[0]}x{size[1]}{rate}"
+    if args.keep_start:
+        told += f"\n  saved with {args.keep_start:.0%} of the weights it starts from: few people teach a correction"
     return told + (few if refining and people < FEW_PEOPLE else "")
+
+
+def order(args, labels: Tensor, epoch: int) -> Tensor:
+    """(steps, B) int64: which training images, with such labels (N,), each step of an epoch takes."""
+    if args.sampler == "balanced":
+        return batches.balanced_order(labels, args.batch_size, args.images_per_identity, args.seed, epoch)
+    return batches.shuffled_order(len(labels), args.batch_size, args.seed, epoch)
 
 
 def augmentation(args) -> Augment:

@@ -174,6 +174,8 @@ def restore(training, checkpoint: Checkpoint) -> None:
         learner.objective.load_state_dict(extra["objective"])
         if learner.average:
             learner.average.load_state_dict(extra["average"])
+        for name in learner.kept.start if learner.kept else ():
+            learner.kept.start[name].copy_(extra["kept"][name])
         learner.optimizer.load_state_dict(extra["optimizer"])
         learner.scheduler.load_state_dict(extra["scheduler"])
         learner.scaler.load_state_dict(extra["scaler"])
@@ -223,6 +225,7 @@ def save(training, epoch: int) -> None:
         "buffers": buffers,
         "objective": learner.objective.state_dict(),
         "average": learner.average.state_dict() if learner.average else None,
+        "kept": learner.kept.start if learner.kept else None,
         "optimizer": learner.optimizer.state_dict(),
         "scheduler": learner.scheduler.state_dict(),
         "scaler": learner.scaler.state_dict(),

@@ -41,14 +41,14 @@ def measured_afresh(net: nn.Module) -> Iterator[nn.Module]:
 
 
 def settle(training, epoch: int) -> None:
-    """In the epochs where that is due, measure those of the network that is tested, on augmented images of whoever
+    """In the epochs where that is due, measure those of the trained network, on augmented images of whoever
     comes."""
     if not recipe.settles(training.args, epoch):
         return
     args, world, augment = training.args, training.world, training.learner.augment
     order = batches.shuffled_order(len(training.train_samples), BATCH, args.seed, epoch)[:BATCHES]
     mine = training.feed.columns(order.shape[1])
-    with measured_afresh(training.learner.usable_net()) as net, autocast(world.device, args.amp):
+    with measured_afresh(training.learner.trained_net()) as net, autocast(world.device, args.amp):
         for step, (images, _) in enumerate(training.feed(order)):
             generator = batches.generator_for(args.seed, epoch, step)
             numbers = augment.draw(order.shape[1], *images.shape[-2:], generator)
