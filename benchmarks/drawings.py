@@ -4,12 +4,13 @@
     python benchmarks/drawings.py --data-dir ROOT --parts without --without night noise
 
 ROOT holds the query and gallery images of real people by which the drawings are judged. Every network has seen as many
-images, one drawn crowd as often as it takes. A run is kept as soon as it is finished, and not repeated; the pictures
-that it was trained on are deleted.
+images, those of a drawn crowd as often as it takes, of a larger crowd only so many. A run is kept as soon as it is
+finished, and not repeated; the pictures that it was trained on are deleted.
 """
 
 import argparse
 import json
+import random
 import shutil
 import statistics
 import sys
@@ -86,6 +87,8 @@ def run_one(args, plan: dict, seed: int) -> dict:
     clock = time.process_time()
     sample.ensure(crowd, seed, identities, cameras=plan["cameras"], variety=variety(plan))
     drawn = layouts.find(crowd)
+    thin_out(drawn.train, args.images, seed)
+    drawn = layouts.find(crowd)
     epochs = max(1, round(args.images / len(drawn.train)))
     flags += ["--data-dir", str(crowd), "--output", str(output), "--epochs", str(epochs), "--eval-interval", "1000"]
     train.main(train.get_args_parser().parse_args([*flags, "--overwrite"]))
@@ -99,6 +102,12 @@ def run_one(args, plan: dict, seed: int) -> dict:
     shutil.rmtree(crowd)
     shutil.rmtree(output)
     return result
+
+
+def thin_out(samples: list[layouts.Sample], images: int, seed: int) -> None:
+    """Delete pictures until so many are left, so that the largest crowds are seen no more often than the others."""
+    for left_out in random.Random(seed).sample(samples, max(0, len(samples) - images)):
+        Path(left_out.path).unlink()
 
 
 def learners(identities: int) -> int:

@@ -9,6 +9,7 @@ import torch
 from conftest import benchmark, load_script, make_market
 
 from appearance.cli import InputError
+from appearance.data import layouts
 
 drawings, extract_speed, gpu, recipe_benchmark = map(benchmark, ("drawings", "extract_speed", "gpu", "recipe"))
 step_cost, train_speed, without_labels = map(benchmark, ("step_cost", "train_speed", "without_labels"))
@@ -185,6 +186,17 @@ def test_what_drawings_are_worth(capsys, tmp_path):
     with pytest.raises(InputError, match="--without fog: no such setting"):
         run("--parts", "without", "--without", "night", "fog")
     assert not list(output.glob("*night_0*"))  # told before anything is drawn
+
+
+def test_a_large_crowd_is_thinned_out(tmp_path):
+    crowd = make_market(tmp_path / "market")
+    before = layouts.find(crowd).train
+    drawings.thin_out(before, 5, 0)
+    left = layouts.find(crowd).train
+    assert len(left) == 5 < len(before)
+    assert set(left) < set(before)
+    drawings.thin_out(left, 50, 0)
+    assert layouts.find(crowd).train == left
 
 
 def test_what_unlabelled_crops_are_worth(capsys, tmp_path):
