@@ -543,7 +543,12 @@ def test_each_process_keeps_eight_images():
 
 @pytest.mark.parametrize(
     ("flags", "lr", "progressive"),
-    [([], 5e-4, False), (["--lr", "0.001", "--progressive"], 1e-3, True), (["--recipe", "deepsort"], 0.01, False)],
+    [
+        ([], 5e-4, False),
+        (["--lr", "0.001", "--progressive"], 1e-3, True),
+        (["--teacher", "large.pth"], 2e-3, False),
+        (["--recipe", "deepsort"], 0.01, False),
+    ],
 )
 def test_weights_that_know_people_are_refined(flags, lr, progressive):
     args = train.get_args_parser().parse_args(flags)

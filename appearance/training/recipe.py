@@ -99,7 +99,7 @@ def fit(args, images: int, people: int, processes: int = 1, refining: bool = Fal
     """
     if args.recipe != "default":
         return
-    if refining and "lr" not in args.given:
+    if lower_rate(args, refining):
         args.lr *= REFINING
     if refining and "keep_start" not in args.given:
         args.keep_start = round(MOST_KEPT * max(0.0, 1 - people / ENOUGH_PEOPLE), 2)
@@ -113,6 +113,11 @@ def fit(args, images: int, people: int, processes: int = 1, refining: bool = Fal
         args.precise_bn = args.batch_size < FEW_IMAGES * processes
     if "progressive" not in args.given:
         args.progressive = not refining and args.epochs * images >= ENOUGH_STEPS * args.batch_size
+
+
+def lower_rate(args, refining: bool) -> bool:
+    """Whether the rate is lowered for weights that know people: not beside a teacher, who reminds of what they know."""
+    return refining and args.recipe == "default" and "lr" not in args.given and not args.teacher
 
 
 def steps_before_size(model: str | None, refining: bool = False) -> int:
@@ -132,7 +137,7 @@ def explanation(args, steps: int, people: int, refining: bool = False, resumed: 
     size = (args.height, args.width)
     whole = sum(resolution(args, epoch) == size for epoch in range(args.epochs))
     which = "all" if whole == args.epochs else f"the last {whole}"
-    low = refining and args.recipe == "default" and "lr" not in args.given
+    low = lower_rate(args, refining)
     rate = f", rate {args.lr:g}, low because the weights know people already" if low else ""
     few = "\n  note: few people to refine on; it may know others less well than before: test it before and after"
     told = f"batches of {args.batch_size}, {why}: {steps:,} steps, {which} epochs at {size[0]}x{size[1]}{rate}"
