@@ -556,9 +556,10 @@ def test_weights_that_know_people_are_refined(flags, lr, progressive):
     recipe.fit(args, 13_000, 751, refining=True)
     assert (args.lr, args.progressive) == (lr, progressive)
     assert ("rate 0.0005, low because" in recipe.explanation(args, 600, 50, refining=True)) == (not flags)
-    for people, refining in ((10, True), (50, True), (10, False)):
+    for people, refining, kept in ((10, True, 0.0), (50, True, 0.0), (10, False, 0.0), (10, True, 0.5)):
+        args.keep_start = kept
         noted = "few people to refine on" in recipe.explanation(args, 600, people, refining)
-        assert noted == (people == 10 and refining)
+        assert noted == (people == 10 and refining and not kept)
 
 
 def test_refining_takes_smaller_batches():

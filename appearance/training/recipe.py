@@ -81,7 +81,7 @@ TOO_FEW_STEPS = 100  # below, a network stays near chance
 BATCHES = (128, 64, 32, 16)
 FEW_IMAGES = 32  # of a batch, for a process; fewer are too alike for BatchNorm's statistics (docs/recipe.md)
 LAST_EPOCHS = 0.2  # share of the epochs that end with statistics measured apart; the best one is then among them
-FEW_PEOPLE = 30  # to refine a network with: by 10 it got worse, by 50 better (docs/drawn.md)
+FEW_PEOPLE = 30  # to refine a network with and keep nothing of it: by 10 it got worse, by 50 better (docs/drawn.md)
 REFINING = 0.25  # of the learning rate, for weights that tell people apart already
 MOST_KEPT = 0.6  # of such weights, with a handful of people to refine them on; falling to
 ENOUGH_PEOPLE = 150  # with whom nothing of them is kept (docs/drawn.md)
@@ -143,7 +143,7 @@ def explanation(args, steps: int, people: int, refining: bool = False, resumed: 
     told = f"batches of {args.batch_size}, {why}: {steps:,} steps, {which} epochs at {size[0]}x{size[1]}{rate}"
     if args.keep_start:
         told += f"\n  saved with {args.keep_start:.0%} of the weights it starts from: few people teach a correction"
-    return told + (few if refining and people < FEW_PEOPLE else "")
+    return told + (few if refining and people < FEW_PEOPLE and not args.keep_start else "")
 
 
 def order(args, labels: Tensor, epoch: int) -> Tensor:
