@@ -547,6 +547,7 @@ def test_each_process_keeps_eight_images():
         ([], 5e-4, False),
         (["--lr", "0.001", "--progressive"], 1e-3, True),
         (["--teacher", "large.pth"], 2e-3, False),
+        (["--teacher", "large.pth", "--model", "osnet_x0_25"], 8e-3, False),
         (["--recipe", "deepsort"], 0.01, False),
     ],
 )
@@ -555,7 +556,9 @@ def test_weights_that_know_people_are_refined(flags, lr, progressive):
     recipe.fill_in(args)
     recipe.fit(args, 13_000, 751, refining=True)
     assert (args.lr, args.progressive) == (lr, progressive)
-    assert ("rate 0.0005, low because" in recipe.explanation(args, 600, 50, refining=True)) == (not flags)
+    told = recipe.explanation(args, 600, 50, refining=True)
+    assert ("rate 0.0005, low because" in told) == (lr == 5e-4)
+    assert ("rate 0.008, high because the network is narrow" in told) == (lr == 8e-3)
     for people, refining, kept in ((10, True, 0.0), (50, True, 0.0), (10, False, 0.0), (10, True, 0.5)):
         args.keep_start = kept
         noted = "few people to refine on" in recipe.explanation(args, 600, people, refining)

@@ -82,6 +82,10 @@ BATCHES = (128, 64, 32, 16)
 FEW_IMAGES = 32  # of a batch, for a process; fewer are too alike for BatchNorm's statistics (docs/recipe.md)
 LAST_EPOCHS = 0.2  # share of the epochs that end with statistics measured apart; the best one is then among them
 FEW_PEOPLE = 30  # to refine a network with and keep nothing of it: by 10 it got worse, by 50 better (docs/drawn.md)
+# times the learning rate, beside a teacher: narrow layers want more (Yang et al., "Tuning Large Neural Networks via
+# Zero-Shot Hyperparameter Transfer", NeurIPS 2021: Adam's rate goes with one over the width). Without a teacher, from
+# nothing, a network can die of it (docs/recipe.md)
+NARROW = {"osnet_x0_25": 4.0}
 REFINING = 0.25  # of the learning rate, for weights that tell people apart already
 MOST_KEPT = 0.6  # of such weights, with a handful of people to refine them on; falling to
 ENOUGH_PEOPLE = 150  # with whom nothing of them is kept (docs/drawn.md)
@@ -99,8 +103,8 @@ def fit(args, images: int, people: int, processes: int = 1, refining: bool = Fal
     """
     if args.recipe != "default":
         return
-    if lower_rate(args, refining):
-        args.lr *= REFINING
+    if "lr" not in args.given:
+        args.lr *= rate_factor(args, refining)
     if refining and "keep_start" not in args.given:
         args.keep_start = round(MOST_KEPT * max(0.0, 1 - people / ENOUGH_PEOPLE), 2)
     sizes = [size for size in BATCHES if size % processes == 0 and size >= 8 * processes] or [args.batch_size]
@@ -115,9 +119,14 @@ def fit(args, images: int, people: int, processes: int = 1, refining: bool = Fal
         args.progressive = not refining and args.epochs * images >= ENOUGH_STEPS * args.batch_size
 
 
-def lower_rate(args, refining: bool) -> bool:
-    """Whether the rate is lowered for weights that know people: not beside a teacher, who reminds of what they know."""
-    return refining and args.recipe == "default" and "lr" not in args.given and not args.teacher
+def rate_factor(args, refining: bool) -> float:
+    """What the recipe's rate is multiplied by.
+
+    Weights that know people are refined at a lower one, but not beside a teacher, who reminds of what they know.
+    """
+    if args.teacher:
+        return NARROW.get(args.model, 1.0)
+    return REFINING if refining else 1.0
 
 
 def steps_before_size(model: str | None, refining: bool = False) -> int:
@@ -137,8 +146,9 @@ def explanation(args, steps: int, people: int, refining: bool = False, resumed: 
     size = (args.height, args.width)
     whole = sum(resolution(args, epoch) == size for epoch in range(args.epochs))
     which = "all" if whole == args.epochs else f"the last {whole}"
-    low = lower_rate(args, refining)
-    rate = f", rate {args.lr:g}, low because the weights know people already" if low else ""
+    factor = rate_factor(args, refining) if args.recipe == "default" and "lr" not in args.given else 1.0
+    why_rate = "low because the weights know people already" if factor < 1 else "high because the network is narrow"
+    rate = f", rate {args.lr:g}, {why_rate}" if factor != 1 else ""
     few = "\n  note: few people to refine on; it may know others less well than before: test it before and after"
     told = f"batches of {args.batch_size}, {why}: {steps:,} steps, {which} epochs at {size[0]}x{size[1]}{rate}"
     if args.keep_start:
