@@ -321,7 +321,9 @@ class Training:
         found = test_features(self.learner.usable_net(), query, gallery, self.world, workers=self.args.workers)
         if found is None:
             return {}
-        metrics = protocols.figures(features_file.check(found))
+        with log.blamed_on_the_rate():
+            features = features_file.check(found)
+        metrics = protocols.figures(features)
         return {"rank1": metrics["rank1"], "mAP": metrics["mAP"]}
 
     def finish_epoch(self) -> None:
@@ -331,9 +333,7 @@ class Training:
         self.epoch, self.step, self.tally = row["epoch"], 0, Tally(self.world)
         # the query and gallery never choose the weights: they are the test
         score = (math.prod(self.size), recipe.settles(self.args, self.epoch - 1), row.get("val_acc", 0.0))
-        is_best = score >= self.best
-        if is_best:
-            self.best = score
+        is_best, self.best = score >= self.best, max(score, self.best)
         if self.world.is_main:
             if is_best:
                 self.later(checkpoints.save, self.args.output / "best.pth", snapshot(resume.weights(self)))

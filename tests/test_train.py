@@ -479,6 +479,19 @@ def test_diverged_training_is_a_failed_run_and_keeps_the_checkpoint(data, here, 
     assert (here / "checkpoint/last.pth").read_bytes() == good
 
 
+def test_a_network_that_died(data, here, monkeypatch):
+    found = train.test_features
+
+    def dead(*args, **more) -> dict:
+        features = found(*args, **more)
+        features["qf"][3] = 0
+        return features
+
+    monkeypatch.setattr(train, "test_features", dead)
+    with pytest.raises(RunFailed, match=r"the network has died: .* start anew with a lower --lr"):
+        run("--data-dir", data, "--epochs", 1, *SMALL)
+
+
 # -- flags and schedules -----------------------------------------------------------------------------------------------
 
 

@@ -5,6 +5,8 @@ import io
 import os
 import signal
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import torch
@@ -12,7 +14,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from appearance import cli
-from appearance.cli import RunFailed
+from appearance.cli import InputError, RunFailed
 from appearance.files import atomic_write
 from appearance.pictures import plots
 from appearance.training import recipe
@@ -88,6 +90,17 @@ def write_history(history: list[dict], folder: Path, curves: bool) -> None:
     atomic_write(folder / "history.csv", lambda file: file.write(text.getvalue().encode()))
     if curves:
         plots.training_curves(history, folder / "curves.png")
+
+
+@contextmanager
+def blamed_on_the_rate() -> Iterator[None]:
+    """Raises RunFailed where a network's vectors cannot be compared: its units have died, and all of them are zero."""
+    try:
+        yield
+    except InputError:
+        raise RunFailed(
+            "the network has died: it gives images vectors of length zero; start anew with a lower --lr"
+        ) from None
 
 
 def not_finite(training, epoch: int, step: int) -> None:
