@@ -94,12 +94,12 @@ def write_history(history: list[dict], folder: Path, curves: bool) -> None:
 
 @contextmanager
 def blamed_on_the_rate() -> Iterator[None]:
-    """Raises RunFailed where a network's vectors cannot be compared: its units have died, and all of them are zero."""
+    """Raises RunFailed where a network's vectors cannot be compared: where its units have died they are zero."""
     try:
         yield
     except InputError:
         raise RunFailed(
-            "the network has died: it gives images vectors of length zero; start anew with a lower --lr"
+            "the network has died: vectors that it gives are zero or no numbers; start anew with a lower --lr"
         ) from None
 
 
