@@ -3,12 +3,12 @@
 import copy
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import ExitStack, contextmanager
 
 import torch
-import torch.nn.functional as F
 from torch import nn
-from torch.overrides import TorchFunctionMode
+
+from appearance.networks.convolve import FewPixelsAsProducts
 
 
 def fastest_precision(net: nn.Module, height: int, width: int, device: torch.device) -> str:
@@ -53,42 +53,13 @@ def full_precision() -> Iterator[None]:
             setting.fp32_precision = value
 
 
-def autocast(device: torch.device, precision: str):
-    """The context for forward passes: "fp32" (none), "bf16" or "fp16"."""
-    if precision == "fp32":
-        return nullcontext()
-    if device.type == "cpu" and precision == "bf16":
-        return _bfloat16_on_cpu()
-    return torch.autocast(device.type, {"bf16": torch.bfloat16, "fp16": torch.float16}[precision])
-
-
 @contextmanager
-def _bfloat16_on_cpu() -> Iterator[None]:
-    with torch.autocast("cpu", torch.bfloat16), _NarrowInFloat32():
+def autocast(device: torch.device, precision: str) -> Iterator[None]:
+    """The context for forward passes: "fp32", "bf16" or "fp16"."""
+    dtype = {"fp32": None, "bf16": torch.bfloat16, "fp16": torch.float16}[precision]
+    with ExitStack() as contexts:
+        if dtype:
+            contexts.enter_context(torch.autocast(device.type, dtype))
+        if device.type == "cpu":
+            contexts.enter_context(FewPixelsAsProducts())
         yield
-
-
-class _NarrowInFloat32(TorchFunctionMode):
-    """Convolutions with a stride whose output is one pixel wide run in float32, all others as they would.
-
-    In bfloat16 oneDNN 3.12 (torch 2.14) reads memory there that nobody wrote: on processors with AMX in the forward
-    pass, on others with AVX-512 in the kernel's gradient where the input is as narrow too. `Net` comes to them at a
-    width of 16 pixels, the first size of progressive resizing. They are small, and cost next to nothing.
-    """
-
-    def __torch_function__(self, function, types, args=(), kwargs=None):
-        kwargs = kwargs or {}
-        if function is F.conv2d and _narrow(*args, **kwargs):
-            with torch.autocast("cpu", enabled=False):
-                images, kernel, *rest = args
-                bias = [value.float() if isinstance(value, torch.Tensor) else value for value in rest]
-                return function(images.float(), kernel.float(), *bias, **kwargs).bfloat16()
-        return function(*args, **kwargs)
-
-
-def _narrow(images, kernel, bias=None, stride=1, padding=0, dilation=1, groups=1) -> bool:
-    """Whether such a convolution strides over (N, C, H, W) images to an output of one column."""
-    step, edge, gap = (value if isinstance(value, int) else value[-1] for value in (stride, padding, dilation))
-    if step == 1 or isinstance(edge, str):
-        return False
-    return (images.shape[-1] + 2 * edge - gap * (kernel.shape[-1] - 1) - 1) // step == 0
