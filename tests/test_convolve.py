@@ -15,7 +15,7 @@ CPU = torch.device("cpu")
 
 
 class Convolutions(TorchDispatchMode):
-    """Keeps height and width of what comes out of each convolution with more than a pixel's kernel."""
+    """Keeps height and width of what comes out of each convolution that PyTorch is asked for."""
 
     def __init__(self):
         super().__init__()
@@ -23,12 +23,12 @@ class Convolutions(TorchDispatchMode):
 
     def __torch_dispatch__(self, function, types, args=(), kwargs=None):
         result = function(*args, **(kwargs or {}))
-        if "convolution" in str(function) and "backward" not in str(function) and args[1].shape[2:] != (1, 1):
+        if "convolution" in str(function) and "backward" not in str(function):
             self.seen.append(tuple(result.shape[2:]))
         return result
 
 
-KERNELS = ((3, 3), (5, 5), (1, 3), (3, 1), (2, 2))
+KERNELS = ((1, 1), (3, 3), (5, 5), (1, 3), (3, 1), (2, 2))
 STRIDES, PADDINGS = (1, 2, 3, (2, 1), (1, 2)), (0, 1, 2, (1, 0))
 
 
@@ -69,13 +69,17 @@ def test_values_and_gradients_are_those_of_the_convolution(kernel):
         ((4, 2), 255, {"padding": 1}, False),
         ((8, 4), 256, {"stride": 2, "padding": 1}, True),
         ((8, 4), 256, {"padding": 1}, False),
+        ((8, 4), 64, {"kernel": 1}, True),
+        ((8, 4), 63, {"kernel": 1}, False),
+        ((16, 8), 64, {"kernel": 1, "stride": 2}, True),
         ((4, 1), 16, {"padding": 1, "groups": 16}, False),
         ((4, 5), 16, {"dilation": 2}, False),
         ((4, 1), 16, {"padding": "same"}, False),
     ],
 )
 def test_which_convolutions_are_products(size, channels, options, replaced):
-    weight = torch.randn(32, channels // options.get("groups", 1), 3, 3)
+    side = options.pop("kernel", 3)
+    weight = torch.randn(32, channels // options.get("groups", 1), side, side)
     if options.get("dilation"):
         weight = weight[:, :, :1]
     with autocast(CPU, "fp32"), Convolutions() as found:

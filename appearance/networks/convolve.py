@@ -5,7 +5,9 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.overrides import TorchFunctionMode
 
-CHANNELS_PER_PIXEL = 32  # of input for each pixel of output; with fewer oneDNN is as fast (docs/recipe.md)
+# of input for each pixel of output, from which on a product is faster (docs/recipe.md); a larger kernel wants a copy of
+# the pixels for each of its places
+CHANNELS_PER_PIXEL, OF_LARGER_KERNELS = 2, 32
 
 
 class FewPixelsAsProducts(TorchFunctionMode):
@@ -30,24 +32,27 @@ def _conv2d(images: Tensor, weight: Tensor, bias=None, stride=1, padding=0, dila
         (value, value) if isinstance(value, int) else value for value in (stride, padding, dilation)
     )
     kernel = tuple(weight.shape[2:])
-    if images.ndim == 4 and groups == 1 and kernel != (1, 1) and tuple(gap) == (1, 1) and not isinstance(edge, str):
+    if images.ndim == 4 and groups == 1 and tuple(gap) == (1, 1) and not isinstance(edge, str):
         height, width = (
             (size + 2 * around - side) // step + 1
             for size, around, side, step in zip(images.shape[2:], edge, kernel, (down, right), strict=True)
         )
-        if width == 1 or weight.shape[1] >= CHANNELS_PER_PIXEL * height * width:
+        wanted = CHANNELS_PER_PIXEL if kernel == (1, 1) else OF_LARGER_KERNELS
+        if width == 1 or weight.shape[1] >= wanted * height * width:
             return _product(images, weight, bias, (down, right), edge, (height, width))
     return F.conv2d(images, weight, bias, stride, padding, dilation, groups)
 
 
 def _product(images: Tensor, weight: Tensor, bias: Tensor | None, stride, padding, size) -> Tensor:
     """(N, I, H, W) images, (O, I, h, w) weight -> (N, O, *size): a row of pixels for each place of the kernel."""
-    images = F.pad(images, (padding[1], padding[1], padding[0], padding[0])).permute(0, 2, 3, 1)
+    if any(padding):
+        images = F.pad(images, (padding[1], padding[1], padding[0], padding[0]))
+    images = images.permute(0, 2, 3, 1)
     (down, right), (height, width) = stride, size
     seen = [
         images[:, top : top + down * height : down, left : left + right * width : right]
         for top in range(weight.shape[2])
         for left in range(weight.shape[3])
     ]
-    rows = torch.cat(seen, dim=3)  # (N, height, width, h * w * I)
+    rows = torch.cat(seen, dim=3) if len(seen) > 1 else seen[0]  # (N, height, width, h * w * I)
     return F.linear(rows, weight.permute(0, 2, 3, 1).flatten(1), bias).permute(0, 3, 1, 2)
