@@ -1,13 +1,15 @@
 """Convolutions of few pixels on a CPU: matrix products, and exact."""
 
+import copy
 from itertools import product
 
 import pytest
 import torch
 import torch.nn.functional as F
+from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from appearance.networks.convolve import FewPixelsAsProducts
+from appearance.networks.convolve import Conv2d, take_products
 from appearance.networks.precision import autocast
 from model import build_model
 
@@ -15,7 +17,7 @@ CPU = torch.device("cpu")
 
 
 class Convolutions(TorchDispatchMode):
-    """Keeps height and width of what comes out of each convolution that PyTorch is asked for."""
+    """Keeps the width of what comes out of each convolution that PyTorch is asked for, and that of its kernel."""
 
     def __init__(self):
         super().__init__()
@@ -24,7 +26,7 @@ class Convolutions(TorchDispatchMode):
     def __torch_dispatch__(self, function, types, args=(), kwargs=None):
         result = function(*args, **(kwargs or {}))
         if "convolution" in str(function) and "backward" not in str(function):
-            self.seen.append(tuple(result.shape[2:]))
+            self.seen.append((result.shape[3], args[1].shape[3]))
         return result
 
 
@@ -40,13 +42,12 @@ def test_values_and_gradients_are_those_of_the_convolution(kernel):
         around = (padding, padding) if isinstance(padding, int) else padding
         if height + 2 * around[0] < kernel[0] or width + 2 * around[1] < kernel[1]:
             continue
-        images, weight, bias = (
-            torch.randn(shape, dtype=torch.float64, requires_grad=True)
-            for shape in ((2, 32, height, width), (4, 32, *kernel), (4,))
-        )
+        images = torch.randn(2, 32, height, width, dtype=torch.float64, requires_grad=True)
+        layer = Conv2d(32, 4, kernel, stride, padding, dtype=torch.float64)
+        weight, bias = layer.weight, layer.bias
         plain = F.conv2d(images, weight, bias, stride, padding)
-        with FewPixelsAsProducts(), Convolutions() as found:
-            ours = F.conv2d(images, weight, bias, stride, padding)
+        with Convolutions() as found:
+            ours = layer(images)
         replaced += not found.seen
         assert torch.allclose(ours, plain, atol=1e-12)
         to_go = torch.randn_like(plain)
@@ -62,28 +63,25 @@ def test_values_and_gradients_are_those_of_the_convolution(kernel):
 @pytest.mark.parametrize(
     ("size", "channels", "options", "replaced"),
     [
-        ((4, 2), 16, {"stride": 2, "padding": 1}, True),  # one column
-        ((4, 1), 16, {"padding": 1}, True),
-        ((4, 3), 16, {"stride": 2, "padding": 1}, False),  # two of them
-        ((4, 2), 256, {"padding": 1}, True),  # eight pixels of 256 channels
-        ((4, 2), 255, {"padding": 1}, False),
-        ((8, 4), 256, {"stride": 2, "padding": 1}, True),
-        ((8, 4), 256, {"padding": 1}, False),
-        ((8, 4), 64, {"kernel": 1}, True),
-        ((8, 4), 63, {"kernel": 1}, False),
-        ((16, 8), 64, {"kernel": 1, "stride": 2}, True),
-        ((4, 1), 16, {"padding": 1, "groups": 16}, False),
-        ((4, 5), 16, {"dilation": 2}, False),
+        ((4, 2), 16, {"stride": 2}, True),  # one column
+        ((4, 1), 16, {}, True),
+        ((4, 3), 16, {"stride": 2}, False),  # two of them
+        ((4, 2), 256, {}, True),  # eight pixels of 256 channels
+        ((4, 2), 255, {}, False),
+        ((8, 4), 256, {"stride": 2}, True),
+        ((8, 4), 256, {}, False),
+        ((8, 4), 256, {"kernel_size": 1, "stride": 2, "padding": 0}, True),
+        ((4, 2), 256, {"kernel_size": 1, "padding": 0}, False),
+        ((4, 1), 16, {"groups": 16}, False),
+        ((4, 3), 1600, {"dilation": 2}, False),
         ((4, 1), 16, {"padding": "same"}, False),
+        ((4, 1), 16, {"padding_mode": "circular"}, False),
     ],
 )
 def test_which_convolutions_are_products(size, channels, options, replaced):
-    side = options.pop("kernel", 3)
-    weight = torch.randn(32, channels // options.get("groups", 1), side, side)
-    if options.get("dilation"):
-        weight = weight[:, :, :1]
-    with autocast(CPU, "fp32"), Convolutions() as found:
-        F.conv2d(torch.randn(2, channels, *size), weight, **options)
+    layer = take_products(nn.Conv2d(channels, 32, **{"kernel_size": 3, "padding": 1} | options))
+    with Convolutions() as found:
+        layer(torch.randn(2, channels, *size))
     assert bool(found.seen) != replaced
 
 
@@ -103,12 +101,27 @@ def test_small_images_have_finite_features_and_gradients_whatever_lies_in_memory
         assert all(parameter.grad is None or parameter.grad.isfinite().all() for parameter in net.parameters())
         assert torch.cosine_similarity(features.float(), exact).min() > 0.99
     assert found.seen
-    assert not any(width == 1 for _, width in found.seen)
+    assert not any(width == 1 and kernel > 1 for width, kernel in found.seen)
 
 
 def test_in_bfloat16_the_result_is_bfloat16():
-    images, weight = torch.randn(2, 512, 2, 1), torch.randn(8, 512, 3, 3) / 70
+    layer, images = Conv2d(512, 8, 3, padding=1), torch.randn(2, 512, 2, 1)
     with autocast(CPU, "bf16"):
-        found = F.conv2d(images, weight, padding=1)
+        found = layer(images)
     assert found.dtype == torch.bfloat16
-    assert torch.allclose(found.float(), F.conv2d(images, weight, padding=1), atol=0.03)
+    assert torch.allclose(found.float(), layer(images), atol=0.03)
+
+
+def test_a_network_stays_what_it_was():
+    plain = nn.Sequential(nn.Conv2d(3, 4, 3), nn.Sequential(nn.Conv2d(4, 4, 3)))
+    names, text = list(plain.state_dict()), repr(plain)
+    net = take_products(plain)
+    assert [type(module) for module in net.modules() if isinstance(module, nn.Conv2d)] == [Conv2d, Conv2d]
+    assert (list(net.state_dict()), repr(net)) == (names, text)
+    assert type(copy.deepcopy(net)[0]) is Conv2d
+
+
+def test_exported_files_keep_their_convolutions():
+    traced = torch.jit.trace(build_model("net", 10, reid=True).eval(), torch.zeros(1, 3, 32, 16))
+    assert str(traced.inlined_graph).count("aten::_convolution") == 20
+    assert "aten::cat" not in str(traced.inlined_graph)

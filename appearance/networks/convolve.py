@@ -2,45 +2,44 @@
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor
-from torch.overrides import TorchFunctionMode
+from torch import Tensor, nn
 
-# of input for each pixel of output, from which on a product is faster (docs/recipe.md); a larger kernel wants a copy of
-# the pixels for each of its places
-CHANNELS_PER_PIXEL, OF_LARGER_KERNELS = 2, 32
+CHANNELS_PER_PIXEL = 32  # of input for each pixel of output, from which on a product is faster (docs/recipe.md)
 
 
-class FewPixelsAsProducts(TorchFunctionMode):
-    """Within it `F.conv2d` takes the matrix product wherever a kernel meets few pixels.
+class Conv2d(nn.Conv2d):
+    """`nn.Conv2d`, which on a CPU takes the matrix product wherever its kernel meets few pixels.
 
     The last stages of a network see maps of 2x1 to 4x2 pixels while images are small: in progressive resizing, and of
     64x32 crops at all times. A convolution then moves far more weights than pixels, for which oneDNN's are not made.
     Nor are they right: in bfloat16 those that stride to a width of one pixel read memory that nobody wrote (oneDNN
     3.12, torch 2.14; on processors with AMX in the forward pass, on others with AVX-512 in the kernel's gradient). So
-    everything of that width is a product as well.
+    everything of that width is a product as well. In exported files convolutions stay what they are.
+
+    For layers that `take_products` chooses: without groups, dilation or other padding than so many zeros.
     """
 
-    def __torch_function__(self, function, types, args=(), kwargs=None):
-        if function is F.conv2d:
-            return _conv2d(*args, **(kwargs or {}))
-        return function(*args, **(kwargs or {}))
+    def _conv_forward(self, images: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+        if images.device.type == "cpu" and images.ndim == 4 and not torch.jit.is_tracing():
+            (down, right), (above, left), (tall, wide) = self.stride, self.padding, self.kernel_size
+            height = (images.shape[2] + 2 * above - tall) // down + 1
+            width = (images.shape[3] + 2 * left - wide) // right + 1
+            if width == 1 or self.in_channels >= CHANNELS_PER_PIXEL * height * width:
+                return _product(images, weight, bias, self.stride, self.padding, (height, width))
+        return super()._conv_forward(images, weight, bias)
 
 
-def _conv2d(images: Tensor, weight: Tensor, bias=None, stride=1, padding=0, dilation=1, groups=1) -> Tensor:
-    """`F.conv2d`."""
-    (down, right), edge, gap = (
-        (value, value) if isinstance(value, int) else value for value in (stride, padding, dilation)
-    )
-    kernel = tuple(weight.shape[2:])
-    if images.ndim == 4 and groups == 1 and tuple(gap) == (1, 1) and not isinstance(edge, str):
-        height, width = (
-            (size + 2 * around - side) // step + 1
-            for size, around, side, step in zip(images.shape[2:], edge, kernel, (down, right), strict=True)
-        )
-        wanted = CHANNELS_PER_PIXEL if kernel == (1, 1) else OF_LARGER_KERNELS
-        if width == 1 or weight.shape[1] >= wanted * height * width:
-            return _product(images, weight, bias, (down, right), edge, (height, width))
-    return F.conv2d(images, weight, bias, stride, padding, dilation, groups)
+def take_products(net: nn.Module) -> nn.Module:
+    """The same network, whose convolutions, torchvision's as well, are products of few pixels from now on.
+
+    But for those that look at each pixel alone: there is little to gain, and light networks have a hundred of them.
+    """
+    for module in net.modules():
+        if type(module) is nn.Conv2d and module.groups == 1 and module.dilation == (1, 1):
+            zeros = module.padding_mode == "zeros" and not isinstance(module.padding, str)
+            if zeros and (module.kernel_size, module.stride) != ((1, 1), (1, 1)):
+                module.__class__ = Conv2d
+    return net
 
 
 def _product(images: Tensor, weight: Tensor, bias: Tensor | None, stride, padding, size) -> Tensor:

@@ -3,12 +3,10 @@
 import copy
 import time
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager, nullcontext
 
 import torch
 from torch import nn
-
-from appearance.networks.convolve import FewPixelsAsProducts
 
 
 def fastest_precision(net: nn.Module, height: int, width: int, device: torch.device) -> str:
@@ -53,13 +51,8 @@ def full_precision() -> Iterator[None]:
             setting.fp32_precision = value
 
 
-@contextmanager
-def autocast(device: torch.device, precision: str) -> Iterator[None]:
-    """The context for forward passes: "fp32", "bf16" or "fp16"."""
-    dtype = {"fp32": None, "bf16": torch.bfloat16, "fp16": torch.float16}[precision]
-    with ExitStack() as contexts:
-        if dtype:
-            contexts.enter_context(torch.autocast(device.type, dtype))
-        if device.type == "cpu":
-            contexts.enter_context(FewPixelsAsProducts())
-        yield
+def autocast(device: torch.device, precision: str):
+    """The context for forward passes: "fp32" (none), "bf16" or "fp16"."""
+    if precision == "fp32":
+        return nullcontext()
+    return torch.autocast(device.type, {"bf16": torch.bfloat16, "fp16": torch.float16}[precision])
