@@ -125,3 +125,9 @@ def test_exported_files_keep_their_convolutions():
     traced = torch.jit.trace(build_model("net", 10, reid=True).eval(), torch.zeros(1, 3, 32, 16))
     assert str(traced.inlined_graph).count("aten::_convolution") == 20
     assert "aten::cat" not in str(traced.inlined_graph)
+
+
+def test_a_compiled_network_is_one_graph():
+    net, images = build_model("net", 10).eval(), torch.randn(2, 3, 32, 16)
+    torch.compiler.reset()
+    assert torch.equal(torch.compile(net.embed, backend="eager", fullgraph=True)(images), net.embed(images))
