@@ -18,7 +18,6 @@ import resnet
 from appearance.cli import InputError
 from appearance.networks import osnet
 from appearance.networks.checkpoints import Checkpoint
-from appearance.networks.convolve import take_products
 from appearance.networks.inference import unit_rows
 from appearance.networks.mobilenet import ReIDMobileNetV2
 
@@ -109,7 +108,7 @@ def build_model(name: str, num_classes: int = 751, reid: bool = False, **options
         KeyError: no architecture of that name.
         TypeError: an option that the architecture does not have.
     """
-    return take_products(ARCHITECTURES[name](num_classes=num_classes, reid=reid, **options))
+    return ARCHITECTURES[name](num_classes=num_classes, reid=reid, **options)
 
 
 def from_checkpoint(checkpoint: Checkpoint, reid: bool = True) -> nn.Module:

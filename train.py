@@ -24,6 +24,7 @@ from appearance.files import claimed
 from appearance.measure import features_file, protocols
 from appearance.measure.embed import fixed_batches, test_features
 from appearance.networks import checkpoints
+from appearance.networks.convolve import take_products
 from appearance.networks.inference import fuse_for_inference
 from appearance.networks.precision import autocast, fastest_precision
 from appearance.training import graph, log, recipe, resume, statistics
@@ -76,7 +77,7 @@ def build_network(args, num_classes: int, start: checkpoints.Checkpoint | None) 
         options = {"last_stride": args.last_stride, "pooling": args.pooling, "neck": args.neck}
     if start and start.model_options.get("truncated"):
         options["truncated"] = True
-    return build_model(args.model, num_classes, **options), options
+    return take_products(build_model(args.model, num_classes, **options)), options
 
 
 class Learner:

@@ -9,8 +9,11 @@ import torch.nn.functional as F
 from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
+import train
 from appearance.networks.convolve import Conv2d, take_products
+from appearance.networks.inference import fuse_for_inference
 from appearance.networks.precision import autocast
+from appearance.training import recipe
 from model import build_model
 
 CPU = torch.device("cpu")
@@ -89,11 +92,14 @@ def test_which_convolutions_are_products(size, channels, options, replaced):
 def test_small_images_have_finite_features_and_gradients_whatever_lies_in_memory(name):
     """128x64 pixels begin at a quarter, 32x16, which `Net` and the ResNets bring down to one column by a stride."""
     torch.manual_seed(0)
-    net = build_model(name, 10).to(memory_format=torch.channels_last)
+    args = train.get_args_parser().parse_args(["--model", name])
+    recipe.fill_in(args)
+    net = train.build_network(args, 10, None)[0].to(memory_format=torch.channels_last)
     images = torch.randn(16, 3, 32, 16).contiguous(memory_format=torch.channels_last)
     exact = net.embed(images).detach()
     for _ in range(5):
-        del [torch.full((1 << size,), 3e38, dtype=torch.bfloat16) for size in range(10, 20)][:]
+        for size in range(10, 20):
+            torch.full((1 << size,), 3e38, dtype=torch.bfloat16)  # freed at once, to be found by who reads too far
         net.zero_grad()
         with autocast(CPU, "bf16"), Convolutions() as found:
             features = net.embed(images)
@@ -121,13 +127,21 @@ def test_a_network_stays_what_it_was():
     assert type(copy.deepcopy(net)[0]) is Conv2d
 
 
+def test_the_network_of_a_test_or_a_tracker_takes_products_too():
+    with Convolutions() as found:
+        fuse_for_inference(build_model("net", 10)).embed(torch.zeros(1, 3, 32, 16))
+    assert found.seen
+    assert not any(width == 1 for width, _ in found.seen)
+
+
 def test_exported_files_keep_their_convolutions():
-    traced = torch.jit.trace(build_model("net", 10, reid=True).eval(), torch.zeros(1, 3, 32, 16))
+    net = take_products(build_model("net", 10, reid=True).eval())
+    traced = torch.jit.trace(net, torch.zeros(1, 3, 32, 16))
     assert str(traced.inlined_graph).count("aten::_convolution") == 20
     assert "aten::cat" not in str(traced.inlined_graph)
 
 
 def test_a_compiled_network_is_one_graph():
-    net, images = build_model("net", 10).eval(), torch.randn(2, 3, 32, 16)
+    net, images = take_products(build_model("net", 10)).eval(), torch.randn(2, 3, 32, 16)
     torch.compiler.reset()
     assert torch.equal(torch.compile(net.embed, backend="eager", fullgraph=True)(images), net.embed(images))

@@ -5,7 +5,6 @@ import torch
 import torchvision
 
 from appearance.networks import checkpoints
-from appearance.networks.convolve import take_products
 from appearance.networks.inference import fuse_for_inference
 from model import build_model, from_checkpoint
 from resnet import TRUNKS, GeM, InstanceBatchNorm
@@ -27,8 +26,7 @@ def test_same_keys_and_logits_as_torchvision(name):
     ours = build_model(name, 1000, last_stride=2).eval()
     ours.load_state_dict(theirs.state_dict())  # strict: every tensor has its place
     images = torch.randn(2, 3, 96, 48)
-    torch.testing.assert_close(ours(images), theirs(images), rtol=1e-4, atol=1e-4)
-    assert torch.equal(ours(images), take_products(theirs)(images))  # the same arithmetic for few pixels
+    assert torch.equal(ours(images), theirs(images))
 
 
 @pytest.mark.parametrize("name", sorted(TRUNKS))

@@ -6,6 +6,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from appearance.networks.convolve import take_products
+
 
 def unit_rows(features: Tensor) -> Tensor:
     """(N, D) -> (N, D) float32 rows of length 1; a zero row stays zero rather than becoming NaN."""
@@ -15,12 +17,12 @@ def unit_rows(features: Tensor) -> Tensor:
 def fuse_for_inference(net: nn.Module) -> nn.Module:
     """A copy of `net` for inference: eval mode, BatchNorm folded into the convolutions, channels-last weights.
 
-    Folding only re-associates the same multiplications, so features change by rounding alone.
+    Folding, and products of few pixels, only re-associate the same multiplications: features change by rounding alone.
     """
     net = copy.deepcopy(net).eval()
     for module in list(net.modules()):
         _fold_batch_norms(module)
-    return net.to(memory_format=torch.channels_last)
+    return take_products(net).to(memory_format=torch.channels_last)
 
 
 class BothDirections(nn.Module):
