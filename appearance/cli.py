@@ -140,8 +140,9 @@ def command(script: str, *words) -> str:
 
 
 def counted(number: int, one: str, several: str = "") -> str:
-    """ "1 epoch", "1,000 epochs", "2 identities"."""
-    return f"{number:,} {one if number == 1 else several or one + 's'}"
+    """ "1 epoch", "1,000 epochs", "2 identities"; `several` where the plural is of another kind."""
+    plural = several or (one[:-1] + "ies" if one.endswith("y") else one + "s")
+    return f"{number:,} {one if number == 1 else plural}"
 
 
 def _complain(line: str) -> None:

@@ -139,7 +139,7 @@ def test_all_are_for_testing_where_nothing_is_trained(folder, split):
     made = plan([Sequence(folder)], [kept], Rules(split=split, test_ratio=1))
     assert not made.splits["train"]
     assert len({crop.who for crop in made.splits["query"]}) == 4
-    with pytest.raises(InputError, match="1 people in the boxes that are left, 1 to test with: two are needed"):
+    with pytest.raises(InputError, match="1 person in the boxes that are left, 1 to test with: two are needed"):
         plan([Sequence(folder)], [kept[kept.track == kept.track[0]]], Rules(split=split, test_ratio=1))
 
 
@@ -167,7 +167,7 @@ def test_few_people(folder):
     made = plan([Sequence(folder)], [chosen(folder)[0]], RULES)
     assert {split: len(crops) for split, crops in made.splits.items()} == {"train": 80, "query": 0, "gallery": 0}
     annotate(folder, people=1)
-    with pytest.raises(InputError, match="1 people in the boxes that are left, 1 to train on: two are needed"):
+    with pytest.raises(InputError, match="1 person in the boxes that are left, 1 to train on: two are needed"):
         plan([Sequence(folder)], [chosen(folder)[0]], RULES)
 
 

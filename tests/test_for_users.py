@@ -174,7 +174,8 @@ def test_a_gpu_that_is_not_there_is_named_by_the_flag_that_asked_for_it():
 
 def test_counted():
     assert [cli.counted(n, "epoch") for n in (0, 1, 2000)] == ["0 epochs", "1 epoch", "2,000 epochs"]
-    assert [cli.counted(n, "identity", "identities") for n in (1, 2)] == ["1 identity", "2 identities"]
+    assert [cli.counted(n, "identity") for n in (1, 2)] == ["1 identity", "2 identities"]
+    assert [cli.counted(n, "person", "people") for n in (1, 2)] == ["1 person", "2 people"]
 
 
 def test_fewer_epochs_than_are_done_is_an_error(tmp_path):

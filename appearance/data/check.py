@@ -12,7 +12,7 @@ from pathlib import Path
 from torchvision.datasets.folder import IMG_EXTENSIONS
 from tqdm import tqdm
 
-from appearance.cli import InputError
+from appearance.cli import InputError, counted
 from appearance.data.compare import thumbnail
 from appearance.data.images import load_rgb
 from appearance.data.layouts import DISTRACTOR, JUNK, OTHER_KINDS, ReIDData, Sample, images, sequence_hint
@@ -70,14 +70,14 @@ def _folder_problems(data: ReIDData) -> list[Problem]:
         kinds[os.path.splitext(path)[1].lower()].append(path)
     for kind, paths in sorted(kinds.items()):
         text = (
-            f"{count(len(paths), kind + ' file')} left out ({few(inside(data, paths))}): that kind is not read; save "
+            f"{counted(len(paths), kind + ' file')} left out ({few(inside(data, paths))}): that kind is not read; save "
         )
         problems.append(Problem(False, text + "them as .jpg or .png"))
     if data.layout == "class folders":
         beside = [p for root in _roots(data) for p in sorted(root.iterdir()) if p.suffix.lower() in IMG_EXTENSIONS]
         if beside:
             text = (
-                f"{count(len(beside), 'image')} left out ({few(inside(data, beside))}), beside the identity folders; "
+                f"{counted(len(beside), 'image')} left out ({few(inside(data, beside))}), beside the identity folders; "
             )
             problems.append(Problem(False, text + "give each person a folder"))
     return problems
@@ -229,12 +229,6 @@ def _roots(data: ReIDData) -> list[Path]:
 def inside(data: ReIDData, paths: Iterable[str | Path]) -> list[str]:
     """Paths as seen from the dataset's folder."""
     return [os.path.relpath(path, data.root) for path in paths]
-
-
-def count(number: int, thing: str) -> str:
-    """`1 image`, `1,200 images`, `2 identities`."""
-    plural = thing[:-1] + "ies" if thing.endswith("y") else thing + "s"
-    return f"{number:,} {thing if number == 1 else plural}"
 
 
 def few(names: Sequence[str], limit: int = 3) -> str:

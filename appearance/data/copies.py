@@ -5,7 +5,8 @@ from collections import Counter
 import numpy as np
 import torch
 
-from appearance.data.check import Problem, count, few, inside, one_camera
+from appearance.cli import counted
+from appearance.data.check import Problem, few, inside, one_camera
 from appearance.data.compare import NEAR, STRANGERS, Order, alike, fingerprints
 from appearance.data.layouts import DISTRACTOR, JUNK, ReIDData, Sample
 from appearance.data.names import UNKNOWN
@@ -80,7 +81,7 @@ class _Compared:
         pairs = pairs[:, self.pid[pairs[1]] > DISTRACTOR]
         if not pairs.size:
             return None
-        again = count(len({*self.pid[pairs[0]]}), "identity")
+        again = counted(len({*self.pid[pairs[0]]}), "identity")
         text = f"train and query/gallery: {again} of train again, by the pictures: {self._who(pairs)}; rank-1 and mAP "
         return Problem(False, text + "are too good for new people: move all images of a person to one side")
 

@@ -15,7 +15,7 @@ from typing import NamedTuple
 import numpy as np
 from tqdm import tqdm
 
-from appearance.cli import InputError
+from appearance.cli import InputError, counted
 from appearance.data.images import load_rgb
 from appearance.data.sequences import Boxes, Sequence, read_boxes
 
@@ -235,8 +235,9 @@ def plan(sequences: Rows[Sequence], kept: Rows[Boxes], rules: Rules) -> Plan:
     left = sum(bool(gallery) for _, gallery in roles.values()) if all_tested else len(train)
     if left < 2:
         raise InputError(
-            f"{len(people)} people in the boxes that are left, {left} to {'test with' if all_tested else 'train on'}: "
-            "two are needed; loosen --min-images, --min-height or --min-visibility, or add sequences"
+            f"{counted(len(people), 'person', 'people')} in the boxes that are left, {left} to "
+            f"{'test with' if all_tested else 'train on'}: two are needed; loosen --min-images, --min-height or "
+            "--min-visibility, or add sequences"
         )
     return Plan(splits, {reason: count for reason, count in left_out.items() if count})
 

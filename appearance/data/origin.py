@@ -61,7 +61,7 @@ def sentence(trained_on: dict | None) -> str:
         return "does not say what it was trained on"
     sets = reversed(trained_on["sets"])
     told = [
-        f"{one['data_dir']} ({counted(one['identities'], 'identity', 'identities')}, {counted(one['images'], 'image')})"
+        f"{one['data_dir']} ({counted(one['identities'], 'identity')}, {counted(one['images'], 'image')})"
         for one in sets
     ]
     return "trained on " + ", and on ".join(told)

@@ -31,7 +31,7 @@ def description(training) -> str:
     steps, people = args.epochs * training.steps_per_epoch, len(training.pids)
     device = torch.cuda.get_device_name(world.device) if world.device.type == "cuda" else world.device.type
     processes = f" x {world.size} processes" if world.size > 1 else ""
-    identities = cli.counted(people, "identity", "identities")
+    identities = cli.counted(people, "identity")
     return (
         f"{args.model} for {identities}: {len(training.train_samples):,} training and "
         f"{len(training.val_samples):,} validation images, {cli.counted(args.epochs, 'epoch')} of "
