@@ -42,7 +42,11 @@ def synchronise(device: torch.device) -> None:
 
 def publish(result: dict, path: Path | None) -> None:
     """Print a result as JSON, and write it to `path` if there is one."""
-    text = json.dumps(result, indent=1)
+    keep(result, path)
+    print(json.dumps(result, indent=1))
+
+
+def keep(result: dict, path: Path | None) -> None:
+    """Write a result as JSON to `path` if there is one."""
     if path:
-        atomic_write(path, lambda file: file.write((text + "\n").encode()))
-    print(text)
+        atomic_write(path, lambda file: file.write((json.dumps(result, indent=1) + "\n").encode()))
