@@ -1,4 +1,4 @@
-"""Accuracy of recipes: trains each variant with each seed, tests it, and prints a table and JSON.
+"""Accuracy of recipes: trains each variant with each seed, tests it, and prints a table.
 
     python benchmarks/recipe.py --data-dir ROOT --epochs 12 [--variants default deepsort ...] [--seeds 0 1 2]
     python benchmarks/recipe.py --data-dir ROOT --variants deepsort:12 default:40     what the same time buys
@@ -21,7 +21,7 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).parent.parent))
 
 import torch
-from machine import machine, publish
+from machine import keep, machine
 
 import train
 from appearance import cli
@@ -62,6 +62,9 @@ VARIANTS = {
     "moving average": ["--ema", "0.99"],
     "stronger augmentation": ["--erase", "0.5", "--jitter", "0.3", "--pad", "0.1"],
     **{f"batch {size}": ["--batch_size", str(size)] for size in (128, 64, 32, 16)},
+    **{f"batch {size}, whole size": ["--batch_size", str(size), "--no-progressive"] for size in (128, 64, 32, 16)},
+    "twice the rate": ["--lr", "4e-3"],
+    "half the rate": ["--lr", "1e-3"],
     "float32": ["--amp", "fp32"],
     "deepsort, any arithmetic": ["--recipe", "deepsort", "--amp", "auto"],
 }
@@ -177,7 +180,7 @@ def main(args) -> None:
         for seed in args.seeds:
             results.append(run_one(args, name, epochs, seed))
             print(table(results), flush=True)
-            publish({"benchmark": "recipe", "results": results}, args.json)  # as they come: the next may be killed
+            keep({"benchmark": "recipe", "results": results}, args.json)  # as they come: the next may be killed
 
 
 if __name__ == "__main__":

@@ -44,14 +44,21 @@ def test_extraction_speed_gives_the_references_vectors(capsys):
 def test_recipes_with_epochs_of_their_own(capsys, tmp_path):
     data = make_market(tmp_path / "market")
     flags = ["--data-dir", data, "--output", tmp_path / "runs", "--variants", "deepsort:1", "default", "--epochs", 2]
-    found = result(recipe_benchmark, capsys, *flags)["results"]
+    flags += ["--json", tmp_path / "results.json"]
+
+    def results(*more) -> list[dict]:
+        recipe_benchmark.main(recipe_benchmark.get_args_parser().parse_args([*TINY, *map(str, [*flags, *more])]))
+        return json.loads((tmp_path / "results.json").read_text())["results"]
+
+    found = results()
     assert [(row["variant"], row["epochs"]) for row in found] == [("deepsort", 1), ("default", 2)]
     for row in found:
         assert -1 <= row["strangers_p1"] <= row["strangers_mean"] <= row["strangers_p99"] <= 1
         assert 0 <= row["mAP"] <= 1
-    assert result(recipe_benchmark, capsys, *flags)["results"] == found  # kept, not run again
+    assert results() == found  # kept, not run again
+    assert capsys.readouterr().out.splitlines()[-1] == recipe_benchmark.table(found).splitlines()[-1]
     with pytest.raises(InputError, match="is of other flags"):
-        result(recipe_benchmark, capsys, *flags, "--height", 48)
+        results("--height", 48)
     again = [found[0] | {"seed": 1, "rank1": found[0]["rank1"] + 0.1}]
     row = recipe_benchmark.table(found + again).splitlines()[2].split(" | ")
     assert row[2] == f"{100 * found[0]['rank1'] + 5:.1f} ± 7.1"  # mean and deviation of two seeds
