@@ -27,6 +27,7 @@ from appearance.measure import features_file
 from appearance.measure.embed import test_features
 from appearance.networks import checkpoints, shipped
 from appearance.networks.inference import BothDirections
+from appearance.networks.precision import emulation_warning
 from datasets import PersonImages
 from model import ARCHITECTURES, from_checkpoint
 from utils import current_world
@@ -63,6 +64,8 @@ def main(args) -> None:
     say(f"  {origin.sentence(trained_on)}")
     data = ready.for_testing(args, world, say)
     say(summary(data))
+    if slow := emulation_warning(args.amp, world.device):
+        say(slow)
 
     started = time.perf_counter()
     net = from_checkpoint(checkpoint)

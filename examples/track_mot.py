@@ -35,7 +35,7 @@ from appearance.data.sequences import Boxes, Sequence, read_boxes, result_lines
 from appearance.files import atomic_write
 from appearance.measure import calibrate, features_file
 from appearance.networks import runtimes, shipped
-from appearance.networks.precision import autocast
+from appearance.networks.precision import autocast, emulation_warning
 from feature_extractor import Extractor
 
 DEFAULT = 0.2  # the threshold of DeepSORT and its kin, and of most who use them
@@ -292,6 +292,8 @@ def main(args) -> None:
         raise cli.InputError("--max-dist best: needs gt/gt.txt in each sequence; try auto")
     args.weights = shipped.chosen(args.weights)
     extractor = Extractor(args.weights)
+    if slow := emulation_warning(args.amp, extractor.device):
+        print(slow)
     ways = {NETWORK: in_precision(extractor, args.amp)}
     if known:
         ways = {"motion alone": nothing, "colour histogram": colours} | ways

@@ -153,12 +153,44 @@ def test_a_cpu_takes_bfloat16_where_it_is_clearly_faster(monkeypatch, bf16_secon
         clock[0] += bf16_seconds if precision == "bf16" else 1.0
         return nullcontext()
 
+    monkeypatch.setattr(precision, "emulates", lambda *_: False)
     monkeypatch.setattr(precision, "autocast", autocast)
     monkeypatch.setattr(precision.time, "perf_counter", lambda: clock[0])
     net = Net(2)
     before = {name: value.clone() for name, value in net.state_dict().items()}
     assert precision.fastest_precision(net, 32, 16, torch.device("cpu")) == faster
     assert same(net.state_dict(), before)  # BatchNorm's statistics did not move
+
+
+@pytest.mark.parametrize(("times_slower", "emulated"), [(70, True), (1.5, False), (0.5, False)])
+def test_a_cpu_that_emulates_an_arithmetic_is_told_by_a_small_product(monkeypatch, times_slower, emulated):
+    clock = [0.0]
+
+    class Matrix:
+        def __init__(self, *_, dtype):
+            self.seconds = 1.0 if dtype == torch.float32 else times_slower
+
+        def __matmul__(self, other):
+            clock[0] += self.seconds
+
+    net, cpu = Net(2), torch.device("cpu")
+    monkeypatch.setattr(precision.torch, "ones", Matrix)
+    monkeypatch.setattr(precision.time, "perf_counter", lambda: clock[0])
+    assert precision.emulates("bf16", cpu) is emulated
+    assert not precision.emulates("fp32", cpu)
+    if emulated:
+        monkeypatch.setattr(precision, "autocast", None)  # the network is not measured
+        assert precision.fastest_precision(net, 32, 16, cpu) == "fp32"
+
+
+def test_who_asks_for_emulated_arithmetic_is_told(data, here, monkeypatch, capsys):
+    monkeypatch.setattr(precision, "emulates", lambda name, device: name == "bf16")
+    run("--data-dir", data, "--epochs", 1, "--amp", "bf16", *TINY)
+    (line,) = [line for line in capsys.readouterr().out.splitlines() if "--amp" in line]
+    assert line.startswith("warning: --amp bf16: this device only emulates it")
+    assert line.endswith("take --amp fp32")
+    run("--data-dir", data, "--epochs", 1, "--overwrite", *TINY)  # by itself: fp32, and nothing to tell
+    assert "--amp" not in capsys.readouterr().out
 
 
 # -- several processes -------------------------------------------------------------------------------------------------

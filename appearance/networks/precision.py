@@ -8,6 +8,8 @@ from contextlib import contextmanager, nullcontext
 import torch
 from torch import nn
 
+DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+
 
 def fastest_precision(net: nn.Module, height: int, width: int, device: torch.device) -> str:
     """What `--amp auto` means: "bf16" where the device trains this network faster with it, else "fp32".
@@ -15,8 +17,10 @@ def fastest_precision(net: nn.Module, height: int, width: int, device: torch.dev
     A CPU is measured, at the size of training: many take bfloat16 and are slower with it, and those that are made for
     it are so for large convolutions only. Of a forward and backward pass of four images the best of three counts.
     """
+    if emulates("bf16", device):
+        return "fp32"
     if device.type == "cuda":
-        return "bf16" if torch.cuda.is_bf16_supported(including_emulation=False) else "fp32"
+        return "bf16"
     net = copy.deepcopy(net).train().to(memory_format=torch.channels_last)
     images = torch.zeros(4, 3, height, width).contiguous(memory_format=torch.channels_last)
 
@@ -30,6 +34,34 @@ def fastest_precision(net: nn.Module, height: int, width: int, device: torch.dev
     with torch.random.fork_rng(devices=[]):  # dropout draws
         times = {precision: min(seconds(precision) for _ in range(3)) for precision in ("fp32", "bf16")}
     return "bf16" if times["bf16"] < 0.9 * times["fp32"] else "fp32"
+
+
+def emulates(precision: str, device: torch.device) -> bool:
+    """Whether the device takes an arithmetic without being made for it, and so is slower with it than with float32.
+
+    A CPU without AVX-512 is so for bfloat16, by a factor of 70. On it a network of some size would take half a minute
+    to measure; a small matrix product tells as well.
+    """
+    if precision == "fp32":
+        return False
+    if device.type == "cuda":
+        return precision == "bf16" and not torch.cuda.is_bf16_supported(including_emulation=False)
+
+    def seconds(dtype: torch.dtype) -> float:
+        matrix = torch.ones(256, 256, dtype=dtype)
+        started = time.perf_counter()
+        matrix @ matrix
+        return time.perf_counter() - started
+
+    reduced, full = (min(seconds(DTYPES[name]) for _ in range(5)) for name in (precision, "fp32"))
+    return reduced > 4 * full
+
+
+def emulation_warning(precision: str, device: torch.device) -> str | None:
+    """What to tell somebody who asked for arithmetic that the device only emulates."""
+    if not emulates(precision, device):
+        return None
+    return f"warning: --amp {precision}: this device only emulates it and is many times slower with it; take --amp fp32"
 
 
 @contextmanager
@@ -55,4 +87,4 @@ def autocast(device: torch.device, precision: str):
     """The context for forward passes: "fp32" (none), "bf16" or "fp16"."""
     if precision == "fp32":
         return nullcontext()
-    return torch.autocast(device.type, {"bf16": torch.bfloat16, "fp16": torch.float16}[precision])
+    return torch.autocast(device.type, DTYPES[precision])

@@ -16,6 +16,7 @@ from tqdm import tqdm
 from appearance import cli
 from appearance.cli import InputError, RunFailed
 from appearance.files import atomic_write
+from appearance.networks.precision import emulation_warning
 from appearance.pictures import plots
 from appearance.training import recipe
 
@@ -26,17 +27,19 @@ COLUMNS = (
 
 
 def description(training) -> str:
-    """What is about to be trained, on what, and how the recipe was suited to it: two lines."""
+    """What is about to be trained, on what, and how the recipe was suited to it: two lines, or three with a warning."""
     args, world = training.args, training.world
     steps, people = args.epochs * training.steps_per_epoch, len(training.pids)
     device = torch.cuda.get_device_name(world.device) if world.device.type == "cuda" else world.device.type
     processes = f" x {world.size} processes" if world.size > 1 else ""
     identities = cli.counted(people, "identity")
+    slow = emulation_warning(args.amp, world.device)
     return (
         f"{args.model} for {identities}: {len(training.train_samples):,} training and "
         f"{len(training.val_samples):,} validation images, {cli.counted(args.epochs, 'epoch')} of "
         f"{cli.counted(training.steps_per_epoch, 'step')}, {args.amp} on {device}{processes}\n"
         + recipe.explanation(args, steps, people, training.refining, training.resumed)
+        + (f"\n{slow}" if slow else "")
     )
 
 
