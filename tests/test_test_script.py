@@ -13,7 +13,7 @@ from appearance.data import layouts
 from appearance.data.augment import normalize
 from appearance.drawn import sample
 from appearance.measure import features_file
-from appearance.networks import checkpoints
+from appearance.networks import checkpoints, precision
 from appearance.networks.inference import unit_rows
 from datasets import PersonImages
 from model import Net, build_model, from_checkpoint
@@ -92,6 +92,15 @@ def test_flip_is_the_mean_of_both_directions(data, tmp_path, monkeypatch):
         one, mirrored = net(pixels), net(pixels.flip(3))
     assert torch.allclose(found["qf"], unit_rows(one + mirrored), atol=1e-5)
     assert not torch.allclose(found["qf"], one, atol=1e-2)
+
+
+@pytest.mark.parametrize(("emulated", "warnings"), [(True, 1), (False, 0)])
+def test_who_asks_for_emulated_arithmetic_is_told(data, tmp_path, monkeypatch, capsys, emulated, warnings):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(precision, "emulates", lambda *_: emulated)
+    write_checkpoint(tmp_path / "w.pth", "osnet_x0_25")
+    in_process(monkeypatch, "--data-dir", data, "--weights", "w.pth", "--amp", "bf16", *SMALL)
+    assert capsys.readouterr().out.count("warning: --amp bf16: this device only emulates it") == warnings
 
 
 def test_one_and_two_processes_write_the_same_file(data, tmp_path):
