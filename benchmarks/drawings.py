@@ -132,6 +132,14 @@ def crowds(results: list[dict]) -> dict[tuple, list[dict]]:
     return found
 
 
+def curve(results: list[dict], part: str) -> dict[int, list[dict]]:
+    """Number of people, or of cameras, -> the results there; the crowd in which the two curves meet is on both."""
+    fixed = {"people": "cameras", "cameras": "people"}[part]
+    held = next(row[fixed] for row in results if row["part"] == part)
+    rows = [row for row in results if row["part"] != "without" and row[fixed] == held]
+    return {number: [row for row in rows if row[part] == number] for number in sorted({row[part] for row in rows})}
+
+
 def picture(results: list[dict], path: Path) -> None:
     """Both curves: accuracy on real people against drawn people, and against cameras."""
     panels = [part for part in ("people", "cameras") if any(row["part"] == part for row in results)]
@@ -139,13 +147,12 @@ def picture(results: list[dict], path: Path) -> None:
         return
     figure = Figure(figsize=(4.6 * len(panels), 3.6), layout="constrained")
     for axes, part in zip(figure.subplots(1, len(panels), squeeze=False)[0], panels, strict=True):
-        groups = [(rows[0][part], rows) for key, rows in crowds(results).items() if key[0] == part]
+        points = curve(results, part)
         for key, label, colour in (("rank1", "rank-1", plots.GREEN), ("mAP", "mAP", plots.PURPLE)):
-            points = [(number, 100 * statistics.mean(row[key] for row in rows)) for number, rows in groups]
-            axes.plot(*zip(*points, strict=True), color=colour, marker="o", markersize=4, label=label)
+            means = [100 * statistics.mean(row[key] for row in rows) for rows in points.values()]
+            axes.plot(list(points), means, color=colour, marker="o", markersize=4, label=label)
         axes.set_xscale("log")
-        numbers = [number for number, _ in groups]
-        axes.set_xticks(numbers, [f"{number:,}" for number in numbers])
+        axes.set_xticks(list(points), [f"{number:,}" for number in points])
         axes.minorticks_off()
         axes.set_xlabel(f"drawn {part}")
         axes.set_ylabel("on real people, %")

@@ -222,5 +222,15 @@ def test_what_unlabelled_crops_are_worth(capsys, tmp_path):
     assert (away[::2].mean(0) - away[1::2].mean(0)).norm() < 0.3 * (vectors[::2] - vectors[1::2]).mean(0).norm()
 
 
+def test_both_curves_of_drawings_have_the_crowd_where_they_meet():
+    rows = [{"part": "people", "people": people, "cameras": 200} for people in (100, 1000, 3000)]
+    rows += [{"part": "cameras", "people": 1000, "cameras": cameras} for cameras in (6, 400)]
+    rows.append({"part": "without", "people": 1000, "cameras": 60, "without": "night"})
+    assert drawings.curve(rows, "people") == {100: [rows[0]], 1000: [rows[1]], 3000: [rows[2]]}
+    assert drawings.curve(rows, "cameras") == {6: [rows[3]], 200: [rows[1]], 400: [rows[4]]}
+    apart = [*rows[:1], rows[4]]  # curves that do not meet
+    assert [drawings.curve(apart, part) for part in ("people", "cameras")] == [{100: [apart[0]]}, {400: [apart[1]]}]
+
+
 def test_drawn_people_to_learn_from():
     assert [drawings.learners(n) for n in (3, 4, 750, 751, 10_250)] == [2, 3, 500, 501, 10_000]
