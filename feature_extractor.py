@@ -25,7 +25,6 @@ from types import ModuleType
 import numpy as np
 import torch
 from torch import Tensor
-from tqdm import tqdm
 
 from appearance import cli
 from appearance.cli import InputError
@@ -37,6 +36,7 @@ from appearance.files import atomic_write
 from appearance.networks import checkpoints, runtimes, shipped
 from appearance.networks.inference import BothDirections, fuse_for_inference
 from appearance.networks.precision import full_precision
+from appearance.progress import progress
 
 MEAN_BGR = (104, 116, 124)  # ImageNet's mean colour
 
@@ -204,7 +204,7 @@ def sequence_detections(extractor: Extractor, folder: Path, detections: Path | N
     unknown = np.full((len(rows), 3), -1)  # the place in the world
     table = np.column_stack([rows.frame, rows.track, rows.box, rows.confidence, unknown])
     blocks = [np.empty((0, 10 + extractor.feature_dim))]
-    for number in tqdm(np.unique(rows.frame), desc=sequence.name, unit="frame", leave=False, disable=None):
+    for number in progress(np.unique(rows.frame), desc=sequence.name, unit="frame"):
         if number not in sequence.frames:
             raise InputError(f"{folder}: frame {number} of {path or sequence.det} is missing")
         frame = np.asarray(load_rgb(sequence.frames[number]))[:, :, ::-1]

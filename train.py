@@ -262,7 +262,7 @@ class Training:
         order = recipe.order(args, self.labels, epoch)  # (steps, B)
         batch_size = order.shape[1]
         read_every = 1 if world.device.type == "cpu" else args.log_interval  # reading makes the host wait for a GPU
-        with log.progress(self, epoch, order) as bar:
+        with log.epoch_bar(self, epoch, order) as bar:
             for step, (images, labels) in enumerate(self.feed(order[self.step :]), start=self.step):
                 torch.manual_seed(batches.seed_for(args.seed, epoch, step, 1 + world.rank))  # dropout: nothing to save
                 generator = batches.generator_for(args.seed, epoch, step)

@@ -21,7 +21,8 @@ from pathlib import Path
 
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
-from tqdm import tqdm
+
+from appearance.progress import progress
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # the scripts of the collection
 
@@ -106,7 +107,7 @@ def describe(recording: Recording, ways: dict[str, Callable], shrink: int = 1) -
     """
     rows = {name: [way([])] for name, way in ways.items()}
     total = sum(map(len, recording.boxes))
-    with tqdm(total=total, desc=recording.sequence.name, unit="crop", leave=False, disable=None) as bar:
+    with progress(total=total, desc=recording.sequence.name, unit="crop") as bar:
         for crops in batches(recording, shrink):
             for name, way in ways.items():
                 rows[name].append(way(crops))
@@ -242,7 +243,7 @@ def save_video(recording: Recording, result: Result, path: Path) -> None:
         command = ["ffmpeg", "-loglevel", "error", "-y", *raw, "-i", "-", *even, str(path)]
         with subprocess.Popen(command, stdin=subprocess.PIPE) as process:
             process.stdin.write(first.tobytes())
-            for picture in tqdm(shown, total=len(recording.numbers) - 1, desc="video", leave=False, disable=None):
+            for picture in progress(shown, total=len(recording.numbers) - 1, desc="video", unit="frame"):
                 process.stdin.write(picture.tobytes())
     except FileNotFoundError:
         raise cli.InputError(f"--video {path}: needs the program ffmpeg; or choose a name that ends in .gif") from None

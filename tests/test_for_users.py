@@ -310,8 +310,8 @@ def test_lifelines_have_a_time_axis_and_say_what_grey_means(monkeypatch):
     assert any(words.startswith("grey: no track") for words in written)
 
 
-def test_no_progress_bar_is_drawn_where_nobody_watches():
+def test_all_bars_are_of_one_kind():
     for path in [*ROOT.glob("*.py"), *ROOT.glob("appearance/**/*.py"), *ROOT.glob("examples/*.py")]:
         for node in ast.walk(ast.parse(path.read_text())):
             if isinstance(node, ast.Call) and "tqdm" in [getattr(one, "id", "") for one in (node.func, *node.args)]:
-                assert "disable" in [keyword.arg for keyword in node.keywords], f"{path}:{node.lineno}"
+                assert path == ROOT / "appearance/progress.py", f"{path}:{node.lineno}"

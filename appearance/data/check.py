@@ -10,7 +10,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from torchvision.datasets.folder import IMG_EXTENSIONS
-from tqdm import tqdm
 
 from appearance.cli import InputError, counted
 from appearance.data.compare import thumbnail
@@ -18,6 +17,7 @@ from appearance.data.images import load_rgb
 from appearance.data.layouts import DISTRACTOR, JUNK, OTHER_KINDS, ReIDData, Sample, images, sequence_hint
 from appearance.data.names import UNKNOWN
 from appearance.machine import by_threads, cores, side_by_side
+from appearance.progress import progress
 
 SMALLEST_SIDE = 16  # pixels; below it a crop holds nothing to recognise
 WORTH_PROCESSES = 1000  # images, fewer are looked at before processes have begun
@@ -189,7 +189,7 @@ def look(samples: Sequence[Sample], apply: Callable = across_cores) -> tuple[lis
         apply: as `map`; calls a function with each of the paths, in order.
     """
     seen = apply(_open, [sample.path for sample in samples])
-    bar = tqdm(seen, total=len(samples), desc="reading images", unit="img", leave=False, disable=None)
+    bar = progress(seen, total=len(samples), desc="reading images", unit="img")
     problems, thumbnails = zip(*bar, strict=True) if samples else ((), ())
     return [problem for problem in problems if problem], list(thumbnails)
 

@@ -14,10 +14,10 @@ import numpy as np
 import torch
 from PIL import Image
 from torch import Tensor
-from tqdm import tqdm
 
 from appearance.data.layouts import Sample
 from appearance.data.names import UNKNOWN
+from appearance.progress import progress
 
 WIDTH, HEIGHT = 8, 16  # of a thumbnail
 POOL = 4  # thumbnail pixels on a side of a coarse one, which rules most pairs out
@@ -72,7 +72,7 @@ def alike(prints: Tensor, relevant: Callable[[Tensor, Tensor], Tensor], least: f
     left, right = torch.cat([coarse, half, one], 1), torch.cat([coarse, one, half], 1).T.contiguous()
     found, number = [torch.empty(3, 0, dtype=torch.float64)], 0
     starts = range(0, len(place), BLOCK)
-    for start in tqdm(starts, desc="comparing images", unit="block", leave=False, disable=None, delay=1):
+    for start in progress(starts, desc="comparing images", unit="block", delay=1):
         end = min(start + BLOCK, len(place))
         row, column = (left[start:end] @ right[:, start : stop[end - 1]] >= -furthest / 2).nonzero().unbind(1)
         candidates = place[torch.stack([row, column])[:, column > row] + start].sort(0).values

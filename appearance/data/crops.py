@@ -13,11 +13,11 @@ from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
-from tqdm import tqdm
 
 from appearance.cli import InputError, counted
 from appearance.data.images import load_rgb
 from appearance.data.sequences import Boxes, Sequence, read_boxes
+from appearance.progress import progress
 
 NARROWEST = 16  # pixels
 BREAK = 3  # frames; a track that was lost for longer, or overlapped, may have come back on somebody else
@@ -339,7 +339,7 @@ def write(splits: dict[str, list[Crop]], sequences: Rows[Sequence], out: Path) -
 
         with ThreadPoolExecutor(os.cpu_count()) as pool:
             cuts = pool.map(cut, sorted(files))
-            for _ in tqdm(cuts, total=len(files), desc="cutting out", unit="frame", leave=False, disable=None):
+            for _ in progress(cuts, total=len(files), desc="cutting out", unit="frame"):
                 pass
         with open(temporary / "identities.csv", "w", newline="") as file:
             table = csv.writer(file)

@@ -9,11 +9,11 @@ from pathlib import Path
 import numpy as np
 import torch
 from torch import Tensor
-from tqdm import tqdm
 
 from appearance.cli import InputError
 from appearance.data.images import unreadable
 from appearance.machine import by_threads, free_memory
+from appearance.progress import progress
 from appearance.world import World
 
 RAM_SHARE = 0.25  # of the memory that is free: `auto` keeps a set in RAM up to this
@@ -115,7 +115,7 @@ def _decode(images, pixels: np.ndarray, workers: int) -> None:
 
     done = by_threads(decode, range(len(images)), workers)
     what = f"decoding {images.width}x{images.height}"
-    bar = tqdm(done, total=len(images), desc=what, unit="img", leave=False, disable=None)
+    bar = progress(done, total=len(images), desc=what, unit="img")
     broken = [error for error in bar if error]
     if broken:
         raise InputError(unreadable(broken, len(images)))

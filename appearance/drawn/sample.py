@@ -27,7 +27,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from PIL import Image, ImageDraw, ImageFont
-from tqdm import tqdm
 
 from appearance import cli
 from appearance.drawn.cameras import HEIGHT, WIDTH, Appearance, Camera, Framing, photograph, stream
@@ -35,6 +34,7 @@ from appearance.drawn.people import Identity
 from appearance.drawn.poses import Pose
 from appearance.drawn.variety import EVERYTHING, Variety
 from appearance.machine import cores, side_by_side
+from appearance.progress import progress
 
 VERSION = 3  # raise it when the same parameters no longer give the same pictures
 DEFAULT_IDENTITIES, DEFAULT_CAMERAS = 144, 6
@@ -188,7 +188,7 @@ def draw_all(shots: list[Shot], root: Path, workers: int):
         (root / folder).mkdir()
     jobs = [(shot, str(root)) for shot in sorted(shots, key=lambda shot: shot.camera)]
     drawn = side_by_side(save, jobs, workers, chunk=16)
-    for _ in tqdm(drawn, total=len(jobs), unit="image", leave=False, disable=None):
+    for _ in progress(drawn, total=len(jobs), desc="drawing", unit="img"):
         pass
 
 

@@ -13,6 +13,7 @@ from appearance.data.names import UNKNOWN
 from appearance.machine import chunks, decoders
 from appearance.networks.inference import fuse_for_inference, unit_rows
 from appearance.networks.precision import autocast, full_precision
+from appearance.progress import progress
 from appearance.world import World
 
 
@@ -40,7 +41,7 @@ def extract_features(
     pixel_batches: Iterator[Tensor],
     world: World,
     precision: str = "fp32",
-    progress: tqdm | None = None,
+    bar: tqdm | None = None,
 ) -> list[Tensor]:
     """Unit features of each batch that this process was given: a list of (B, D) float32 on the CPU.
 
@@ -49,7 +50,7 @@ def extract_features(
         pixel_batches: (B, 3, H, W) uint8 each.
         world: this process, for its device.
         precision: "fp32", "bf16" or "fp16", for the network alone; features are float32.
-        progress: a bar to update with the number of images.
+        bar: to update with the number of images.
     """
     net = fuse_for_inference(net).to(world.device)
     features = []
@@ -57,8 +58,8 @@ def extract_features(
         with full_precision(), autocast(world.device, precision):
             embedded = net.embed(normalize(pixels.to(world.device, non_blocking=True)))
         features.append(unit_rows(embedded).cpu())
-        if progress is not None:
-            progress.update(len(pixels))
+        if bar is not None:
+            bar.update(len(pixels))
     return features
 
 
@@ -79,8 +80,8 @@ def features_of(
     mine = batches[world.rank :: world.size]
     stream = stream_pixels(images, mine, workers or decoders())
     total = sum(map(len, mine))
-    with tqdm(total=total, desc=desc, unit="img", leave=False, disable=None if world.is_main else True) as progress:
-        features = extract_features(net, stream, world, precision, progress)
+    with progress(total=total, desc=desc, unit="img", hidden=not world.is_main) as bar:
+        features = extract_features(net, stream, world, precision, bar)
     parts = world.gather(features)
     if parts is None:
         return None

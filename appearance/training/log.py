@@ -18,6 +18,7 @@ from appearance.cli import InputError, RunFailed
 from appearance.files import atomic_write
 from appearance.networks.precision import emulation_warning
 from appearance.pictures import plots
+from appearance.progress import progress
 from appearance.training import recipe
 
 COLUMNS = (
@@ -43,16 +44,15 @@ def description(training) -> str:
     )
 
 
-def progress(training, epoch: int, order: Tensor) -> tqdm:
-    """The bar of an epoch, in images; hidden where nobody watches."""
+def epoch_bar(training, epoch: int, order: Tensor) -> tqdm:
+    """How far an epoch has come, in images."""
     height, width = training.size
-    return tqdm(
+    return progress(
         desc=f"epoch {epoch + 1}/{training.args.epochs} {height}x{width}",
         total=order.numel(),
         initial=training.step * order.shape[1],
         unit="img",
-        disable=None if training.world.is_main else True,
-        leave=False,
+        hidden=not training.world.is_main,
     )
 
 
