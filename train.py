@@ -277,7 +277,7 @@ class Training:
                         resume.save(self, epoch)
                         self.later.wait()
                         log.stopped(self, epoch, stop)
-                    bar.set_postfix_str(self.tally.text())
+                    bar.set_postfix_str(self.tally.text(), refresh=False)  # `update` draws
                     if save:
                         resume.save(self, epoch)
                 bar.update(batch_size)

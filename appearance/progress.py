@@ -6,7 +6,7 @@ from collections.abc import Iterable
 from tqdm import tqdm
 
 SECONDS_BETWEEN_LINES = 300
-LINE = "{desc}: {percentage:.0f}% after {elapsed}, {remaining} left, {rate_noinv_fmt}"
+LINE = "{desc}: {percentage:.0f}% after {elapsed}, {remaining} left, {rate_noinv_fmt}{postfix}"
 
 
 def progress(things: Iterable | None = None, *, desc: str, unit: str, hidden: bool = False, **options) -> tqdm:

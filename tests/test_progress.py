@@ -57,9 +57,11 @@ def test_a_bar_that_is_moved_by_hand(monkeypatch):
     monkeypatch.setattr(sys, "stderr", io.StringIO())
     with progress(total=1000, initial=400, desc="epoch 1/2 64x32", unit="img") as bar:
         time.sleep(0.1)
+        bar.set_postfix_str("loss 4.200", refresh=False)
         bar.update(350)
     (line,) = sys.stderr.getvalue().splitlines()
     assert line.startswith("epoch 1/2 64x32: 75% after 00:00, 00:00 left, ")
+    assert line.endswith("img/s, loss 4.200")
 
 
 def test_a_program_without_standard_error_goes_on(monkeypatch):
