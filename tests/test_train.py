@@ -627,6 +627,10 @@ def test_what_was_chosen_is_said_and_too_few_steps_warned_of():
         "batches of 16, small, because up to 600 more steps count for more than larger batches: 630 steps, "
         "the last 8 epochs at 128x64"
     )
+    few = train.get_args_parser().parse_args(["--epochs", "4", "--batch_size", "16"])
+    recipe.fill_in(few)
+    recipe.fit(few, 4_000, 200)
+    assert recipe.explanation(few, 1_000, 200).endswith("1,000 steps, the last epoch at 128x64")
     assert recipe.explanation(args, 630, 28, resumed=True).startswith("batches of 16, as before: 630 steps, ")
     assert recipe.explanation(args, 99, 28).startswith(
         "warning: 99 steps are too few to learn from; give more --epochs"

@@ -145,12 +145,12 @@ def explanation(args, steps: int, people: int, refining: bool = False, resumed: 
         why = f"small, because up to {most:,} more steps count for more than larger batches"
     size = (args.height, args.width)
     whole = sum(resolution(args, epoch) == size for epoch in range(args.epochs))
-    which = "all" if whole == args.epochs else f"the last {whole}"
+    which = "all epochs" if whole == args.epochs else "the last epoch" if whole == 1 else f"the last {whole} epochs"
     factor = rate_factor(args, refining) if args.recipe == "default" and "lr" not in args.given else 1.0
     why_rate = "low because the weights know people already" if factor < 1 else "high because the network is narrow"
     rate = f", rate {args.lr:g}, {why_rate}" if factor != 1 else ""
     few = "\n  note: few people to refine on; it may know others less well than before: test it before and after"
-    told = f"batches of {args.batch_size}, {why}: {steps:,} steps, {which} epochs at {size[0]}x{size[1]}{rate}"
+    told = f"batches of {args.batch_size}, {why}: {steps:,} steps, {which} at {size[0]}x{size[1]}{rate}"
     if args.keep_start:
         told += f"\n  saved with {args.keep_start:.0%} of the weights it starts from: few people teach a correction"
     return told + (few if refining and people < FEW_PEOPLE and not args.keep_start else "")
