@@ -136,12 +136,12 @@ def test_auto_arithmetic_is_measured_once_a_run(data, here, monkeypatch):
         return torch.load(here / "checkpoint/last.pth", weights_only=True)["args"]["amp"]
 
     monkeypatch.setattr(train, "fastest_precision", lambda *_: "bf16")
-    run("--data-dir", data, "--epochs", 1, *TINY)
+    run("--data-dir", data, "--epochs", 1, *SMALL)
     assert amp() == "bf16"
     monkeypatch.setattr(train, "fastest_precision", lambda *_: "fp32")
     run("--resume", "--epochs", 2)
     assert amp() == "bf16"
-    run("--data-dir", data, "--epochs", 1, "--output", "checkpoint", "--overwrite", *TINY)
+    run("--data-dir", data, "--epochs", 1, "--output", "checkpoint", "--overwrite", *SMALL)
     assert amp() == "fp32"
 
 
@@ -185,11 +185,11 @@ def test_a_cpu_that_emulates_an_arithmetic_is_told_by_a_small_product(monkeypatc
 
 def test_who_asks_for_emulated_arithmetic_is_told(data, here, monkeypatch, capsys):
     monkeypatch.setattr(precision, "emulates", lambda name, device: name == "bf16")
-    run("--data-dir", data, "--epochs", 1, "--amp", "bf16", *TINY)
+    run("--data-dir", data, "--epochs", 1, "--amp", "bf16", *SMALL)
     (line,) = [line for line in capsys.readouterr().out.splitlines() if "--amp" in line]
     assert line.startswith("warning: --amp bf16: this device only emulates it")
     assert line.endswith("take --amp fp32")
-    run("--data-dir", data, "--epochs", 1, "--overwrite", *TINY)  # by itself: fp32, and nothing to tell
+    run("--data-dir", data, "--epochs", 1, "--overwrite", *SMALL)  # by itself: fp32, and nothing to tell
     assert "--amp" not in capsys.readouterr().out
 
 
