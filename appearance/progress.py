@@ -21,11 +21,12 @@ def progress(things: Iterable | None = None, *, desc: str, unit: str, hidden: bo
         hidden: print nothing, as all processes but one do.
         options: tqdm's, `total` for one.
     """
-    if sys.stderr is None or not sys.stderr.isatty():
+    hidden = hidden or sys.stderr is None
+    if not hidden and not sys.stderr.isatty():
         every = SECONDS_BETWEEN_LINES
         options |= {"file": _Lines(), "bar_format": LINE, "position": 0}
         options |= {"delay": every, "mininterval": every, "maxinterval": every, "miniters": 1}
-    return tqdm(things, desc=desc, unit=unit, leave=False, disable=hidden or sys.stderr is None, **options)
+    return tqdm(things, desc=desc, unit=unit, leave=False, disable=hidden, **options)
 
 
 class _Lines:

@@ -1,13 +1,10 @@
 """Bars where somebody watches, lines in a log, nothing for short work."""
 
 import io
-import re
 import sys
-import time
 
 import pytest
 
-from appearance import progress as room
 from appearance.progress import progress
 
 
@@ -16,55 +13,59 @@ class Terminal(io.StringIO):
         return True
 
 
-def work(monkeypatch, stream, seconds: float, **options) -> str:
-    """What is written to such a standard error while four things take so many seconds each."""
+@pytest.fixture(autouse=True)
+def clock(monkeypatch) -> list[float]:
+    """tqdm's clock, in seconds, which only tests move."""
+    now = [1000.0]
+    monkeypatch.setattr("tqdm.std.time", lambda: now[0])
+    return now
+
+
+def work(monkeypatch, clock, stream, seconds: float, **options) -> str:
+    """What is written to such a standard error while eight things take so many seconds each."""
     monkeypatch.setattr(sys, "stderr", stream)
     taken = []
-    for thing in progress(iter("abcd"), total=4, desc="drawing", unit="img", **options):
+    for thing in progress(iter("abcdefgh"), total=8, desc="drawing", unit="img", **options):
         taken.append(thing)
-        time.sleep(seconds)
-    assert taken == list("abcd")
+        clock[0] += seconds
+    assert taken == list("abcdefgh")
     return stream.getvalue()
 
 
-def test_a_log_has_a_line_now_and_then(monkeypatch):
-    monkeypatch.setattr(room, "SECONDS_BETWEEN_LINES", 0.15)
-    lines = work(monkeypatch, io.StringIO(), 0.1).splitlines()
-    assert len(lines) in (1, 2)  # after the second thing or the third, and after the fourth
-    for line in lines:
-        assert re.fullmatch(r"drawing: (50|75|100)% after 00:00, 00:00 left, +\d+\.\d\dimg/s", line)
+def test_a_log_has_a_line_every_five_minutes(monkeypatch, clock):
+    assert work(monkeypatch, clock, io.StringIO(), 100).splitlines() == [
+        "drawing: 38% after 05:00, 08:20 left,  0.01img/s",
+        "drawing: 75% after 10:00, 03:20 left,  0.01img/s",
+    ]
 
 
-def test_short_work_leaves_no_line_in_a_log(monkeypatch):
-    assert work(monkeypatch, io.StringIO(), 0) == ""
+def test_work_of_under_five_minutes_leaves_no_line_in_a_log(monkeypatch, clock):
+    assert work(monkeypatch, clock, io.StringIO(), 37) == ""
 
 
-def test_where_somebody_watches_a_bar_is_drawn_and_wiped_away(monkeypatch):
-    shown = work(monkeypatch, Terminal(), 0.15)
+def test_where_somebody_watches_a_bar_is_drawn_and_wiped_away(monkeypatch, clock):
+    shown = work(monkeypatch, clock, Terminal(), 1)
     assert "drawing:  50%|" in shown
     assert shown.endswith("\r")
     assert "\n" not in shown
 
 
 @pytest.mark.parametrize("stream", [io.StringIO, Terminal])
-def test_other_processes_print_nothing(monkeypatch, stream):
-    monkeypatch.setattr(room, "SECONDS_BETWEEN_LINES", 0)
-    assert work(monkeypatch, stream(), 0.15, hidden=True) == ""
+def test_other_processes_print_nothing(monkeypatch, clock, stream):
+    assert work(monkeypatch, clock, stream(), 1000, hidden=True) == ""
 
 
-def test_a_bar_that_is_moved_by_hand(monkeypatch):
-    monkeypatch.setattr(room, "SECONDS_BETWEEN_LINES", 0.05)
+def test_a_bar_that_is_moved_by_hand(monkeypatch, clock):
     monkeypatch.setattr(sys, "stderr", io.StringIO())
     with progress(total=1000, initial=400, desc="epoch 1/2 64x32", unit="img") as bar:
-        time.sleep(0.1)
+        clock[0] += 350
         bar.set_postfix_str("loss 4.200", refresh=False)
         bar.update(350)
-    (line,) = sys.stderr.getvalue().splitlines()
-    assert line.startswith("epoch 1/2 64x32: 75% after 00:00, 00:00 left, ")
-    assert line.endswith("img/s, loss 4.200")
+    assert sys.stderr.getvalue() == "epoch 1/2 64x32: 75% after 05:50, 04:10 left,  1.00img/s, loss 4.200\n"
 
 
-def test_a_program_without_standard_error_goes_on(monkeypatch):
-    monkeypatch.setattr(room, "SECONDS_BETWEEN_LINES", 0.01)
+def test_a_program_without_standard_error_goes_on(monkeypatch, clock, capsys):
     monkeypatch.setattr(sys, "stderr", None)
-    assert list(progress(range(3), desc="drawing", unit="img")) == [0, 1, 2]
+    for _ in progress(range(3), desc="drawing", unit="img"):
+        clock[0] += 1000
+    assert capsys.readouterr().out == ""
