@@ -40,6 +40,7 @@ VARIANTS = {
     "default": [],
     "deepsort": ["--recipe", "deepsort"],
     "no progressive resizing": ["--no-progressive"],
+    "progressive resizing": ["--progressive"],
     "no metric loss": ["--metric-loss", "none", "--classifier-weight", "1"],
     "metric loss alone": ["--classifier-weight", "0"],
     "no triplet": ["--metric-loss", "cosine"],

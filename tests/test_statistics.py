@@ -29,10 +29,11 @@ def test_statistics_are_the_mean_over_the_batches():
 @pytest.mark.parametrize(
     ("flags", "chosen"),
     [
-        (["--epochs", "4"], True),  # batches of 16
+        (["--epochs", "4", "--model", "osnet_x0_25"], True),  # batches of 16
+        (["--epochs", "4"], False),  # of 32
         (["--epochs", "40"], False),  # of 64
         (["--epochs", "40", "--precise-bn"], True),
-        (["--epochs", "4", "--no-precise-bn"], False),
+        (["--epochs", "4", "--model", "osnet_x0_25", "--no-precise-bn"], False),
         (["--epochs", "4", "--recipe", "deepsort"], False),
     ],
 )

@@ -558,13 +558,14 @@ def test_recipes_set_the_same_flags():
         (12_936, "--epochs 3", 64, 3, True),
         (4_088, "--epochs 12", 64, 12, True),
         (4_088, "--epochs 6", 32, 6, True),
-        (4_088, "--epochs 3", 16, 3, True),
-        (252, "", 16, 40, True),
+        (4_088, "--epochs 3", 32, 3, False),
+        (252, "", 32, 40, False),
         (252, "--batch_size 128", 128, 40, False),
-        (60, "", 16, 160, True),
-        (60, "--epochs 40", 16, 40, False),
-        (760, "--epochs 6", 16, 6, False),
-        (760, "--epochs 6 --progressive", 16, 6, True),
+        (60, "", 32, 160, False),
+        (60, "--model osnet_x0_25", 16, 160, True),
+        (60, "--epochs 40", 32, 40, False),
+        (760, "--epochs 6", 32, 6, False),
+        (760, "--epochs 6 --progressive", 32, 6, True),
         (252, "--recipe deepsort", 32, 40, False),
         (646, "", 32, 40, True),
         (646, "--model osnet_x0_25", 16, 40, True),
@@ -579,7 +580,7 @@ def test_the_recipe_suits_the_number_of_images(images, flags, batch_size, epochs
 
 
 def test_each_process_keeps_eight_images():
-    for processes, batch_size in ((1, 16), (2, 16), (4, 32), (8, 64), (16, 128), (32, 128), (3, 128)):
+    for processes, batch_size in ((1, 32), (2, 32), (4, 32), (8, 64), (16, 128), (32, 128), (3, 128)):
         args = train.get_args_parser().parse_args(["--epochs", "1"])
         recipe.fill_in(args)
         recipe.fit(args, 252, 50, processes)
@@ -623,15 +624,15 @@ def test_what_was_chosen_is_said_and_too_few_steps_warned_of():
     args = train.get_args_parser().parse_args([])
     recipe.fill_in(args)
     recipe.fit(args, 252, 28)
-    assert recipe.explanation(args, 630, 28) == (
-        "batches of 16, small, because up to 600 more steps count for more than larger batches: 630 steps, "
-        "the last 8 epochs at 128x64"
+    assert recipe.explanation(args, 315, 28) == (
+        "batches of 32, small, because up to 600 more steps count for more than larger batches: 315 steps, "
+        "all epochs at 128x64"
     )
     few = train.get_args_parser().parse_args(["--epochs", "4", "--batch_size", "16"])
     recipe.fill_in(few)
     recipe.fit(few, 4_000, 200)
     assert recipe.explanation(few, 1_000, 200).endswith("1,000 steps, the last epoch at 128x64")
-    assert recipe.explanation(args, 630, 28, resumed=True).startswith("batches of 16, as before: 630 steps, ")
+    assert recipe.explanation(args, 315, 28, resumed=True).startswith("batches of 32, as before: 315 steps, ")
     assert recipe.explanation(args, 99, 28).startswith(
         "warning: 99 steps are too few to learn from; give more --epochs"
     )

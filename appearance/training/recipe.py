@@ -77,8 +77,10 @@ def fill_in(args) -> None:
 
 ENOUGH_STEPS = 600  # up to here more steps gain more than larger batches do (docs/recipe.md)
 OF_SMALL_STEPS = 1500  # for light networks, which learn less from a step, and for refining, whose rate is low
+FEWEST_STEPS = 300  # or as many images in smaller batches; a small set is passed until then
 TOO_FEW_STEPS = 100  # below, a network stays near chance
 BATCHES = (128, 64, 32, 16)
+SMALL_BATCH = 32  # the smallest for large networks from nothing, which learn worse from 16 (docs/recipe.md)
 FEW_IMAGES = 32  # of a batch, for a process; fewer are too alike for BatchNorm's statistics (docs/recipe.md)
 LAST_EPOCHS = 0.2  # share of the epochs that end with statistics measured apart; the best one is then among them
 FEW_PEOPLE = 30  # to refine a network with and keep nothing of it: by 10 it got worse, by 50 better (docs/drawn.md)
@@ -96,10 +98,10 @@ def fit(args, images: int, people: int, processes: int = 1, refining: bool = Fal
     with, stay.
 
     The batch is the largest of `BATCHES` that leaves enough steps for the network, or the smallest, with eight images
-    or more for each process. A set so small that the smallest leaves too few is passed more often; where the epochs are
-    given and the steps stay few, all of them are at the whole size. `refining` weights that tell people apart already
-    takes a lower rate and the whole size throughout: at the full rate and small sizes they would first forget. The
-    fewer the people, the larger the share of such weights that is kept in those that are saved.
+    or more for each process. A very small set is passed more often, and where steps are few, all of them are at the
+    whole size. `refining` weights that tell people apart already takes a lower rate and the whole size throughout: at
+    the full rate and small sizes they would first forget. The fewer the people, the larger the share of such weights
+    that is kept in those that are saved.
     """
     if args.recipe != "default":
         return
@@ -107,9 +109,10 @@ def fit(args, images: int, people: int, processes: int = 1, refining: bool = Fal
         args.lr *= rate_factor(args, refining)
     if refining and "keep_start" not in args.given:
         args.keep_start = round(MOST_KEPT * max(0.0, 1 - people / ENOUGH_PEOPLE), 2)
-    sizes = [size for size in BATCHES if size % processes == 0 and size >= 8 * processes] or [args.batch_size]
+    smallest = max(8 * processes, 0 if by_small_steps(args.model, refining) else SMALL_BATCH)
+    sizes = [size for size in BATCHES if size % processes == 0 and size >= smallest] or [args.batch_size]
     if "epochs" not in args.given:
-        args.epochs = max(args.epochs, math.ceil(ENOUGH_STEPS * sizes[-1] / images))
+        args.epochs = max(args.epochs, math.ceil(FEWEST_STEPS * max(SMALL_BATCH, sizes[-1]) / images))
     if "batch_size" not in args.given:
         steps = steps_before_size(args.model, refining)
         args.batch_size = next((size for size in sizes if args.epochs * images >= steps * size), sizes[-1])
@@ -131,8 +134,12 @@ def rate_factor(args, refining: bool) -> float:
 
 def steps_before_size(model: str | None, refining: bool = False) -> int:
     """Up to how many steps more of them gain more than larger batches do."""
-    light = model is not None and model.startswith(("osnet", "mobilenet"))
-    return OF_SMALL_STEPS if light or refining else ENOUGH_STEPS
+    return OF_SMALL_STEPS if by_small_steps(model, refining) else ENOUGH_STEPS
+
+
+def by_small_steps(model: str | None, refining: bool) -> bool:
+    """Whether a step teaches little, so that many of few images are wanted: light networks, and low rates."""
+    return refining or (model is not None and model.startswith(("osnet", "mobilenet")))
 
 
 def explanation(args, steps: int, people: int, refining: bool = False, resumed: bool = False) -> str:
