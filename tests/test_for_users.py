@@ -80,6 +80,7 @@ def test_the_next_step_after_training_has_all_flags_that_matter(tmp_path):
 
 def test_a_stopped_run_says_how_to_go_on(tmp_path, capsys, monkeypatch):
     monkeypatch.delenv("LOCAL_WORLD_SIZE", raising=False)
+    monkeypatch.setattr(sys, "argv", ["/elsewhere/program.py"])
     run = training(tmp_path, world=SimpleNamespace(is_main=True, size=1))
     with pytest.raises(SystemExit) as stopped:
         log.stopped(run, 1, SimpleNamespace(signal=signal.SIGINT))
