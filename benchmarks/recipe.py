@@ -56,6 +56,7 @@ VARIANTS = {
     "no jitter": ["--jitter", "0"],
     "no shifted crops": ["--pad", "0"],
     "no mirroring": ["--flip", "0"],
+    "mirroring alone": ["--erase", "0", "--jitter", "0", "--pad", "0"],
     "adamw": ["--optimizer", "adamw"],
     "sgd": ["--optimizer", "sgd", "--lr", "0.05", "--weight-decay", "5e-4"],
     "no warm-up": ["--warmup", "0"],
