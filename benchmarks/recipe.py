@@ -61,6 +61,9 @@ VARIANTS = {
     "sgd": ["--optimizer", "sgd", "--lr", "0.05", "--weight-decay", "5e-4"],
     "no warm-up": ["--warmup", "0"],
     "no clipping": ["--clip", "0"],
+    "no triplet, label smoothing, warm-up, clipping": [
+        *("--metric-loss", "cosine", "--label-smoothing", "0", "--warmup", "0", "--clip", "0")
+    ],
     "moving average": ["--ema", "0.99"],
     "stronger augmentation": ["--erase", "0.5", "--jitter", "0.3", "--pad", "0.1"],
     **{f"batch {size}": ["--batch_size", str(size)] for size in (128, 64, 32, 16)},
@@ -92,6 +95,7 @@ def run_one(args, name: str, epochs: int, seed: int) -> dict:
     kept = folder / "result.json"
     flags = ["--output", str(folder), "--epochs", str(epochs), "--seed", str(seed), "--device", args.device]
     flags += ["--model", args.model, "--height", str(args.height), "--width", str(args.width)]
+    flags += ["--weights", args.weights] if args.weights else []
     flags += ["--data-dir", str(args.data_dir), "--eval-interval", str(epochs), "--overwrite"] + VARIANTS[name]
     if kept.is_file():
         result = json.loads(kept.read_text())
@@ -162,6 +166,7 @@ def get_args_parser() -> argparse.ArgumentParser:
     add("--seeds", nargs="+", type=int, default=[0], help="seeds to run each variant with")
     add("--epochs", type=int, default=12, help="epochs of each run")
     add("--model", default="net", help="architecture to train")
+    add("--weights", help="start from these, as train.py does; needs their --model, --height and --width")
     add("--height", type=int, default=128, help="input height in pixels")
     add("--width", type=int, default=64, help="input width in pixels")
     add("--device", default="auto", help="auto, cpu or cuda")

@@ -59,6 +59,10 @@ def test_recipes_with_epochs_of_their_own(capsys, tmp_path):
     assert capsys.readouterr().out.splitlines()[-1] == recipe_benchmark.table(found).splitlines()[-1]
     with pytest.raises(InputError, match="is of other flags"):
         results("--height", 48)
+    start = tmp_path / "runs" / "default_2" / "seed0" / "best.pth"
+    (refined,) = results("--weights", start, "--output", tmp_path / "refined", "--variants", "default:1")
+    assert refined["command"][refined["command"].index("--weights") + 1] == str(start)
+    assert f"from {start}" in capsys.readouterr().out
     again = [found[0] | {"seed": 1, "rank1": found[0]["rank1"] + 0.1}]
     row = recipe_benchmark.table(found + again).splitlines()[2].split(" | ")
     assert row[2] == f"{100 * found[0]['rank1'] + 5:.1f} ± 7.1"  # mean and deviation of two seeds
