@@ -63,6 +63,7 @@ VARIANTS = {
     "no clipping": ["--clip", "0"],
     "clipping at 1": ["--clip", "1"],
     "no triplet, label smoothing": ["--metric-loss", "cosine", "--label-smoothing", "0"],
+    "no label smoothing, warm-up": ["--label-smoothing", "0", "--warmup", "0"],
     "no triplet, label smoothing, warm-up": ["--metric-loss", "cosine", "--label-smoothing", "0", "--warmup", "0"],
     "no triplet, label smoothing, warm-up, clipping": [
         *("--metric-loss", "cosine", "--label-smoothing", "0", "--warmup", "0", "--clip", "0")
