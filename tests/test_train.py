@@ -662,7 +662,8 @@ def test_resolutions_by_hand():
         recipe.fill_in(args)
         return [recipe.resolution(args, epoch) for epoch in range(args.epochs)]
 
-    assert sizes() == [(32, 16)] * 6 + [(64, 32)] * 18 + [(96, 48)] * 8 + [(128, 64)] * 8
+    assert sizes("--epochs", 12) == [(32, 16)] * 2 + [(64, 32)] * 5 + [(96, 48)] * 3 + [(128, 64)] * 2
+    assert sizes() == sizes("--epochs", 12) + [(128, 64)] * 28
     assert sizes("--epochs", 5) == [(32, 16), (64, 32), (64, 32), (96, 48), (128, 64)]
     assert sizes("--epochs", 1) == [(128, 64)]
     assert sizes("--epochs", 3, "--height", 256, "--width", 128) == [(128, 64)] * 2 + [(256, 128)]

@@ -223,8 +223,9 @@ def lr_factors(args, steps_per_epoch: int) -> list[float]:
     return up + [args.lrf + (1 - args.lrf) * (1 + math.cos(math.pi * done / falling[-1])) / 2 for done in falling]
 
 
-# share of height and width -> share of the epochs that are left when its stage ends
+# share of height and width -> share of the growing epochs that are left when its stage ends
 STAGES = {0.75: 0.2, 0.5: 0.4, 0.25: 0.85}
+GROWING_EPOCHS = 12  # at most: in many more the people are learned by heart before the whole size (docs/recipe.md)
 SMALLEST_SIDE = 16  # pixels; less leaves too little of a person
 
 
@@ -233,16 +234,14 @@ def resolution(args, epoch: int) -> tuple[int, int]:
 
     Few epochs see a quarter of the height and width, nearly half of them half, the rest three quarters and the whole
     size (progressive resizing; Touvron et al., "Fixing the train-test resolution discrepancy", NeurIPS 2019, is why the
-    last epochs train at the size of testing). A stage that would be too small trains at the next size.
+    last epochs train at the size of testing). A stage that would be too small trains at the next size. A run of more
+    than `GROWING_EPOCHS` grows in so many and stays at the whole size.
     """
     size = (args.height, args.width)
+    growing = min(args.epochs, GROWING_EPOCHS)
     for factor, left in STAGES.items():
         smaller = tuple(8 * round(factor * side / 8) for side in (args.height, args.width))
-        if (
-            args.progressive
-            and min(smaller) >= SMALLEST_SIDE
-            and args.epochs - epoch > max(1, round(left * args.epochs))
-        ):
+        if args.progressive and min(smaller) >= SMALLEST_SIDE and growing - epoch > max(1, round(left * growing)):
             size = smaller
     return size
 
