@@ -232,10 +232,10 @@ SMALLEST_SIDE = 16  # pixels; less leaves too little of a person
 def resolution(args, epoch: int) -> tuple[int, int]:
     """Height and width that epoch `epoch` (from 0) trains at.
 
-    Few epochs see a quarter of the height and width, nearly half of them half, the rest three quarters and the whole
-    size (progressive resizing; Touvron et al., "Fixing the train-test resolution discrepancy", NeurIPS 2019, is why the
-    last epochs train at the size of testing). A stage that would be too small trains at the next size. A run of more
-    than `GROWING_EPOCHS` grows in so many and stays at the whole size.
+    Few of the first `GROWING_EPOCHS` see a quarter of the height and width, nearly half of them half, the rest three
+    quarters and the whole size, where a longer run stays; a shorter one shares its epochs out alike (progressive
+    resizing; Touvron et al., "Fixing the train-test resolution discrepancy", NeurIPS 2019, is why the last epochs train
+    at the size of testing). A stage that would be too small trains at the next size.
     """
     size = (args.height, args.width)
     growing = min(args.epochs, GROWING_EPOCHS)
