@@ -11,6 +11,7 @@ import time
 import urllib.error
 from contextlib import nullcontext
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -26,7 +27,7 @@ from appearance.cli import InputError, RunFailed
 from appearance.data import layouts
 from appearance.drawn import sample
 from appearance.networks import checkpoints, precision
-from appearance.training import recipe
+from appearance.training import log, recipe
 from model import Net
 
 ROOT = Path(__file__).parent.parent
@@ -670,6 +671,29 @@ def test_resolutions_by_hand():
     assert sizes("--epochs", 3, "--height", 64, "--width", 32) == [(32, 16)] * 2 + [(64, 32)]  # 16x8
     assert sizes("--epochs", 2, "--height", 32, "--width", 16) == [(24, 16), (32, 16)]  # half: 16x8
     assert sizes("--no-progressive") == sizes("--recipe", "deepsort") == [(128, 64)] * 40
+
+
+def test_the_time_left_by_hand():
+    def left(*flags, rows):  # (seconds, size, whether it had a test) of each epoch done
+        args = train.get_args_parser().parse_args([*flags, "--epochs", "5", "--batch_size", "64"])
+        recipe.fill_in(args)
+        figures = {"train_loss": 1.0, "train_acc": 0.5, "images_per_second": 100.0}
+        history = [
+            {"epoch": epoch, "height": size, "width": size // 2, "seconds": seconds} | figures | tested
+            for epoch, (seconds, size, tested) in enumerate(rows, start=1)
+        ]
+        line = log.epoch_line(SimpleNamespace(args=args, history=history), history[-1])
+        return line.partition("img/s")[2].strip()
+
+    test = {"rank1": 0.5, "mAP": 0.4}
+    assert left("--no-progressive", rows=[(10, 128, {})]) == "40 s left"
+    assert left("--no-progressive", rows=[(10, 128, {}), (14, 128, test)]) == "30 s left"  # the test is no epoch
+    assert left("--no-progressive", rows=[(14, 128, test)]) == "56 s left"  # all that is known
+    growing = [(20, 32, {}), (30, 64, {}), (30, 64, {}), (50, 96, {})]
+    # 128x64 beside 96x48, each with 60,000 / 64 pixels for the step
+    assert left(rows=growing) == f"{50 * (8192 + 937.5) / (4608 + 937.5):.0f} s left" == "82 s left"
+    assert left(rows=growing[:1]) == f"{20 * (2 * 2048 + 4608 + 8192 + 4 * 937.5) / (512 + 937.5) / 60:.0f} min left"
+    assert left(rows=[*growing, (80, 128, test)]) == ""
 
 
 def test_cli_reports_a_failed_run_with_exit_code_1(capsys):

@@ -69,17 +69,18 @@ def epoch_line(training, row: dict) -> str:
         parts.append(f"rank-1 {row['rank1']:.1%}  mAP {row['mAP']:.1%}")
     parts.append(f"{row['images_per_second']:,.0f} img/s")
     if row["epoch"] < training.args.epochs:
-        parts.append(f"{_time_left(training.args, row):>7} left")
+        parts.append(f"{_time_left(training.args, training.history):>7} left")
     return "  ".join(parts)
 
 
-def _time_left(args, row: dict) -> str:
-    """An estimate from the last epoch, and what the sizes of the others cost beside its own."""
+def _time_left(args, history: list[dict]) -> str:
+    """An estimate from the last epoch without a test, and what the sizes of the others cost beside its own."""
 
-    def share(height, width):  # an image's pixels, and a part without them, fitted for `Net` on a CPU core
-        return recipe.cost(height, width) + 600
+    def share(height, width):  # an image's pixels, and its part of a step's own time, fitted for `Net` on a CPU core
+        return recipe.cost(height, width) + 60_000 / args.batch_size
 
-    sizes = [recipe.resolution(args, epoch) for epoch in range(row["epoch"], args.epochs)]
+    row = next((row for row in reversed(history) if "mAP" not in row), history[-1])
+    sizes = [recipe.resolution(args, epoch) for epoch in range(history[-1]["epoch"], args.epochs)]
     seconds = row["seconds"] * sum(share(*size) for size in sizes) / share(row["height"], row["width"])
     return f"{seconds / 60:.0f} min" if seconds >= 90 else f"{seconds:.0f} s"
 
