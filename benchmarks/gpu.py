@@ -61,7 +61,7 @@ def parts(args) -> dict[str, Part]:
     for kind in ("arithmetic", "training", "torchrun"):
         small = " --small" if args.small else ""
         found[f"check_{kind}"] = Part(f"gpu_checks.py {kind} {device} --data-dir {drawn}{small}", 90)
-    steps = "--steps 2 --rounds 1" if args.small else "--steps 100 --rounds 3 --batch_size 128"
+    steps = "--steps 2 --rounds 1" if args.small else "--steps 100 --rounds 3 --batch_size 64"
     train = f"train_speed.py {device} --alone --data-dir {drawn} --images 12800 {steps} --profile"
     extract = f"extract_speed.py {device} --data-dir {drawn} --rounds {1 if args.small else 3}"
     if args.small:

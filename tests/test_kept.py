@@ -48,7 +48,9 @@ def test_the_fewer_people_the_more_is_kept(people, flags, refining, share):
     recipe.fill_in(args)
     recipe.fit(args, 20 * people, people, refining=refining)
     assert args.keep_start == share
-    said = f"saved with {share:.0%} of the weights it starts from" in recipe.explanation(args, 600, people, refining)
+    said = f"saved with {share:.0%} of the weights it starts from" in recipe.explanation(
+        args, 600, people, refining=refining
+    )
     assert said == (share > 0)
 
 

@@ -555,7 +555,8 @@ def test_recipes_set_the_same_flags():
 @pytest.mark.parametrize(
     ("images", "flags", "batch_size", "epochs", "progressive"),
     [
-        (12_936, "", 128, 40, True),  # Market-1501
+        (12_936, "", 64, 40, True),  # Market-1501
+        (12_936, "--batch_size 128", 128, 40, True),
         (12_936, "--epochs 3", 64, 3, True),
         (4_088, "--epochs 12", 64, 12, True),
         (4_088, "--epochs 6", 32, 6, True),
@@ -581,11 +582,14 @@ def test_the_recipe_suits_the_number_of_images(images, flags, batch_size, epochs
 
 
 def test_each_process_keeps_eight_images():
-    for processes, batch_size in ((1, 32), (2, 32), (4, 32), (8, 64), (16, 128), (32, 128), (3, 128)):
-        args = train.get_args_parser().parse_args(["--epochs", "1"])
-        recipe.fill_in(args)
-        recipe.fit(args, 252, 50, processes)
-        assert args.batch_size == batch_size
+    few = ((1, 32), (2, 32), (4, 32), (8, 64), (16, 128), (32, 64), (3, 64))  # the last two suit none
+    many = ((1, 64), (2, 128), (4, 128), (16, 128))  # and no more than 64
+    for images, epochs, chosen in ((252, "1", few), (12_936, "40", many)):
+        for processes, batch_size in chosen:
+            args = train.get_args_parser().parse_args(["--epochs", epochs])
+            recipe.fill_in(args)
+            recipe.fit(args, images, 50, processes)
+            assert args.batch_size == batch_size
 
 
 @pytest.mark.parametrize(
@@ -608,7 +612,7 @@ def test_weights_that_know_people_are_refined(flags, lr, progressive):
     assert ("rate 0.008, high because the network is narrow" in told) == (lr == 8e-3)
     for people, refining, kept in ((10, True, 0.0), (50, True, 0.0), (10, False, 0.0), (10, True, 0.5)):
         args.keep_start = kept
-        noted = "few people to refine on" in recipe.explanation(args, 600, people, refining)
+        noted = "few people to refine on" in recipe.explanation(args, 600, people, refining=refining)
         assert noted == (people == 10 and refining and not kept)
 
 
@@ -632,7 +636,13 @@ def test_what_was_chosen_is_said_and_too_few_steps_warned_of():
     few = train.get_args_parser().parse_args(["--epochs", "4", "--batch_size", "16"])
     recipe.fill_in(few)
     recipe.fit(few, 4_000, 200)
-    assert recipe.explanation(few, 1_000, 200).endswith("1,000 steps, the last epoch at 128x64")
+    given = "batches of 16, as given: 1,000 steps, the last epoch at 128x64"
+    assert recipe.explanation(few, 1_000, 200) == given
+    many = train.get_args_parser().parse_args([])
+    recipe.fill_in(many)
+    recipe.fit(many, 4_199, 250)
+    assert recipe.explanation(many, 2_640, 250).startswith("batches of 64, all that the recipe takes: 2,640 steps, ")
+    assert recipe.explanation(many, 2_640, 250, processes=2).startswith("batches of 64, small, because up to 600 more")
     assert recipe.explanation(args, 315, 28, resumed=True).startswith("batches of 32, as before: 315 steps, ")
     assert recipe.explanation(args, 99, 28).startswith(
         "warning: 99 steps are too few to learn from; give more --epochs"

@@ -39,7 +39,7 @@ def description(training) -> str:
         f"{args.model} for {identities}: {len(training.train_samples):,} training and "
         f"{len(training.val_samples):,} validation images, {cli.counted(args.epochs, 'epoch')} of "
         f"{cli.counted(training.steps_per_epoch, 'step')}, {args.amp} on {device}{processes}\n"
-        + recipe.explanation(args, steps, people, training.refining, training.resumed)
+        + recipe.explanation(args, steps, people, world.size, training.refining, training.resumed)
         + (f"\n{slow}" if slow else "")
     )
 

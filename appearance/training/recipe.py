@@ -16,7 +16,7 @@ from appearance.training.muon import Muon, learns_by_muon
 RECIPES = {
     "default": {
         "amp": "auto",
-        "batch_size": 128,
+        "batch_size": 64,
         "lr": 2e-3,
         "lrf": 0.01,
         "optimizer": "muon",
@@ -80,6 +80,7 @@ OF_SMALL_STEPS = 1500  # for light networks, which learn less from a step, and f
 FEWEST_STEPS = 300  # or as many images in smaller batches; a small set is passed until then
 TOO_FEW_STEPS = 100  # below, a network stays near chance
 BATCHES = (128, 64, 32, 16)
+LARGEST_BATCH = 64  # for one process: 128 learn less in the same time, however long it is (docs/recipe.md)
 SMALL_BATCH = 32  # the smallest for large networks from nothing: 16 gain no more, in more time (docs/recipe.md)
 FEW_IMAGES = 32  # of a batch, for a process; fewer are too alike for BatchNorm's statistics (docs/recipe.md)
 LAST_EPOCHS = 0.2  # share of the epochs that end with statistics measured apart; the best one is then among them
@@ -97,11 +98,11 @@ def fit(args, images: int, people: int, processes: int = 1, refining: bool = Fal
     """Suit the default recipe to a set of so many training images of so many people; flags that were given, or resumed
     with, stay.
 
-    The batch is the largest of `BATCHES` that leaves enough steps for the network, or the smallest, with eight images
-    or more for each process. A very small set is passed more often, and where steps are few, all of them are at the
-    whole size. `refining` weights that tell people apart already takes a lower rate and the whole size throughout: at
-    the full rate and small sizes they would first forget. The fewer the people, the larger the share of such weights
-    that is kept in those that are saved.
+    The batch is the largest of `BATCHES` that leaves enough steps for the network, or the smallest, with 8 to 64 images
+    for each process. A very small set is passed more often, and where steps are few, all of them are at the whole
+    size. `refining` weights that tell people apart already takes a lower rate and the whole size throughout: at the
+    full rate and small sizes they would first forget. The fewer the people, the larger the share of such weights that
+    is kept in those that are saved.
     """
     if args.recipe != "default":
         return
@@ -110,7 +111,8 @@ def fit(args, images: int, people: int, processes: int = 1, refining: bool = Fal
     if refining and "keep_start" not in args.given:
         args.keep_start = round(MOST_KEPT * max(0.0, 1 - people / ENOUGH_PEOPLE), 2)
     smallest = max(8 * processes, 0 if by_small_steps(args.model, refining) else SMALL_BATCH)
-    sizes = [size for size in BATCHES if size % processes == 0 and size >= smallest] or [args.batch_size]
+    largest = largest_batch(processes)
+    sizes = [size for size in BATCHES if size % processes == 0 and smallest <= size <= largest] or [args.batch_size]
     if "epochs" not in args.given:
         args.epochs = max(args.epochs, math.ceil(FEWEST_STEPS * max(SMALL_BATCH, sizes[-1]) / images))
     if "batch_size" not in args.given:
@@ -132,6 +134,11 @@ def rate_factor(args, refining: bool) -> float:
     return REFINING if refining else 1.0
 
 
+def largest_batch(processes: int) -> int:
+    """The largest batch that the default recipe takes, over all processes."""
+    return min(BATCHES[0], LARGEST_BATCH * processes)
+
+
 def steps_before_size(model: str | None, refining: bool = False) -> int:
     """Up to how many steps more of them gain more than larger batches do."""
     return OF_SMALL_STEPS if by_small_steps(model, refining) else ENOUGH_STEPS
@@ -142,14 +149,21 @@ def by_small_steps(model: str | None, refining: bool) -> bool:
     return refining or (model is not None and model.startswith(("osnet", "mobilenet")))
 
 
-def explanation(args, steps: int, people: int, refining: bool = False, resumed: bool = False) -> str:
+def explanation(
+    args, steps: int, people: int, processes: int = 1, refining: bool = False, resumed: bool = False
+) -> str:
     """What is chosen for a run of so many steps, and why; or a warning that they, or the people, are too few."""
     if steps < TOO_FEW_STEPS:
         return f"warning: {steps} steps are too few to learn from; give more --epochs or a smaller --batch_size"
-    why = "as before" if resumed else "all that the recipe takes"
-    if not resumed and args.batch_size < RECIPES[args.recipe]["batch_size"]:
+    if resumed:
+        why = "as before"
+    elif "batch_size" in args.given:
+        why = "as given"
+    elif args.recipe == "default" and args.batch_size < largest_batch(processes):
         most = steps_before_size(args.model, refining)
         why = f"small, because up to {most:,} more steps count for more than larger batches"
+    else:
+        why = "all that the recipe takes"
     size = (args.height, args.width)
     whole = sum(resolution(args, epoch) == size for epoch in range(args.epochs))
     which = "all epochs" if whole == args.epochs else "the last epoch" if whole == 1 else f"the last {whole} epochs"
