@@ -582,7 +582,7 @@ def test_the_recipe_suits_the_number_of_images(images, flags, batch_size, epochs
 
 
 def test_each_process_keeps_eight_images():
-    few = ((1, 32), (2, 32), (4, 32), (8, 64), (16, 128), (32, 64), (3, 64))  # the last two suit none
+    few = ((1, 32), (2, 32), (4, 32), (8, 64), (16, 128), (32, 128), (3, 128))  # the last two suit none
     many = ((1, 64), (2, 128), (4, 128), (16, 128))  # and no more than 64
     for images, epochs, chosen in ((252, "1", few), (12_936, "40", many)):
         for processes, batch_size in chosen:

@@ -80,7 +80,7 @@ OF_SMALL_STEPS = 1500  # for light networks, which learn less from a step, and f
 FEWEST_STEPS = 300  # or as many images in smaller batches; a small set is passed until then
 TOO_FEW_STEPS = 100  # below, a network stays near chance
 BATCHES = (128, 64, 32, 16)
-LARGEST_BATCH = 64  # for one process: 128 learn less in the same time, however long it is (docs/recipe.md)
+LARGEST_BATCH = 64  # for one process: twice the steps gained more than 128, in 12 to 40 epochs (docs/recipe.md)
 SMALL_BATCH = 32  # the smallest for large networks from nothing: 16 gain no more, in more time (docs/recipe.md)
 FEW_IMAGES = 32  # of a batch, for a process; fewer are too alike for BatchNorm's statistics (docs/recipe.md)
 LAST_EPOCHS = 0.2  # share of the epochs that end with statistics measured apart; the best one is then among them
@@ -112,6 +112,8 @@ def fit(args, images: int, people: int, processes: int = 1, refining: bool = Fal
         args.keep_start = round(MOST_KEPT * max(0.0, 1 - people / ENOUGH_PEOPLE), 2)
     smallest = max(8 * processes, 0 if by_small_steps(args.model, refining) else SMALL_BATCH)
     largest = largest_batch(processes)
+    if "batch_size" not in args.given:
+        args.batch_size = largest
     sizes = [size for size in BATCHES if size % processes == 0 and smallest <= size <= largest] or [args.batch_size]
     if "epochs" not in args.given:
         args.epochs = max(args.epochs, math.ceil(FEWEST_STEPS * max(SMALL_BATCH, sizes[-1]) / images))
