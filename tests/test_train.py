@@ -685,7 +685,7 @@ def test_resolutions_by_hand():
 
 def test_the_time_left_by_hand():
     def left(*flags, rows):  # (seconds, size, whether it had a test) of each epoch done
-        args = train.get_args_parser().parse_args([*flags, "--epochs", "5", "--batch_size", "64"])
+        args = train.get_args_parser().parse_args(["--amp", "bf16", *flags, "--epochs", "5", "--batch_size", "64"])
         recipe.fill_in(args)
         figures = {"train_loss": 1.0, "train_acc": 0.5, "images_per_second": 100.0}
         history = [
@@ -700,9 +700,15 @@ def test_the_time_left_by_hand():
     assert left("--no-progressive", rows=[(10, 128, {}), (14, 128, test)]) == "30 s left"  # the test is no epoch
     assert left("--no-progressive", rows=[(14, 128, test)]) == "56 s left"  # all that is known
     growing = [(20, 32, {}), (30, 64, {}), (30, 64, {}), (50, 96, {})]
-    # 128x64 beside 96x48, each with 60,000 / 64 pixels for the step
-    assert left(rows=growing) == f"{50 * (8192 + 937.5) / (4608 + 937.5):.0f} s left" == "82 s left"
-    assert left(rows=growing[:1]) == f"{20 * (2 * 2048 + 4608 + 8192 + 4 * 937.5) / (512 + 937.5) / 60:.0f} min left"
+    # one size alone: 60,000 / 64 pixels are guessed for the step, and a third of it beside float32's slower images
+    sizes = 2 * 2048 + 4608 + 8192
+    assert left(rows=growing[:1]) == f"{20 * (sizes + 4 * 937.5) / (512 + 937.5) / 60:.0f} min left" == "5 min left"
+    assert left("--amp", "fp32", rows=growing[:1]) == f"{20 * (sizes + 4 * 312.5) / (512 + 312.5) / 60:.0f} min left"
+    # 128x64 after 96x48 and 64x32, on a line
+    assert left(rows=growing) == f"{50 + (50 - 30) * (8192 - 4608) / (4608 - 2048):.0f} s left" == "78 s left"
+    # on a noisy machine an epoch takes no less time for more pixels, and no more than in proportion to them
+    assert left(rows=[*growing[:3], (20, 96, {})]) == "20 s left"
+    assert left(rows=[*growing[:3], (80, 96, {})]) == f"{80 * 8192 / 4608 / 60:.0f} min left" == "2 min left"
     assert left(rows=[*growing, (80, 128, test)]) == ""
 
 

@@ -74,14 +74,23 @@ def epoch_line(training, row: dict) -> str:
 
 
 def _time_left(args, history: list[dict]) -> str:
-    """An estimate from the last epoch without a test, and what the sizes of the others cost beside its own."""
+    """An estimate from the last epoch without a test, and what the sizes of the others cost beside its own.
 
-    def share(height, width):  # an image's pixels, and its part of a step's own time, fitted for `Net` on a CPU core
-        return recipe.cost(height, width) + 60_000 / args.batch_size
-
-    row = next((row for row in reversed(history) if "mAP" not in row), history[-1])
+    The sizes seen so far tell how much of an epoch's time grows with the pixels; before there are two it is guessed.
+    """
+    untested = [row for row in history if "mAP" not in row] or history[-1:]
+    row = untested[-1]
+    pixels = recipe.cost(row["height"], row["width"])
+    smaller = [other for other in untested if recipe.cost(other["height"], other["width"]) < pixels]
+    if smaller:
+        other = smaller[-1]
+        per_pixel = (row["seconds"] - other["seconds"]) / (pixels - recipe.cost(other["height"], other["width"]))
+    else:  # a step's own time, in pixels of a batch, fitted for `Net` on CPU cores; it is float32's in either case
+        own = 60_000 if args.amp == "bf16" else 20_000
+        per_pixel = row["seconds"] / (pixels + own / args.batch_size)
+    per_pixel = min(max(0.0, per_pixel), row["seconds"] / pixels)  # from none of the time to all, whatever the noise
     sizes = [recipe.resolution(args, epoch) for epoch in range(history[-1]["epoch"], args.epochs)]
-    seconds = row["seconds"] * sum(share(*size) for size in sizes) / share(row["height"], row["width"])
+    seconds = sum(row["seconds"] + per_pixel * (recipe.cost(*size) - pixels) for size in sizes)
     return f"{seconds / 60:.0f} min" if seconds >= 90 else f"{seconds:.0f} s"
 
 
