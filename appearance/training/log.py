@@ -78,19 +78,21 @@ def _time_left(args, history: list[dict]) -> str:
 
     The sizes seen so far tell how much of an epoch's time grows with the pixels; before there are two it is guessed.
     """
+
+    def pixels(row):
+        return recipe.cost(row["height"], row["width"])
+
     untested = [row for row in history if "mAP" not in row] or history[-1:]
     row = untested[-1]
-    pixels = recipe.cost(row["height"], row["width"])
-    smaller = [other for other in untested if recipe.cost(other["height"], other["width"]) < pixels]
+    smaller = [other for other in untested if pixels(other) < pixels(row)]
     if smaller:
-        other = smaller[-1]
-        per_pixel = (row["seconds"] - other["seconds"]) / (pixels - recipe.cost(other["height"], other["width"]))
-    else:  # a step's own time, in pixels of a batch, fitted for `Net` on CPU cores; it is float32's in either case
+        per_pixel = (row["seconds"] - smaller[-1]["seconds"]) / (pixels(row) - pixels(smaller[-1]))
+    else:  # a step's own time, in pixels of a batch, fitted for `Net` on CPU cores; Muon's, in float32 always
         own = 60_000 if args.amp == "bf16" else 20_000
-        per_pixel = row["seconds"] / (pixels + own / args.batch_size)
-    per_pixel = min(max(0.0, per_pixel), row["seconds"] / pixels)  # from none of the time to all, whatever the noise
+        per_pixel = row["seconds"] / (pixels(row) + own / args.batch_size)
+    per_pixel = min(max(0.0, per_pixel), row["seconds"] / pixels(row))  # from none of the time to all, whatever the noise
     sizes = [recipe.resolution(args, epoch) for epoch in range(history[-1]["epoch"], args.epochs)]
-    seconds = sum(row["seconds"] + per_pixel * (recipe.cost(*size) - pixels) for size in sizes)
+    seconds = sum(row["seconds"] + per_pixel * (recipe.cost(*size) - pixels(row)) for size in sizes)
     return f"{seconds / 60:.0f} min" if seconds >= 90 else f"{seconds:.0f} s"
 
 
