@@ -87,10 +87,10 @@ def _time_left(args, history: list[dict]) -> str:
     smaller = [other for other in untested if pixels(other) < pixels(row)]
     if smaller:
         per_pixel = (row["seconds"] - smaller[-1]["seconds"]) / (pixels(row) - pixels(smaller[-1]))
-    else:  # a step's own time, in pixels of a batch, fitted for `Net` on CPU cores; Muon's, in float32 always
+    else:  # a step's own time, in pixels of a batch, fitted for `Net` on CPU cores
         own = 60_000 if args.amp == "bf16" else 20_000
         per_pixel = row["seconds"] / (pixels(row) + own / args.batch_size)
-    per_pixel = min(max(0.0, per_pixel), row["seconds"] / pixels(row))  # from none of the time to all, whatever the noise
+    per_pixel = min(max(0.0, per_pixel), row["seconds"] / pixels(row))  # from none of the time to all
     sizes = [recipe.resolution(args, epoch) for epoch in range(history[-1]["epoch"], args.epochs)]
     seconds = sum(row["seconds"] + per_pixel * (recipe.cost(*size) - pixels(row)) for size in sizes)
     return f"{seconds / 60:.0f} min" if seconds >= 90 else f"{seconds:.0f} s"
