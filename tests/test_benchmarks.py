@@ -8,6 +8,7 @@ import pytest
 import torch
 from conftest import benchmark, load_script, make_market
 
+import train
 from appearance.cli import InputError
 from appearance.data import layouts
 
@@ -70,6 +71,35 @@ def test_recipes_with_epochs_of_their_own(capsys, tmp_path):
     for wrong in ("nothing", "default:0", "default:x"):
         with pytest.raises(InputError, match="--variants"):
             recipe_benchmark.variant(wrong, 2)
+
+
+def test_a_stopped_recipe_benchmark_resumes_the_run_it_was_in(capsys, tmp_path, monkeypatch):
+    flags = [*TINY, "--data-dir", str(make_market(tmp_path / "market")), "--variants", "default", "--epochs", "2"]
+
+    def row(folder: str) -> dict:
+        more = ["--output", str(tmp_path / folder), "--json", str(tmp_path / "results.json")]
+        recipe_benchmark.main(recipe_benchmark.get_args_parser().parse_args([*flags, *more]))
+        (found,) = json.loads((tmp_path / "results.json").read_text())["results"]
+        return {key: found[key] for key in found.keys() - {"command", "load_average_before"}}  # the folder, the machine
+
+    whole, train_epoch = row("whole"), train.Training.train_epoch
+
+    def killed_in_the_second(training, epoch, stop):
+        if epoch == 1:
+            training.later.wait()
+            raise KeyboardInterrupt
+        train_epoch(training, epoch, stop)
+
+    monkeypatch.setattr(train.Training, "train_epoch", killed_in_the_second)
+    with pytest.raises(KeyboardInterrupt):
+        row("stopped")
+    monkeypatch.setattr(train.Training, "train_epoch", train_epoch)
+    capsys.readouterr()
+    resumed = row("stopped")
+    text = capsys.readouterr().out
+    assert "last.pth after 1 epoch" in text
+    assert text.endswith(" | - |\n")  # its cost
+    assert resumed == whole | {"seconds": None, "processor_seconds": None}
 
 
 def gpu_arguments(*flags):
