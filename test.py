@@ -9,6 +9,7 @@ Then `python evaluate.py` reads the file. (Run this as a script: Python's own `t
 
 import appearance.loading  # noqa: F401
 
+import math
 import os
 import time
 from functools import partial
@@ -131,9 +132,10 @@ def _people_met(checkpoint: checkpoints.Checkpoint, trained_on: dict | None, dat
 
 def _described(checkpoint: checkpoints.Checkpoint) -> str:
     told = [f"{checkpoint.num_classes:,} classes"] if checkpoint.num_classes else ["no classifier"]
-    for key, form in (("epoch", "epoch {}"), ("acc", "accuracy {:.1f} %")):
-        if isinstance(checkpoint.extra.get(key), int | float):
-            told.append(form.format(checkpoint.extra[key]))
+    for key, form in (("epoch", "epoch {}"), ("acc", "validation accuracy {:.1f} %")):
+        value = checkpoint.extra.get(key)
+        if isinstance(value, int | float) and not math.isnan(value):
+            told.append(form.format(value))
     return f" ({', '.join(told)})"
 
 

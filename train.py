@@ -22,12 +22,12 @@ from appearance.data.images import Decoded
 from appearance.faults import GracefulStop, explained_failures
 from appearance.files import claimed
 from appearance.measure import features_file, protocols
-from appearance.measure.embed import fixed_batches, test_features
+from appearance.measure.embed import features_of, fixed_batches, test_features
 from appearance.networks import checkpoints
 from appearance.networks.convolve import take_products
 from appearance.networks.inference import fuse_for_inference
 from appearance.networks.precision import autocast, fastest_precision
-from appearance.training import graph, log, recipe, resume, statistics
+from appearance.training import graph, log, recipe, resume, starting, statistics
 from appearance.training.flags import get_args_parser
 from appearance.training.kept import KeptStart
 from appearance.training.later import Later, snapshot
@@ -62,6 +62,9 @@ def main(args, world: World | None = None, otherwise: str = "net") -> None:
         data = ready.for_training(args, world, say)
         training = Training(args, world, data, say, start, resumed)
         say(log.description(training))
+        training.load_pixels(recipe.resolution(args, training.epoch))  # names images that cannot be read
+        if world.is_main and not resumed:
+            resume.make_room(args)
         with GracefulStop() as stop, training.later:
             for epoch in range(training.epoch, args.epochs):
                 training.train_epoch(epoch, stop)
@@ -223,6 +226,9 @@ class Training:
             args.amp = world.broadcast(fastest)  # kept: a resumed run goes on with it
         if start:
             say(checkpoints.load_pretrained(net, args.model, start))
+        self.decoded = Decoded(pixels.memory_for_images(args.cache, world))
+        if args.keep_start and "keep_start" not in args.given:
+            self.keep_what_holds(net)
         teacher = Teacher(args.teacher, from_checkpoint, self.class_names, world.device) if args.teacher else None
         if teacher:
             say(teacher.description)
@@ -234,11 +240,25 @@ class Training:
         factors = recipe.lr_factors(args, self.steps_per_epoch)
         self.learner = Learner(args, world, net, len(self.pids), factors, teacher)
         self.tally = Tally(world)
-        self.decoded = Decoded(pixels.memory_for_images(args.cache, world))
         self.later = Later()
         self.curves_drawn = -math.inf  # when
         if resumed:
             resume.restore(self, resumed)
+
+    def keep_what_holds(self, net: nn.Module) -> None:
+        """Lower the share of the starting weights that is kept, where these do not tell the new identities apart."""
+        args = self.args
+        some = starting.some_of_each(self.train_samples)
+        images = PersonImages(some, args.height, args.width, loader=self.decoded)
+        rows = features_of(net, images, self.world, workers=args.workers, desc="starting weights")
+        error = self.world.broadcast(None if rows is None else starting.equal_error_rate(rows, some))
+        if error is not None:
+            args.keep_start = round(args.keep_start * recipe.trust(error), 2)
+            known = "do not tell" if not args.keep_start else "tell"
+            self.say(
+                f"The starting weights {known} these identities apart: equal error rate {error:.0%} on "
+                f"{len(some):,} training images"
+            )
 
     def load_pixels(self, size: tuple[int, int]) -> None:
         """Have training and validation images at the size of the coming epoch, decoded once."""

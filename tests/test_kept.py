@@ -48,7 +48,7 @@ def test_the_fewer_people_the_more_is_kept(people, flags, refining, share):
     recipe.fill_in(args)
     recipe.fit(args, 20 * people, people, refining=refining)
     assert args.keep_start == share
-    said = f"saved with {share:.0%} of the weights it starts from" in recipe.explanation(
+    said = f"few identities: saved weights are {share:.0%} starting + {1 - share:.0%} trained" in recipe.explanation(
         args, 600, people, refining=refining
     )
     assert said == (share > 0)

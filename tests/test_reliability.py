@@ -23,6 +23,7 @@ from appearance.cli import InputError, RunFailed
 from appearance.faults import explained_failures
 from appearance.files import claimed
 from appearance.networks import checkpoints
+from appearance.training import resume
 
 TINY = ["--model", "osnet_x0_25", "--height", 32, "--width", 16, "--workers", 1, "--batch_size", 8, "--device", "cpu"]
 TINY += ["--amp", "fp32"]  # auto measures, and two runs may find another answer
@@ -185,6 +186,55 @@ def test_a_run_that_is_there_is_not_overwritten_by_chance(here):
     assert files_of("checkpoint") == before
     train_on_data("--epochs", 1, "--overwrite", "--seed", 1)
     assert files_of("checkpoint")["last.pth"] != before["last.pth"]
+
+
+@pytest.mark.parametrize("name", ["best.pth", "history.csv"])
+def test_any_file_of_a_run_is_a_run(here, name):
+    Path("checkpoint").mkdir()
+    Path("checkpoint", name).write_bytes(b"precious")
+    with pytest.raises(InputError, match=rf"holds a run already \({name}\); move it away"):
+        train_on_data("--epochs", 1)
+    assert files_of("checkpoint") == {name: b"precious"}
+
+
+def test_overwriting_loses_nothing_before_the_new_run_can_start(here):
+    """Wrong data, weights, batches and images, and a run that is writing there: the old run stays as it was."""
+    Path("checkpoint").mkdir()
+    for name in ("last.pth", "best.pth", "history.csv", "curves.png"):
+        Path("checkpoint", name).write_bytes(name.encode())
+    before = files_of("checkpoint")
+    make_market(here / "broken", train_ids=6, images=6)
+    next((here / "broken" / "bounding_box_train").iterdir()).write_bytes(b"no image")
+    flags = ["--epochs", 1, "--overwrite", *TINY]
+    for wrong in (
+        ["--data-dir", "nowhere"],
+        ["--data-dir", "data", "--weights", "nowhere.pth"],
+        ["--data-dir", "data", "--teacher", "nowhere.pth"],
+        ["--data-dir", "data", "--batch_size", 1],
+        ["--data-dir", "broken"],
+    ):
+        assert call_script("train.py", *flags, *wrong, cwd=here).code == 2
+        assert files_of("checkpoint") == before, wrong
+    with claimed(here / "checkpoint"):
+        result = call_script("train.py", *flags, "--data-dir", "data", cwd=here)
+    assert_one_line_error(result, "another run is writing to it")
+    assert files_of("checkpoint") == before
+    train_on_data("--epochs", 1, "--overwrite")
+    assert all(content != before.get(name) for name, content in files_of("checkpoint").items())
+
+
+def test_a_restart_goes_on_with_its_own_run_and_no_other(here, monkeypatch):
+    """torchrun's count of restarts does not decide: what was written since torchrun started does."""
+    train_on_data("--epochs", 1)
+    args = train.get_args_parser().parse_args(["--epochs", "2"])
+    monkeypatch.setenv("TORCHELASTIC_RUN_ID", "none")
+    monkeypatch.setenv("TORCHELASTIC_RESTART_COUNT", "1")
+    assert resume.find(args).extra["epoch"] == 1
+    assert args.resume is True
+    os.utime("checkpoint/last.pth", (0, 0))  # of long ago
+    args = train.get_args_parser().parse_args(["--epochs", "2"])
+    with pytest.raises(InputError, match="holds a run already"):
+        resume.find(args)
 
 
 def test_a_dataset_that_vanishes_is_named_and_the_run_can_go_on(here, monkeypatch):

@@ -16,7 +16,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 import torchvision
-from conftest import make_class_folders
+from conftest import call_script, make_class_folders
 
 import datasets
 import evaluate
@@ -329,7 +329,7 @@ def test_resume_says_what_is_wrong(data, here, capsys):
     run("--data-dir", data, "--epochs", 1, "--lr", 1e-3, *SMALL)
     run("--resume")
     assert "has finished its 1 epoch; train longer with --epochs" in capsys.readouterr().out
-    with pytest.raises(InputError, match=r"--output checkpoint: holds a run already; go on with --resume"):
+    with pytest.raises(InputError, match=r"--output checkpoint: holds a run already \(.*\); go on with --resume"):
         run("--data-dir", data, "--epochs", 1, *SMALL)
     with pytest.raises(InputError, match=r"--lr 0\.5: the run in checkpoint/last\.pth has 0\.001"):
         run("--resume", "--epochs", 2, "--lr", 0.5)
@@ -540,6 +540,16 @@ def test_every_flag_has_a_sentence(module):
                 assert len(action.help.split()) >= 3, action.option_strings or action.dest
 
 
+def test_the_table_of_help_says_which_values_are_chosen_for_the_data(here):
+    shown = call_script("train.py", "--help", cwd=here).stdout
+    table = dict(line.split()[:2] for line in shown.partition("recipes:")[2].splitlines() if line.startswith("  --"))
+    assert {flag for flag, value in table.items() if value == "auto"} == {
+        *("--amp", "--batch_size", "--progressive", "--precise-bn", "--keep-start")
+    }
+    assert table["--lr"] == "0.002"
+    assert "auto: chosen for the data and the starting weights; the value is printed" in shown
+
+
 def test_old_flag_names_stand_and_dashes_work():
     flags = "--data-dir x --epochs 3 --batch-size 8 --lr 0.1 --lrf 0.2 --weights w --freeze-layers --gpu-id 1"
     args = train_multiGPU.get_args_parser().parse_args([*flags.split(), "--no-syncBN", "--world-size=2"])
@@ -636,7 +646,7 @@ def test_what_was_chosen_is_said_and_too_few_steps_warned_of():
     few = train.get_args_parser().parse_args(["--epochs", "4", "--batch_size", "16"])
     recipe.fill_in(few)
     recipe.fit(few, 4_000, 200)
-    given = "batches of 16, as given: 1,000 steps, the last epoch at 128x64"
+    given = "batches of 16, as given: 1,000 steps, the last epoch at 128x64, BatchNorm's statistics measured apart"
     assert recipe.explanation(few, 1_000, 200) == given
     many = train.get_args_parser().parse_args([])
     recipe.fill_in(many)

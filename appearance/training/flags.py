@@ -54,13 +54,13 @@ def get_args_parser(otherwise: str = "net") -> cli.ArgumentParser:
 
     add = parser.add_argument_group("run").add_argument
     add("--output", type=Path, default=Path("checkpoint"), help="folder for checkpoints, history and curves")
-    add("--overwrite", action="store_true", help="start anew in an --output that holds a run; it is lost")
+    add("--overwrite", action="store_true", help="replace the run that --output holds")
     add("--resume", nargs="?", const=True, metavar="FILE", help="go on from last.pth in --output, or from FILE")
     add(
         "--epochs",
         type=positive,
         default=40,
-        help="passes over the training images; by itself, more in small sets",
+        help="passes over the training images; without the flag, more of them in very small sets",
     )
     add("--seed", type=count, default=0, help="seed of split, weights, order and augmentation")
     add("--device", default="auto", help="auto, cpu, cuda, cuda:1, ... (default: a GPU if there is one)")
@@ -89,15 +89,23 @@ def get_args_parser(otherwise: str = "net") -> cli.ArgumentParser:
         choices=("auto", "fp32", "bf16", "fp16"),
         help="arithmetic; auto: bf16 where faster, or a GPU has it, else fp32 (TF32 on GPUs); fp16 waits each step",
     )
-    add("--batch_size", type=positive, help="images per step, over all processes; by itself, fewer in small sets")
-    add("--lr", type=from_zero, help="highest learning rate, for the whole batch of all processes")
+    add("--batch_size", type=positive, help="images per step, over all processes")
+    help = (
+        "highest learning rate, for the whole batch of all processes; without the flag, a quarter of the recipe's for "
+    )
+    help += "--weights that know people, and four times as high for osnet_x0_25 with a --teacher"
+    add("--lr", type=from_zero, help=help)
     add("--lrf", type=share, help="last learning rate as a share of --lr, reached by a cosine")
     add("--warmup", type=share, help="share of all steps in which the learning rate rises linearly")
     add("--optimizer", choices=("muon", "adamw", "sgd"), help="Muon with AdamW, AdamW, or SGD with momentum 0.9")
     add("--weight-decay", type=from_zero, help="weight decay of weight matrices and kernels")
     add("--clip", type=from_zero, help="largest gradient norm; 0: not clipped")
     add("--ema", type=share, help="decay of the weights' moving average, which is then saved; 0: none")
-    add("--keep-start", type=share, help="share of --weights kept in what is saved (by itself: for few people)")
+    add(
+        "--keep-start",
+        type=share,
+        help="share of --weights in the saved weights: few identities teach a correction only",
+    )
     add("--sampler", choices=("shuffle", "balanced"), help="balanced: P identities x K images a batch")
     add("--images-per-identity", type=positive, default=4, help="the K of --sampler balanced")
     add("--label-smoothing", type=share, help="probability taken from the right class")
@@ -116,7 +124,7 @@ def get_args_parser(otherwise: str = "net") -> cli.ArgumentParser:
     add("--jitter", type=share, help="strength of brightness, contrast and saturation changes")
     add("--erase", type=share, help="probability of erasing a rectangle")
     add("--progressive", action=argparse.BooleanOptionalAction, help="start at a quarter of the size, then half, 3/4")
-    help = "BatchNorm's statistics from mixed batches, in the last fifth of the epochs (by itself: with small batches)"
+    help = "measure BatchNorm's statistics on mixed batches, in the last fifth of the epochs"
     add("--precise-bn", action=argparse.BooleanOptionalAction, help=help)
     return parser
 
@@ -126,8 +134,13 @@ def _recipe_table() -> str:
     lines = ["recipes:", f"  {'flag':<22}" + "".join(f"{name:>16}" for name in names)]
     for flag in recipe.RECIPES["default"]:
         spelled = flag if flag == "batch_size" else flag.replace("_", "-")
-        lines.append(f"  --{spelled:<20}" + "".join(f"{recipe.RECIPES[name][flag]!s:>16}" for name in names))
+        lines.append(f"  --{spelled:<20}" + "".join(f"{_in_table(name, flag):>16}" for name in names))
+    lines += ["  auto: chosen for the data and the starting weights; the value is printed when training starts"]
     return "\n".join(lines)
+
+
+def _in_table(name: str, flag: str) -> str:
+    return "auto" if name == "default" and flag in recipe.CHOSEN else str(recipe.RECIPES[name][flag])
 
 
 def _number(kind, text: str, fits, wanted: str):

@@ -40,6 +40,7 @@ def description(training) -> str:
         f"{len(training.val_samples):,} validation images, {cli.counted(args.epochs, 'epoch')} of "
         f"{cli.counted(training.steps_per_epoch, 'step')}, {args.amp} on {device}{processes}\n"
         + recipe.explanation(args, steps, people, world.size, training.refining, training.resumed)
+        + ("" if training.val_samples else "\nnote: no image is held out for validation, so best.pth is the last epoch")
         + (f"\n{slow}" if slow else "")
     )
 

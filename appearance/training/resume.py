@@ -1,6 +1,7 @@
 """Going on with a run: what is kept of it, which checkpoint is taken up, and which flags are its own."""
 
 import argparse
+import math
 import os
 from pathlib import Path
 
@@ -22,6 +23,7 @@ FREE = {
     *("save_interval", "log_interval", "given", "dist_url", "world_size", "data_dir", "timeout", "overwrite"),
     *("skip_bad_images", "cuda_graph"),
 }
+FILES = ("last.pth", "best.pth", "history.csv", "curves.png")  # of a run
 # what `last.pth` holds beside the weights
 STATE = {
     **{"objective": dict, "average": dict | None, "buffers": list, "optimizer": dict, "scheduler": dict},
@@ -33,17 +35,17 @@ STATE = {
 def find(args) -> Checkpoint | None:
     """The checkpoint to resume from, if any; flags that were not given take the values of its run.
 
-    A run that torchrun has restarted resumes by itself.
+    A run that torchrun has restarted resumes by itself. Nothing in the output folder is changed.
 
     Raises:
         InputError: there is none, it cannot be resumed, or a given flag would change the course of the run; or,
             without `--resume`, the output folder holds a run already.
     """
     last = args.output / "last.pth"
-    if int(os.environ.get("TORCHELASTIC_RESTART_COUNT", 0)) and last.is_file():
+    if _is_of_this_launch(last):
         args.resume = True
     if not args.resume:
-        _leave_runs_alone(args, last)
+        _refuse_to_replace(args)
         return None
     path = last if args.resume is True else Path(args.resume)
     if not path.is_file():
@@ -61,13 +63,41 @@ def find(args) -> Checkpoint | None:
     return checkpoint
 
 
-def _leave_runs_alone(args, last: Path) -> None:
-    if last.is_file() and not args.overwrite:
+def make_room(args) -> None:
+    """Remove the run that `--overwrite` replaces: the last thing before the new one's first step, under its lock.
+
+    Raises:
+        InputError: a run has been written there meanwhile, and is not to be replaced.
+    """
+    _refuse_to_replace(args)
+    for name in FILES:
+        (args.output / name).unlink(missing_ok=True)
+
+
+def _refuse_to_replace(args) -> None:
+    found = [name for name in FILES if (args.output / name).is_file()]
+    if found and not args.overwrite:
+        how = "go on with --resume" if "last.pth" in found else "move it away"
         raise InputError(
-            f"--output {args.output}: holds a run already; go on with --resume, choose another folder, "
-            "or lose that run with --overwrite"
+            f"--output {args.output}: holds a run already ({', '.join(found)}); {how}, choose another folder, "
+            "or replace that run with --overwrite"
         )
-    last.unlink(missing_ok=True)  # a restart must not take it for its own
+
+
+def _is_of_this_launch(last: Path) -> bool:
+    """Whether the torchrun that started this process has seen `last` being written: then this is a restart.
+
+    torchrun counts restarts, but not those after which another machine takes the lead, and not from one launch to the
+    next; the time at which it started is a better witness.
+    """
+    if "TORCHELASTIC_RUN_ID" not in os.environ or not last.is_file():
+        return False
+    try:
+        ticks = int(Path(f"/proc/{os.getppid()}/stat").read_text().rpartition(")")[2].split()[19])
+        booted = next(line for line in Path("/proc/stat").read_text().splitlines() if line.startswith("btime"))
+    except OSError:  # no Linux
+        return int(os.environ.get("TORCHELASTIC_RESTART_COUNT", 0)) > 0
+    return last.stat().st_mtime > int(booted.split()[1]) + ticks / os.sysconf("SC_CLK_TCK")
 
 
 def _are_flags(values) -> bool:
@@ -202,7 +232,7 @@ def weights(training) -> dict:
     check_weights(training)
     return {
         "net_dict": training.learner.usable_net().state_dict(),
-        "acc": 100.0 * row.get("val_acc", 0.0),
+        "acc": 100.0 * row.get("val_acc", math.nan),  # nothing held out, nothing measured
         "epoch": training.epoch,
         "arch": args.model,
         "model_options": training.model_options,
