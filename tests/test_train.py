@@ -542,7 +542,8 @@ def test_every_flag_has_a_sentence(module):
 
 def test_the_table_of_help_says_which_values_are_chosen_for_the_data(here):
     shown = call_script("train.py", "--help", cwd=here).stdout
-    table = dict(line.split()[:2] for line in shown.partition("recipes:")[2].splitlines() if line.startswith("  --"))
+    rows = (line.split() for line in shown.partition("recipes:")[2].splitlines() if line.startswith("  --"))
+    table = {flag: default for flag, deepsort, default in rows}
     assert {flag for flag, value in table.items() if value == "auto"} == {
         *("--amp", "--batch_size", "--progressive", "--precise-bn", "--keep-start")
     }
