@@ -9,7 +9,7 @@ import sys
 import numpy as np
 import pytest
 from clean import run_all
-from conftest import COLOURS, ROOT, assert_one_line_error, call_script, run_script
+from conftest import COLOURS, ROOT, assert_one_line_error, run_script
 from networks import write_checkpoint
 from PIL import Image
 from sequences import add_row, annotate, make_sequence, place
@@ -477,11 +477,17 @@ def test_calibrated_threshold(tmp_path):
         (("--max-dist", "some"), "give a number, auto or best"),
         (("--max-dist", "nan"), "give a number, auto or best"),
         (("--detections", "a.txt", "b.txt"), "2 files for 1 sequences"),
-        (("--first-part", 1), "between 0 and 1"),
+        (("--first-part", "1"), "between 0 and 1"),
     ],
 )
-def test_wrong_flags(street, tmp_path, flags, words):
-    assert_one_line_error(call_script("examples/track_mot.py", street, *flags, cwd=tmp_path), words)
+def test_wrong_flags(flags, words):
+    with pytest.raises(InputError, match=words):
+        track_mot.check_flags(track_mot.get_args_parser().parse_args(["street", *flags]))
+
+
+def test_what_is_wrong_is_said_in_one_line(street, tmp_path):
+    [done] = run_all([("examples/track_mot.py", street, "--classes", "car")], tmp_path, tmp_path / "printed")
+    assert_one_line_error(done, "gt.txt are of other classes than car; choose from pedestrian (1)")
 
 
 def test_jittered_boxes(street):

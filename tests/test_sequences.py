@@ -112,6 +112,9 @@ def test_visdrone_has_classes_of_its_own(folder):
     sequence = Sequence(folder)
     assert set(sequence.people().track.tolist()) == {11, 12, 20}  # pedestrians and people
     assert sequence.people(["car"]).track.tolist() == [21]
+    path.write_text("1,5,0,0,50,50,1,4,0,1\n")
+    with pytest.raises(InputError, match=r"of other classes than pedestrian, people; choose from car \(4\)"):
+        Sequence(folder).people()
 
 
 def test_a_binary_ninth_column_of_ten_is_asked_about(folder):

@@ -144,7 +144,9 @@ def _check_numbers(rows: Boxes, lines: list[str], path: Path) -> None:
     if good.all():
         return
     line = lines[int(good.argmin())].strip()
-    raise InputError(f"{path}: row {int(good.argmin()) + 1} has frame, track or box numbers that are none: {line}")
+    raise InputError(
+        f"{path}: row {int(good.argmin()) + 1} needs whole numbers for frame (0 or more) and track, and a box: {line}"
+    )
 
 
 def _recognised(table: np.ndarray, path: Path, role: str) -> Boxes:

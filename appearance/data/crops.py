@@ -241,7 +241,7 @@ def plan(sequences: Rows[Sequence], kept: Rows[Boxes], rules: Rules) -> Plan:
         raise InputError(
             f"{counted(len(people), 'person', 'people')} in the boxes that are left, {left} to "
             f"{'test with' if all_tested else 'train on'}: two are needed; loosen --min-images, --min-height or "
-            "--min-visibility, or add sequences"
+            "--min-visibility, choose other --classes, or add sequences"
         )
     return Plan(splits, {reason: count for reason, count in left_out.items() if count})
 

@@ -199,8 +199,18 @@ class Sequence:
         return considered
 
     def people(self, names: Rows[str] = ()) -> Boxes:
-        """The annotated people, or objects of these classes, that a tracker is to find."""
-        rows = self.annotations[self.of_classes(self.annotations, names)[0]]
+        """The annotated people, or objects of these classes, that a tracker is to find.
+
+        Raises:
+            InputError: there are annotations, but of other classes; lists those.
+        """
+        rows = self.annotations
+        wanted, others = self.of_classes(rows, names)
+        if len(rows) and not wanted.any():
+            classes = self.classes(rows)
+            there = ", ".join(f"{classes.get(kind, 'unnamed')} ({kind})" for kind in np.unique(rows.kind).tolist())
+            raise InputError(f"--classes: all boxes of {self.gt} are {others}; choose from {there}")
+        rows = rows[wanted]
         return rows[self.considered(rows, names)]
 
     def usable(self, rows: Boxes) -> tuple[Boxes, tuple[str, ...]]:
