@@ -29,6 +29,7 @@ from appearance.data.copies import copy_problems
 from appearance.data.images import load_rgb
 from appearance.data.layouts import Sample, find
 from appearance.data.resize import resize
+from appearance.data.sequences import Reading
 from appearance.data.split import write_split
 from appearance.drawn import sample
 from appearance.drawn.variety import EVERYTHING
@@ -107,7 +108,7 @@ def crops(args) -> None:
         *args.tracks, out = args.tracks
         folders = args.paths
     rules = cutting.Rules(**{field.name: getattr(args, field.name) for field in fields(cutting.Rules)})
-    cutting.cut(folders, args.tracks, Path(out), rules)
+    cutting.cut(folders, args.tracks, Path(out), rules, Reading.of(args))
     print(summary(find(out)))
     print(f"Next: {cli.command('test.py' if rules.test_ratio == 1 else 'train.py', '--data-dir', out)}")
 
@@ -142,7 +143,7 @@ def get_args_parser() -> cli.ArgumentParser:
         "paths", nargs="+", type=Path, metavar="SEQUENCE ... OUT", help="folders with img1/ and gt/gt.txt; a new folder"
     )
     add("--tracks", nargs="+", type=Path, metavar="FILE", help="a tracker's results of each sequence, instead of gt/")
-    add("--classes", nargs="+", default=(), metavar="NAME", help="names or numbers; left out: people")
+    add("--classes", nargs="+", default=(), metavar="NAME", help="names or numbers (default: people; of --tracks all)")
     add("--min-visibility", type=float, default=rules.min_visibility, metavar="SHARE", help="seen of a box at least")
     add("--min-height", type=int, default=rules.min_height, metavar="PIXELS", help="of a box")
     add("--min-images", type=int, default=rules.min_images, metavar="N", help="identities with fewer are left out")
@@ -157,6 +158,7 @@ def get_args_parser() -> cli.ArgumentParser:
     add("--test-ratio", type=float, default=rules.test_ratio, help=help)
     add("--seed", type=int, default=rules.seed, help="which people are for testing")
     add("--shared-ids", action="store_true", help="a track number is the same person in all sequences")
+    Reading.add_flags(command)
     command.set_defaults(action=crops)
 
     command = commands.add_parser("draw", help="draw pedestrians in any number of cameras, in Market-1501's layout")

@@ -30,6 +30,7 @@ from appearance import cli
 from appearance.cli import InputError
 from appearance.data import sequences
 from appearance.data.augment import normalize
+from appearance.data.boxes import DETECTIONS
 from appearance.data.images import load_rgb
 from appearance.data.resize import resize, resize_all
 from appearance.files import atomic_write
@@ -186,27 +187,42 @@ def patch(box: np.ndarray, shape: Sequence[int], height: int, width: int) -> tup
 # python feature_extractor.py SEQUENCE ...
 
 
-def sequence_detections(extractor: Extractor, folder: Path, detections: Path | None = None) -> np.ndarray:
+def sequence_detections(
+    extractor: Extractor,
+    folder: Path,
+    detections: Path | None = None,
+    reading: sequences.Reading = sequences.AS_FOUND,
+    classes: Sequence[str] = (),
+) -> np.ndarray:
     """A sequence's detections with their features: (N, 10 + D), the ten columns of MOTChallenge's `det.txt`, by frame.
+
+    Frames have the numbers in the pictures' names, as deep_sort counts them. Boxes without a width or height, or with
+    no part inside the frame, are left out; a line on stdout says how many.
 
     Args:
         folder: the sequence (`appearance/data/sequences.py` says what that is).
         detections: its boxes; None: `det/det.txt`, or where that is missing the people in `gt/gt.txt`.
+        reading: how to read the file of boxes where it leaves that open.
+        classes: names or numbers of the classes to take; none: people of `gt/gt.txt`, all of detections.
 
     Raises:
         InputError: the folder is not of this kind, or a frame is missing.
     """
-    sequence = sequences.Sequence(folder)
+    sequence = sequences.Sequence(folder, reading)
     if detections is None and not sequence.det.is_file() and sequence.gt.is_file():
-        rows, path = sequence.people(), sequence.gt
+        rows = sequence.people(classes)
     else:
-        rows, path = sequence.detections if detections is None else sequences.read_boxes(detections), detections
+        rows = sequence.detections if detections is None else sequence.read(detections, DETECTIONS)
+        rows = rows[sequence.of_classes(rows, classes)[0]]
+    rows, left_out = sequence.usable(rows)
+    for said in (*rows.source.notes, *left_out):
+        print(f"{rows.source.path}: {said}")
     unknown = np.full((len(rows), 3), -1)  # the place in the world
     table = np.column_stack([rows.frame, rows.track, rows.box, rows.confidence, unknown])
     blocks = [np.empty((0, 10 + extractor.feature_dim))]
     for number in progress(np.unique(rows.frame), desc=sequence.name, unit="frame"):
         if number not in sequence.frames:
-            raise InputError(f"{folder}: frame {number} of {path or sequence.det} is missing")
+            raise InputError(f"{folder}: frame {number} of {rows.source.path} is missing")
         frame = np.asarray(load_rgb(sequence.frames[number]))[:, :, ::-1]
         here = table[rows.frame == number]
         blocks.append(np.hstack([here, extractor.encode(frame, here[:, 2:6])]))
@@ -219,6 +235,8 @@ def get_args_parser() -> cli.ArgumentParser:
     add("sequences", nargs="+", type=Path, metavar="SEQUENCE", help="folder with img1/, and det/ or gt/")
     add("--detections", nargs="+", type=Path, metavar="FILE", help="boxes of each sequence instead of det/det.txt")
     add("--weights", type=Path, help="checkpoint or exported file (default: checkpoint/best.pth or that in weights/)")
+    add("--classes", nargs="+", default=(), metavar="NAME", help="names or numbers (default: all; of gt/ people)")
+    sequences.Reading.add_flags(parser)
     add("--output", type=Path, default=Path("detections"), help="folder for one SEQUENCE.npy each")
     add("--cpu", action="store_true", help="do not use a GPU")
     return parser
@@ -229,7 +247,8 @@ def main(args) -> None:
         raise InputError(f"--detections: {len(args.detections)} files for {len(args.sequences)} sequences")
     extractor = Extractor(shipped.chosen(args.weights), use_cuda=not args.cpu)
     for sequence, detections in zip(args.sequences, args.detections or [None] * len(args.sequences), strict=True):
-        rows = sequence_detections(extractor, sequence, detections)
+        reading = sequences.Reading.of(args)
+        rows = sequence_detections(extractor, sequence, detections, reading, args.classes)
         content = io.BytesIO()
         np.save(content, rows, allow_pickle=False)
         path = args.output / f"{sequence.name}.npy"

@@ -17,16 +17,17 @@ import tempfile
 import time
 from pathlib import Path
 
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # the scripts of the collection
+
 import numpy as np
 import torch
 from machine import machine
 
-ROOT = Path(__file__).resolve().parents[1]
-sys.path.insert(0, str(ROOT))
+from appearance.cli import ArgumentParser, run
+from appearance.measure import features_file
+from evaluate import rank_metrics
 
-from appearance.cli import ArgumentParser, run  # noqa: E402
-from appearance.measure import features_file  # noqa: E402
-from evaluate import rank_metrics  # noqa: E402
+ROOT = Path(__file__).resolve().parents[1]
 
 QUERIES, IMAGES, SIZE, PEOPLE, CAMERAS = 3368, 15913, 512, 750, 6
 DISTRACTORS = 2798 / 15913  # share of the gallery

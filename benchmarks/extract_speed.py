@@ -9,9 +9,12 @@ threads, BatchNorm folded, channels-last. A third figure leaves decoding out: pi
 
 import argparse
 import statistics
+import sys
 import tempfile
 import time
 from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # the scripts of the collection
 
 import torch
 from machine import machine, publish, synchronise

@@ -15,6 +15,8 @@ import time
 from pathlib import Path
 from unittest import mock
 
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # the scripts of the collection
+
 import numpy as np
 import torch
 from evaluate_speed import market_like

@@ -10,16 +10,15 @@ import json
 import sys
 from pathlib import Path
 
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # the scripts of the collection
+
 import torch
 from machine import machine
 
-ROOT = Path(__file__).resolve().parents[1]
-sys.path.insert(0, str(ROOT))
-
-from appearance.cli import ArgumentParser, run  # noqa: E402
-from appearance.measure import features_file  # noqa: E402
-from appearance.measure.calibrate import calibrate  # noqa: E402
-from appearance.measure.metrics import difference, rank_queries, summary  # noqa: E402
+from appearance.cli import ArgumentParser, run
+from appearance.measure import features_file
+from appearance.measure.calibrate import calibrate
+from appearance.measure.metrics import difference, rank_queries, summary
 
 FIGURES = {"rank1": "rank1_interval", "mAP": "mAP_interval", "max_dist": "max_dist_interval"}
 

@@ -10,6 +10,8 @@ import os
 import sys
 from pathlib import Path
 
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # the scripts of the collection
+
 import numpy as np
 import torch
 from evaluate_speed import IMAGES, QUERIES, ROOT, clock, market_like, peak_memory

@@ -10,11 +10,14 @@ numbers, copies from memory that is not pinned. So no GPU is needed; the times a
 
 import argparse
 import contextlib
+import sys
 import tempfile
 import time
 from collections import Counter
 from pathlib import Path
 from unittest import mock
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # the scripts of the collection
 
 import torch
 from machine import machine, publish

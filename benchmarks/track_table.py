@@ -23,7 +23,7 @@ from pathlib import Path
 
 import numpy as np
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # the scripts of the collection
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "examples"))
 
 import track_mot
@@ -34,9 +34,11 @@ from track_demo import colours, nothing
 import train
 from appearance import cli
 from appearance.data import crops as cutting
+from appearance.data.boxes import TRACKS, Boxes, flag_of, result_lines
 from appearance.data.images import load_rgb
 from appearance.data.layouts import find
-from appearance.data.sequences import Sequence, read_boxes, result_lines
+from appearance.data.numbering import file_numbers
+from appearance.data.sequences import Reading, Sequence
 from appearance.files import atomic_write
 from appearance.measure.calibrate import calibrate
 from appearance.measure.features_file import check
@@ -53,27 +55,46 @@ track_mot.THRESHOLDS = (0.02, 0.04, 0.06, 0.08, 0.1, 0.13, 0.16, 0.2, 0.25, 0.3,
 # The first halves: crops and networks
 
 
-def first_half(folder: Path, into: Path) -> Path:
-    """A sequence of links to the first half of the frames and of the annotations."""
-    sequence, half = Sequence(folder), into / folder.name
+def first_half(folder: Path, into: Path, reading: Reading) -> Path:
+    """A sequence of links to the first half of the pictures, with the boxes of these; all count as the pictures do."""
+    sequence, half = Sequence(folder, reading), into / folder.name
     numbers = sorted(sequence.frames)
-    numbers = numbers[: len(numbers) // 2]
+    numbers = numbers[: track_mot.first_frames(len(numbers))]
     if not half.exists():
         (half / "img1").mkdir(parents=True)
         for number in numbers:
             (half / "img1" / sequence.frames[number].name).symlink_to(sequence.frames[number].resolve())
-        for path in (sequence.gt, sequence.det):
-            rows = [line for line in path.read_text().splitlines() if int(float(line.split(",")[0])) <= numbers[-1]]
-            (half / path.parent.name).mkdir()
-            (half / path.parent.name / path.name).write_text("\n".join(rows) + "\n")
-        if (folder / "seqinfo.ini").is_file():
-            (half / "seqinfo.ini").write_text((folder / "seqinfo.ini").read_text())
+        for rows in (sequence.annotations, sequence.detections):
+            path = half / rows.source.path.parent.name / rows.source.path.name
+            path.parent.mkdir()
+            path.write_text("\n".join(lines_of(sequence, rows, numbers, reading)) + "\n")
+        for path in (folder / "seqinfo.ini", folder / "gt" / "labels.txt"):
+            if path.is_file():
+                (half / path.relative_to(folder)).write_text(path.read_text())
     return half
 
 
-def motion_tracks(half: Path) -> Path:
+def lines_of(sequence: Sequence, rows: Boxes, numbers: list[int], reading: Reading) -> list[str]:
+    """The lines of a file of boxes that are of these pictures, with the pictures' numbers."""
+    columns = reading.gt_columns if flag_of(rows.source.role) == "--gt-columns" else reading.columns
+    place = columns.split(",").index("frame") if columns else 0
+    called = file_numbers(list(sequence.frames), rows.source.first)
+    picture = {called[number]: number for number in numbers}
+    lines = []
+    for line in rows.source.path.read_text("utf-8-sig").splitlines():
+        separator = "," if "," in line else " "
+        words = line.split(",") if separator == "," else line.split()
+        if words and not line.startswith("#") and (number := picture.get(int(float(words[place])))) is not None:
+            lines.append(separator.join([*words[:place], str(number), *words[place + 1 :]]))
+    return lines
+
+
+def motion_tracks(half: Path, args) -> Path:
     """Results of the small DeepSORT by motion alone on the detections of a first half."""
-    recording = track_mot.record(Sequence(half), Sequence(half).detections)
+    sequence = Sequence(half, Reading("name", args.columns, args.gt_columns))
+    rows = sequence.detections
+    rows, _ = sequence.usable(rows[track_mot.of_classes(sequence, rows, args.classes)])
+    recording = track_mot.record(sequence, rows, args.classes)
     numbers, boxes = track_mot.track(recording, [nothing(one) for one in recording.boxes], None)
     frame = np.repeat(recording.numbers, list(map(len, numbers)))
     path = half / "motion.txt"
@@ -81,11 +102,11 @@ def motion_tracks(half: Path) -> Path:
     return path
 
 
-def purity(half: Path, tracks: Path, rules: cutting.Rules) -> list[float]:
+def purity(half: Path, tracks: Path, rules: cutting.Rules, args) -> list[float]:
     """Of each identity that `crops --tracks` makes, the share of boxes on the person it is on most."""
-    sequence = Sequence(half)
-    kept, _ = cutting.select(sequence, read_boxes(tracks), rules, tracked=True)
-    recording = track_mot.record(sequence, kept)
+    sequence = Sequence(half, Reading("name", None, args.gt_columns))
+    kept, _ = cutting.select(sequence, sequence.read(tracks, TRACKS), rules, tracked=True)
+    recording = track_mot.record(sequence, kept, args.classes)
     rows = kept.by_frame()
     numbers = [rows[n].track if n in rows else np.empty(0, int) for n in recording.numbers]
     on: dict[int, list[int]] = defaultdict(list)
@@ -101,7 +122,9 @@ def purity(half: Path, tracks: Path, rules: cutting.Rules) -> list[float]:
 
 def make_crops(halves: list[Path], tracks: list[Path] | None, out: Path, args, **rules) -> Path:
     if not out.exists():
-        cutting.cut(halves, tracks, out, cutting.Rules(per_identity=args.per_identity, **rules))
+        classes = () if tracks else tuple(args.classes)  # the tracks are of these already
+        reading = Reading("name", None, args.gt_columns)
+        cutting.cut(halves, tracks, out, cutting.Rules(classes, per_identity=args.per_identity, **rules), reading)
     return out
 
 
@@ -180,7 +203,7 @@ def half_results(run, recordings, rows, threshold, first: bool):
     """Recordings of one half of each sequence, and what the tracker makes of them."""
     parts, results = [], []
     for recording, one in zip(recordings, rows, strict=True):
-        cut = len(recording.numbers) // 2
+        cut = track_mot.first_frames(len(recording.numbers))
         span = (0, cut) if first else (cut, len(recording.numbers))
         parts.append(recording.part(*span))
         results.append(run(parts[-1], one[slice(*span)], threshold))
@@ -193,7 +216,11 @@ def row(run, recordings, rows, threshold) -> dict:
     found = track_mot.measure(parts, results)
     groups = {"known": [0, 0], "new": [0, 0]}
     for recording, part, result in zip(recordings, parts, results, strict=True):
-        before = {person for who in recording.people[: len(recording.numbers) // 2] for person in who.tolist()}
+        before = {
+            person
+            for who in recording.people[: track_mot.first_frames(len(recording.numbers))]
+            for person in who.tolist()
+        }
         for person, (agree, true) in recall_of_people(part.people, part.truth, *result).items():
             group = groups["known" if person in before else "new"]
             group[0] += agree
@@ -212,6 +239,8 @@ def get_args_parser() -> cli.ArgumentParser:
     parser = cli.ArgumentParser(description=__doc__.split("\n\n")[0])
     add = parser.add_argument
     add("sequences", nargs="+", type=Path, metavar="SEQUENCE", help="with gt/gt.txt and det/det.txt")
+    add("--classes", nargs="+", default=(), metavar="NAME", help="what to track: names or numbers (default: people)")
+    Reading.add_flags(parser)
     add("--weights", type=Path, required=True, help="checkpoint to begin with")
     add("--output", type=Path, default=Path("runs/track_table"), help="folder for crops, networks, vectors, table.json")
     add("--seeds", type=int, nargs="+", default=[0, 1, 2], help="of splits, training and jitter")
@@ -236,10 +265,10 @@ def get_args_parser() -> cli.ArgumentParser:
 def main(args) -> None:
     folder = args.output
     (folder / "vectors").mkdir(parents=True, exist_ok=True)
-    halves = [first_half(one, folder / "halves") for one in args.sequences]
-    tracks = [motion_tracks(half) for half in halves]
+    halves = [first_half(one, folder / "halves", Reading.of(args)) for one in args.sequences]
+    tracks = [motion_tracks(half, args) for half in halves]
     rules = cutting.Rules(per_identity=args.per_identity)
-    shares = [share for half, path in zip(halves, tracks, strict=True) for share in purity(half, path, rules)]
+    shares = [share for half, path in zip(halves, tracks, strict=True) for share in purity(half, path, rules, args)]
     report = {"machine": machine(), "purity": shares, "rows": []}
     given = Extractor(args.weights, use_cuda=False)
     args.height, args.width = args.height or given.height, args.width or given.width
@@ -260,7 +289,7 @@ def main(args) -> None:
     names = [name for name in NAMES if not (args.as_given and name in (ANNOTATED, TRACKED))]
     known: dict[tuple, float | dict] = {}  # most ways are the same for all seeds: what was measured of them
     for boxes, seed in itertools.product(args.boxes, args.seeds):
-        recordings = [recording_of(one, boxes, seed) for one in args.sequences]
+        recordings = [recording_of(one, boxes, seed, args) for one in args.sequences]
         for name in names:
             way = f"{name} {seed}" if name in (ANNOTATED, TRACKED) else name
             key = f"{boxes} {way}" if boxes == "detections" else f"{boxes} {seed} {way}"
@@ -293,10 +322,14 @@ def main(args) -> None:
     publish({"purity": summary(shares), "identities": len(shares)}, None)
 
 
-def recording_of(folder: Path, boxes: str, seed: int) -> track_mot.Recording:
-    sequence = Sequence(folder)
-    detections = sequence.detections if boxes == "detections" else track_mot.jittered(sequence.people(), seed)
-    return track_mot.record(sequence, detections)
+def recording_of(folder: Path, boxes: str, seed: int, args) -> track_mot.Recording:
+    sequence = Sequence(folder, Reading.of(args))
+    if boxes == "detections":
+        rows = sequence.detections
+        rows = rows[track_mot.of_classes(sequence, rows, args.classes)]
+    else:
+        rows = track_mot.jittered(sequence.people(args.classes), seed)
+    return track_mot.record(sequence, sequence.usable(rows)[0], args.classes)
 
 
 def print_rows(rows: list[dict], boxes: str, name: str) -> None:

@@ -11,9 +11,12 @@ measured matrix-product peak that our forward and backward passes reach. `--prof
 
 import argparse
 import statistics
+import sys
 import tempfile
 import time
 from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # the scripts of the collection
 
 import torch
 from machine import machine, publish, synchronise

@@ -6,7 +6,11 @@ place to place. Nobody in it is in the sample: the people come from streams of t
 
 import functools
 import math
+import sys
 from dataclasses import dataclass
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # the scripts of the collection
 
 import numpy as np
 from PIL import Image, ImageDraw

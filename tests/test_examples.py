@@ -8,10 +8,11 @@ import sys
 
 import numpy as np
 import pytest
-from conftest import COLOURS, ROOT, assert_one_line_error, call_script, run_script
+from clean import run_all
+from conftest import COLOURS, ROOT, assert_one_line_error, run_script
 from networks import write_checkpoint
 from PIL import Image
-from sequences import annotate, make_sequence
+from sequences import add_row, annotate, make_sequence, place
 
 sys.path.insert(0, str(ROOT / "examples"))
 
@@ -22,6 +23,7 @@ from identity_measures import identity_measures
 from tracker import Kalman, Tracker, distances, overlap
 
 from appearance.cli import InputError
+from appearance.data.boxes import TRACKS, read_boxes
 from feature_extractor import Extractor
 
 pytest.importorskip("scipy", reason="the examples need scipy")
@@ -332,24 +334,73 @@ def test_vectors_in_bfloat16_are_nearly_the_same(tmp_path):
 def test_tracks_of_a_sequence(street, tmp_path):
     """People of three colours in lanes of their own: everything is found, from the third frame on."""
     weights = write_checkpoint(tmp_path / "best.pth", "osnet_x0_25")
-    done = call_script(
-        "examples/track_mot.py",
-        *(street, "--weights", weights, "--json", "figures.json", "--video", "tracks.gif", "--max-dist", "best"),
-        cwd=tmp_path,
+    flags = ("--weights", weights, "--video", "tracks.gif", "--max-dist")
+    best, asked, vehicles = run_all(
+        [
+            ("examples/track_mot.py", street, *flags, "best", "--json", "figures.json"),
+            ("examples/track_mot.py", street, *flags, 0.24, "--json", "asked.json", "--output", "asked"),
+            ("examples/track_mot.py", road(tmp_path / "road"), *flags, 0.2, "--classes", "car", "bus"),
+        ],
+        tmp_path,
+        tmp_path / "printed",
     )
-    assert done.code == 0, done.stderr
+    assert [best.code, asked.code, vehicles.code] == [0, 0, 0], (best.stderr, asked.stderr, vehicles.stderr)
     figures = json.loads((tmp_path / "figures.json").read_text())
     assert [(row["appearance"], row["source"]) for row in figures] == [
         *(("motion alone", ""), ("colour histogram", "default"), ("colour histogram", "best")),
         *(("network", "default"), ("network", "best")),
     ]
+    rows = json.loads((tmp_path / "asked.json").read_text())
+    assert [(row["source"], row["threshold"]) for row in rows if row["appearance"] == "network"][:2] == [
+        *(("default", 0.2), ("asked", 0.24)),
+    ]
+    assert "0.24 asked" in asked.stdout
+    assert "2 of 62 boxes have no width or height" in vehicles.stdout
+    tracked = read_boxes(tmp_path / "tracks" / "road.txt", TRACKS)
+    assert set(tracked.box[:, 1]) == {place(0, 1)[1], place(2, 1)[1]}  # the car and the bus, not the truck
     of_colours = figures[2]
     assert of_colours["IDF1"] == pytest.approx(2 * 39 / (45 + 39))  # of 15 frames the first two are without tracks
     assert (of_colours["switches"], of_colours["tracks"], of_colours["misses"]) == (0, 3, 6)
-    rows = track_mot.read_boxes(tmp_path / "tracks" / "street.txt")
+    rows = read_boxes(tmp_path / "tracks" / "street.txt")
     assert set(rows.frame) == set(range(3, 31))
     with Image.open(tmp_path / "tracks.gif") as gif:
         assert (gif.n_frames, gif.size) == (30, (160, 120))
+
+
+def road(folder):
+    """A car, a truck and a bus, in `labels.txt` and in the detections, and two detections without a size."""
+    make_sequence(folder, people=3, frames=30)
+    annotate(folder, "1,1,1", people=3, frames=30)
+    for name, track in (("gt/gt.txt", 1), ("det/det.txt", 0)):
+        lines = []
+        for line in (folder / name).read_text().splitlines():
+            words = line.split(",")[:6]
+            kind = next(kind for kind in (1, 2, 3) if int(words[3]) == place(kind - 1, 1)[1])
+            lines.append(",".join([*words, "1", str(kind), *(["1"] if track else [])]))
+        (folder / name).write_text("\n".join(lines) + "\n")
+    (folder / "gt" / "labels.txt").write_text("car\ntruck\nbus\n")
+    for size in ((0, 40), (30, -1)):
+        add_row(folder / "det" / "det.txt", 1, -1, 5, 5, *size, 1, 1)
+    return folder
+
+
+def test_vehicles(tmp_path):
+    """The truth and the detections are of the classes that are asked for."""
+    sequence = track_mot.Sequence(road(tmp_path / "road"))
+    with pytest.raises(InputError, match=r"--classes choose what to keep .* it has car, truck, bus"):
+        track_mot.record(sequence, sequence.detections)
+    recording = track_mot.record(sequence, sequence.detections, ["car", "bus"])
+    assert {number for numbers in recording.people for number in numbers.tolist()} == {11, 13}
+    wanted = track_mot.of_classes(sequence, sequence.detections, ["truck"])
+    assert wanted.sum() == 30
+    (tmp_path / "road" / "gt" / "labels.txt").write_text("car\ntruck\nbus\nvan\n")
+    with pytest.raises(InputError, match=r"--classes van: .*det.txt has none; its classes are 1, 2, 3"):
+        track_mot.of_classes(sequence, sequence.detections, ["van"])
+
+
+@pytest.mark.parametrize(("count", "share", "first"), [(525, 0.5, 262), (795, 0.5, 397), (10, 0.3, 3), (100, 0.29, 29)])
+def test_the_first_part_of_a_sequence(count, share, first):
+    assert track_mot.first_frames(count, share) == first
 
 
 def of_two_tracks(street):
@@ -424,12 +475,19 @@ def test_calibrated_threshold(tmp_path):
     [
         (("--max-dist", "auto"), "--features FILE"),
         (("--max-dist", "some"), "give a number, auto or best"),
+        (("--max-dist", "nan"), "give a number, auto or best"),
         (("--detections", "a.txt", "b.txt"), "2 files for 1 sequences"),
-        (("--first-part", 1), "between 0 and 1"),
+        (("--first-part", "1"), "between 0 and 1"),
     ],
 )
-def test_wrong_flags(street, tmp_path, flags, words):
-    assert_one_line_error(call_script("examples/track_mot.py", street, *flags, cwd=tmp_path), words)
+def test_wrong_flags(flags, words):
+    with pytest.raises(InputError, match=words):
+        track_mot.check_flags(track_mot.get_args_parser().parse_args(["street", *flags]))
+
+
+def test_what_is_wrong_is_said_in_one_line(street, tmp_path):
+    [done] = run_all([("examples/track_mot.py", street, "--classes", "car")], tmp_path, tmp_path / "printed")
+    assert_one_line_error(done, "gt.txt are of other classes than car; choose from pedestrian (1)")
 
 
 def test_jittered_boxes(street):

@@ -227,3 +227,14 @@ def test_detections_as_others_write_them(extractor, tmp_path):
     found = sequence_detections(extractor, sequence)
     np.testing.assert_array_equal(found[:, 10:], wanted[:, 10:])
     assert found[:, 1].tolist() == [7, 7, 8]
+
+
+def test_detections_that_show_nothing_are_counted(extractor, tmp_path, capsys):
+    sequence = make_sequence(tmp_path / "SEQ-01")
+    path = sequence / "det" / "det.txt"
+    path.write_text("1,-1,50,10,0,80,1,2\n1,-1,500,10,30,80,1,2\n1,-1,50,10,30,80,1,2\n1,-1,50,10,30,80,1,3\n")
+    found = sequence_detections(extractor, sequence, classes=["2"])
+    assert found[:, 2:6].tolist() == [[50, 10, 30, 80]]
+    printed = capsys.readouterr().out
+    assert f"{path}: 1 of 3 boxes have no width or height" in printed
+    assert f"{path}: 1 of 3 boxes have no part inside the frame" in printed

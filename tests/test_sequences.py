@@ -5,7 +5,9 @@ import pytest
 from sequences import add_row, annotate, make_sequence, place
 
 from appearance.cli import InputError
-from appearance.data.sequences import NO_CLASS, Sequence, read_boxes, result_lines
+from appearance.data.boxes import ANNOTATIONS, DETECTIONS, NO_CLASS, TRACKS, read_boxes, result_lines
+from appearance.data.numbering import Undecided, file_numbers, first_number, picture_numbers
+from appearance.data.sequences import Reading, Sequence
 
 
 @pytest.fixture
@@ -75,6 +77,134 @@ def test_results_are_read_as_written(tmp_path):
     assert (rows.kind == NO_CLASS).all()
 
 
+@pytest.mark.parametrize(
+    ("role", "tail", "kind", "visible"),
+    [
+        (TRACKS, "1,1,0.25", 1, np.nan),  # BoxMOT: class, confidence
+        (TRACKS, "0.9,3,7", 3, np.nan),  # BoxMOT: confidence, class, number of the detection
+        (TRACKS, "0.9,3,-1", 3, np.nan),
+        (TRACKS, "1,-1,-1,-1", NO_CLASS, np.nan),  # DeepSORT
+        (TRACKS, "0.9,0,0,0", NO_CLASS, np.nan),
+        (TRACKS, "0.9,4,-1,-1", 4, np.nan),  # VisDrone's results
+        (DETECTIONS, "0.9,3", 3, np.nan),
+        (DETECTIONS, "0.9,-3.7,-7.2,0", NO_CLASS, np.nan),
+        (ANNOTATIONS, "0.9,0,0,0", NO_CLASS, np.nan),
+        (ANNOTATIONS, "1,4,0,1", 4, np.nan),  # VisDrone: category, truncation, occlusion
+        (ANNOTATIONS, "1,4,1,2", 4, np.nan),
+        (ANNOTATIONS, "1,4,0,0", 4, np.nan),
+        (ANNOTATIONS, "1,4,0.5", 4, 0.5),
+        (ANNOTATIONS, "1,0,0.5", NO_CLASS, 0.5),  # classes from 0, and one alone
+        (ANNOTATIONS, "1,4,-1", 4, np.nan),
+        (ANNOTATIONS, "1,4", 4, np.nan),
+    ],
+)
+def test_dialects(folder, role, tail, kind, visible):
+    rows = read_boxes(annotate(folder, tail, people=2, frames=3), role)
+    assert set(rows.kind.tolist()) == {kind}
+    np.testing.assert_array_equal(rows.visibility, np.full(6, visible))
+    assert set(rows.confidence.tolist()) == {float(tail.split(",")[0])}
+
+
+def test_visdrone_has_classes_of_its_own(folder):
+    path = annotate(folder, "1,1,0,1", people=2, frames=3)
+    for track, kind in ((20, 2), (21, 4), (0, 0)):
+        add_row(path, 1, track, 0, 0, 50, 50, 1 if kind else 0, kind, 1, 2)
+    sequence = Sequence(folder)
+    assert set(sequence.people().track.tolist()) == {11, 12, 20}  # pedestrians and people
+    assert sequence.people(["car"]).track.tolist() == [21]
+    path.write_text("1,5,0,0,50,50,1,4,0,1\n")
+    with pytest.raises(InputError, match=r"of other classes than pedestrian, people; choose from car \(4\)"):
+        Sequence(folder).people()
+
+
+def test_a_binary_ninth_column_of_ten_is_asked_about(folder):
+    path = annotate(folder, "1,1,0,0", people=1, frames=3)
+    add_row(path, 1, 30, 0, 0, 50, 50, 1, 1, 1, 0)
+    with pytest.raises(InputError, match=r"gt.txt: .*visibility or VisDrone's truncation.*--gt-columns"):
+        _ = Sequence(folder).annotations
+    names = "frame,track,left,top,width,height,confidence,class"
+    for end, wanted in (("visibility,-", [0, 1, 0, 0]), ("-,-", [np.nan] * 4)):
+        rows = Sequence(folder, Reading(gt_columns=f"{names},{end}")).annotations
+        np.testing.assert_array_equal(rows.visibility, wanted)
+    (folder / "gt" / "labels.txt").write_text("person\n")
+    np.testing.assert_array_equal(Sequence(folder).annotations.visibility, [0, 1, 0, 0])
+
+
+def as_fractions(folder, centre: bool, people: int = 4):
+    """The rows of `place` as shares of the frame, the first two of the centre or of the corner."""
+    rows = []
+    for frame in (1, 2, 3):
+        for person in range(4 - people, 4):
+            left, top, width, height = place(person, frame)
+            x, y = (left + width / 2, top + height / 2) if centre else (left, top)
+            rows.append(f"{frame},{person},{x / 160:.6f},{y / 120:.6f},{width / 160:.6f},{height / 120:.6f},0.9")
+    path = folder / "det" / "det.txt"
+    path.write_text("\n".join(rows) + "\n")
+    return path
+
+
+@pytest.mark.parametrize("centre", [True, False])
+def test_fractions_of_the_frame(folder, centre):
+    as_fractions(folder, centre)
+    rows = Sequence(folder).detections
+    np.testing.assert_allclose(rows.box[5], place(1, 2), atol=1e-3)
+    assert rows.source.notes == ("boxes are fractions of the frame; read as pixels of 160x120",)
+
+
+def test_fractions_that_may_be_of_the_corner_or_of_the_centre(folder):
+    path = folder / "det" / "det.txt"
+    path.write_text("1,-1,0.4,0.5,0.2,0.4,0.9\n")
+    with pytest.raises(InputError, match=r"det.txt: its boxes are fractions .*--columns frame,.* or --columns frame,"):
+        _ = Sequence(folder).detections
+    corner, centre = (
+        Sequence(folder, Reading(columns=f"frame,track,{names},width,height")).detections
+        for names in ("left,top", "centre-x,centre-y")
+    )
+    np.testing.assert_allclose(corner.box, [[64, 60, 32, 48]])
+    np.testing.assert_allclose(centre.box, [[48, 36, 32, 48]])
+
+
+def test_columns_that_the_user_names(folder):
+    path = folder / "det" / "det.txt"
+    path.write_text("7,1,3,10,20,40,80,0.5\n")
+    rows = Sequence(folder, Reading(columns="track,frame,class,left,top,right,bottom,confidence")).detections
+    assert (rows.frame[0], rows.track[0], rows.kind[0], rows.confidence[0]) == (1, 7, 3, 0.5)
+    assert rows.box.tolist() == [[10, 20, 30, 60]]
+    for names, words in (
+        ("frame,track,left,top,width", "needs top and height"),
+        ("track,left,top,width,height", "frame is missing"),
+        ("frame,id,left,top,width,height", "id is no column"),
+        ("frame,frame,left,top,width,height", "twice"),
+        ("frame,track,left,top,width,height,-,-,-", "names 9 columns"),
+    ):
+        with pytest.raises(InputError, match=f"--columns: .*{words}"):
+            _ = Sequence(folder, Reading(columns=names)).detections
+
+
+def test_label_files_of_ultralytics(folder):
+    labels = folder / "labels"
+    labels.mkdir()
+    (labels / "street_1.txt").write_text("2 0.25 0.5 0.1 0.4 7\n0 0.5 0.5 0.1 0.4 8\n")
+    (labels / "street_3.txt").write_text("2 0.25 0.5 0.1 0.4 0.8 7\n")
+    (labels / "street_2.txt").write_text("2 0.25 0.5 0.1 0.4 0.6\n")
+    rows = Sequence(folder).read(labels, TRACKS)
+    assert rows.frame.tolist() == [1, 1, 2, 3]
+    assert (rows.track.tolist(), rows.kind.tolist()) == ([7, 8, -1, 7], [2, 0, 2, 2])
+    np.testing.assert_allclose(rows.confidence, [1, 1, 0.6, 0.8])
+    np.testing.assert_allclose(rows.box[0], [32, 36, 16, 48])
+    with pytest.raises(InputError, match=r"street_1.txt: .*YOLO: .*name no frame: give the folder"):
+        Sequence(folder).read(labels / "street_1.txt", TRACKS)
+
+
+def test_boxes_that_no_network_should_see(folder):
+    path = folder / "det" / "det.txt"
+    path.write_text("1,-1,5,5,0,40,1\n1,-1,5,5,30,-4,1\n1,-1,200,5,30,40,1\n1,-1,-30,5,30,40,1\n3,-1,-29,5,30,40,1\n")
+    sequence = Sequence(folder)
+    rows, said = sequence.usable(sequence.detections)
+    assert rows.frame.tolist() == [3]
+    assert said == ("2 of 5 boxes have no width or height", "2 of 5 boxes have no part inside the frame")
+
+
 # -- folders
 
 
@@ -85,12 +215,84 @@ def test_frames_by_the_digits_that_end_their_names(tmp_path):
     assert (sequence.name, sequence.rate) == ("a", 25)
 
 
-def test_files_from_0_are_counted_from_1(tmp_path):
-    """CVAT calls the first frame frame_000000 and gives it the number 1 in gt.txt."""
-    folder = make_sequence(tmp_path / "a", frames=3, name="frame_{:06d}.jpg", first=0)
-    assert {number: path.name for number, path in Sequence(folder).frames.items()}[1] == "frame_000000.jpg"
-    add_row(annotate(folder, frames=3), 0, 11, 5, 5, 24, 64, 1, 1, 1)
-    assert Sequence(folder).frames[0].name == "frame_000000.jpg"
+ASK = "ask"
+
+
+@pytest.mark.parametrize(
+    ("names", "frames", "first"),
+    [
+        (range(1, 41), range(1, 41), None),
+        (range(1, 41), range(5, 30), None),  # MOTChallenge: nobody at first and at last
+        (range(1, 41), range(1, 80), None),  # some of the pictures of a longer sequence
+        (range(1, 41), range(40), 0),
+        (range(1, 41), [0, 7], 0),
+        (range(1, 41), range(41), ASK),  # 41 frames of 40 pictures
+        (range(40), range(40), None),
+        (range(40), [0, 7], None),
+        (range(40), range(80), None),
+        (range(40), range(1, 41), 1),
+        (range(40), [7, 40], 1),
+        (range(40), range(1, 40), ASK),  # nobody in the first picture, or in the last
+        (range(40), range(1, 80), ASK),
+        (range(100, 140), range(100, 140), None),
+        (range(100, 140), range(120, 130), None),
+        (range(100, 140), range(1, 200), None),
+        (range(100, 140), range(1, 41), 1),
+        (range(100, 140), range(40), 0),
+        (range(100, 140), range(10, 20), ASK),
+        (range(3, 43), range(3, 20), None),
+        (range(3, 43), range(5, 20), ASK),
+        (range(0, 100, 5), range(0, 100, 5), None),
+        (range(1, 100, 5), range(1, 500), None),
+        (range(1, 100, 5), range(20), 0),
+        (range(1, 100, 5), range(1, 21), ASK),  # the fifth picture, or the fifth frame of which there is no picture
+        ([1, 2, 4, 5], [1, 2, 3, 4, 5], None),
+        ([1, 2, 4, 5], [1, 2, 3, 4], ASK),
+        (range(40), [], None),
+    ],
+)
+def test_which_picture_a_frame_number_means(names, frames, first):
+    frames, names = np.array(frames, dtype=int), list(names)
+    if first == ASK:
+        with pytest.raises(Undecided) as error:
+            first_number(frames, names)
+        answers = error.value.readings
+        assert len(answers) > 1
+        assert {flag: first_number(frames, names, flag) for flag in answers} == answers
+    else:
+        assert first_number(frames, names) == first
+
+
+def test_the_numbers_of_pictures():
+    names = [10, 20, 30]
+    assert picture_numbers(np.array([1, 2, 3]), names, 1).tolist() == names
+    assert picture_numbers(np.array([0, 2]), names, None).tolist() == [0, 2]
+    assert not set(picture_numbers(np.array([-9, -1, 3, 10, 20, 30]), names, 0)) & set(names)
+    assert file_numbers(names, 0) == {10: 0, 20: 1, 30: 2}
+
+
+def test_each_file_counts_on_its_own(tmp_path):
+    """Pictures from 0, annotations as CVAT counts them, from 1, detections from 0."""
+    folder = make_sequence(tmp_path / "a", frames=3, name="frame_{:06d}.jpg", first=0)  # detections 1 to 3
+    det = folder / "det" / "det.txt"
+    annotate(folder, frames=3)
+    det.write_text("".join(f"{frame},-1,{frame},2,30,40,0.9\n" for frame in (0, 1)))
+    sequence = Sequence(folder)
+    assert sequence.frames[0].name == "frame_000000.jpg"
+    assert np.unique(sequence.annotations.frame).tolist() == [0, 1, 2]
+    assert sequence.detections.frame.tolist() == [0, 1]
+    assert sequence.annotations.source.notes == ("frame 1 is the first picture, frame_000000.jpg",)
+    det.write_text("1,-1,5,2,30,40,0.9\n")
+    with pytest.raises(InputError, match=r"det.txt: has frames 1 to 1 for 3 pictures.*0 \(frame 1 is frame_000001.jpg"):
+        _ = Sequence(folder).detections
+    assert Sequence(folder, Reading("1")).detections.frame.tolist() == [0]
+    assert Sequence(folder, Reading("0")).detections.frame.tolist() == [1]
+    assert "does not fit" in Sequence(folder, Reading("0")).annotations.source.notes[0]
+    (folder / "gt" / "gt.txt").write_text("1,1,5,2,30,40,1,1,1\n2,1,5,2,30,40,1,1,1\n")
+    with pytest.raises(InputError, match=r"gt.txt: .*--first-frame 0 .* or --first-frame 1 "):
+        _ = Sequence(folder).annotations
+    (folder / "gt" / "labels.txt").write_text("person\n")  # of CVAT, which calls frame_000000 frame 1
+    assert Sequence(folder).annotations.frame.tolist() == [0, 1]
 
 
 def test_seqinfo(folder):
@@ -143,3 +345,7 @@ def test_classes_of_cvat(folder):
         Sequence(folder).people()
     sequence = Sequence(folder)
     assert sequence.of_classes(sequence.annotations, ["worker"])[0].all()
+    add_row(folder / "gt" / "gt.txt", 1, 30, 0, 0, 50, 50, 1, 0, 1)
+    with pytest.raises(InputError, match=r"gt.txt has a class 0, .* choose by number: --classes 0 2"):
+        Sequence(folder).people(["worker"])
+    assert Sequence(folder).people(["0"]).track.tolist() == [30]

@@ -15,8 +15,9 @@ from typing import NamedTuple
 import numpy as np
 
 from appearance.cli import InputError, counted
+from appearance.data.boxes import TRACKS, Boxes
 from appearance.data.images import load_rgb
-from appearance.data.sequences import Boxes, Sequence, read_boxes
+from appearance.data.sequences import AS_FOUND, Reading, Sequence
 from appearance.progress import progress
 
 NARROWEST = 16  # pixels
@@ -61,23 +62,24 @@ class Step(NamedTuple):
     identities: int
 
 
-def cut(folders: Rows[Path], tracks: Rows[Path] | None, out: Path, rules: Rules) -> None:
+def cut(folders: Rows[Path], tracks: Rows[Path] | None, out: Path, rules: Rules, reading: Reading = AS_FOUND) -> None:
     """Crops of the people in sequences, as class folders in `out`; prints what was left out and why.
 
     Args:
         folders: the sequences.
         tracks: results of a tracker, one file a sequence, to take instead of annotations: each track is one identity.
+        reading: how to read files of boxes where they leave it open.
 
     Raises:
         InputError: something cannot be read, `out` is taken, or too few people are left.
     """
     _check(folders, tracks, out, rules)
-    sequences, kept = [Sequence(folder) for folder in folders], []
+    sequences, kept = [Sequence(folder, reading) for folder in folders], []
     for number, sequence in enumerate(sequences):
-        rows = read_boxes(tracks[number]) if tracks else sequence.annotations
+        rows = sequence.read(tracks[number], TRACKS) if tracks else sequence.annotations
         chosen, steps = select(sequence, rows, rules, tracked=bool(tracks))
         kept.append(chosen)
-        print(f"{sequence.name}, camera {number + 1}: {tracks[number] if tracks else sequence.gt}")
+        print("; ".join([f"{sequence.name}, camera {number + 1}: {rows.source.path}", *rows.source.notes]))
         print(f"  {'':<44} {'boxes':>8} {'identities':>10}")
         for step in steps:
             print(f"  {step.reason:<44} {-step.left_out or step.boxes:>8,} {step.identities:>10,}")
@@ -115,7 +117,7 @@ def select(sequence: Sequence, rows: Boxes, rules: Rules, tracked: bool) -> tupl
     """The boxes worth a crop, clipped to the frame in whole pixels (left, top, width, height), and what was left out.
 
     Args:
-        tracked: the rows are a tracker's results, which have no classes and mix people up where they overlap.
+        tracked: the rows are a tracker's results, which mix people up where they overlap.
     """
     rows = rows[:]
     steps = [Step("in the file", 0, len(rows), len(np.unique(rows.track)))]
@@ -126,19 +128,21 @@ def select(sequence: Sequence, rows: Boxes, rules: Rules, tracked: bool) -> tupl
             rows = rows[good]
             steps.append(Step(reason, int((~good).sum()), len(rows), len(np.unique(rows.track))))
 
+    keep(*sequence.of_classes(rows, rules.classes))
     if not tracked:
-        keep(*sequence.of_classes(rows, rules.classes))
         keep(sequence.considered(rows, rules.classes), "not to be considered")
     keep(rows.track >= 0, "without a track number")
     keep(np.isin(rows.frame, list(sequence.frames)), "of frames that are missing")
+    keep(rows.sized(), "without width or height")
     keep(_firsts(rows), "second boxes of a track in one frame")
     covered, nearer = overlaps(rows)
-    inside = _inside(rows.box, load_rgb(next(iter(sequence.frames.values()))).size)
+    inside = _inside(rows.box, sequence.size)
     seen = (1 - nearer) * _share(inside, rows.box)
     rows.visibility, rows.box = np.where(np.isnan(rows.visibility), seen, rows.visibility), inside
     if tracked:
         keep(covered <= rules.max_overlap, f"more than {rules.max_overlap:.0%} in another track's box")
         keep(_longest_runs(rows), "beside a track's longest unbroken run")
+    keep((rows.box[:, 2:] > 0).all(1), "outside the frame")
     keep(rows.visibility >= rules.min_visibility, f"less than {rules.min_visibility:.0%} visible")
     keep(rows.box[:, 3] >= rules.min_height, f"lower than {rules.min_height} pixels")
     keep(rows.box[:, 2] >= NARROWEST, f"narrower than {NARROWEST} pixels")
@@ -237,7 +241,7 @@ def plan(sequences: Rows[Sequence], kept: Rows[Boxes], rules: Rules) -> Plan:
         raise InputError(
             f"{counted(len(people), 'person', 'people')} in the boxes that are left, {left} to "
             f"{'test with' if all_tested else 'train on'}: two are needed; loosen --min-images, --min-height or "
-            "--min-visibility, or add sequences"
+            "--min-visibility, choose other --classes, or add sequences"
         )
     return Plan(splits, {reason: count for reason, count in left_out.items() if count})
 

@@ -1,22 +1,22 @@
-"""Sequences of frames in MOT format: frames, annotations, detections and the results of trackers.
+"""Sequences of frames in MOT format: a camera's pictures, and the boxes that belong to them.
 
-    SEQUENCE/img1/000001.jpg   frames; the digits that end a name are its number (frame_000001.jpg is frame 1)
-    SEQUENCE/gt/gt.txt         annotations: frame, track, left, top, width, height, consider, class, visibility
+    SEQUENCE/img1/000001.jpg   pictures; the digits that end a name are its number (frame_000001.jpg is picture 1)
+    SEQUENCE/gt/gt.txt         annotations
     SEQUENCE/gt/labels.txt     names of the classes, one a line, where they are not MOTChallenge's (CVAT writes it)
-    SEQUENCE/det/det.txt       detections: frame, -1, left, top, width, height, confidence
+    SEQUENCE/det/det.txt       detections
     SEQUENCE/seqinfo.ini       name, imDir, frameRate; may be missing
 
-A tracker's results have the columns of detections with a track number in the second. Columns are separated by commas
-or spaces, and those after the sixth may be missing. MOT15 and results have coordinates in the world, mostly -1, where
-MOT16, 17 and 20 have class and visibility: those are taken for what they are by their values.
+`boxes.py` says what stands in a file of boxes. Pictures and files of boxes count on their own: pictures may start at
+any number, and a file may call the first picture 0, 1, or by the number in its name. `Sequence.read` finds out which,
+for each file from the numbers in that file, and gives its boxes the numbers of the pictures they mean.
 """
 
 import configparser
 import re
 import shlex
-import warnings
+from argparse import ArgumentParser, Namespace
 from collections.abc import Sequence as Rows
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 
@@ -24,10 +24,12 @@ import numpy as np
 from torchvision.datasets.folder import IMG_EXTENSIONS
 
 from appearance.cli import InputError
+from appearance.data.boxes import ANNOTATIONS, DETECTIONS, NO_CLASS, Boxes, flag_of, read_boxes
+from appearance.data.images import load_rgb
+from appearance.data.numbering import FLAGS, Undecided, first_number, picture_numbers, readings_of
 
 VIDEOS = (".mp4", ".avi", ".mov", ".mkv", ".webm", ".m4v", ".mpg", ".mpeg")
 FRAME_RATE = 25.0  # frames a second where nothing tells
-NO_CLASS = -1
 MOT_CLASSES = {
     **{1: "pedestrian", 2: "person on vehicle", 3: "car", 4: "bicycle", 5: "motorbike", 6: "non-motorised vehicle"},
     **{7: "static person", 8: "distractor", 9: "occluder", 10: "occluder on the ground", 11: "occluder full"},
@@ -36,76 +38,44 @@ MOT_CLASSES = {
 PEOPLE = {"pedestrian", "person", "people", "human"}
 
 
-@dataclass
-class Boxes:
-    """The N rows of a file, by frame."""
+@dataclass(frozen=True)
+class Reading:
+    """What a user says about files of boxes, for what the files leave open."""
 
-    frame: np.ndarray  # (N,) int
-    track: np.ndarray  # (N,) int, negative where there is none
-    box: np.ndarray  # (N, 4) float: left, top, width, height in pixels
-    confidence: np.ndarray  # (N,) float: a detector's, or 0 where an annotation is not to be considered; 1 if unknown
-    kind: np.ndarray  # (N,) int: class, NO_CLASS where the file does not tell
-    visibility: np.ndarray  # (N,) float: visible share, NaN where the file does not tell
+    first: str | None = None  # number that they give the first picture: "0", "1", or "name" for that in its name
+    columns: str | None = None  # names of the columns of detections and tracks
+    gt_columns: str | None = None  # and of annotations
 
-    def __len__(self) -> int:
-        return len(self.frame)
+    @classmethod
+    def of(cls, args: Namespace) -> "Reading":
+        return cls(args.first_frame, args.columns, args.gt_columns)
 
-    def __getitem__(self, rows) -> "Boxes":
-        return Boxes(*(getattr(self, field.name)[rows] for field in fields(self)))
-
-    def by_frame(self) -> dict[int, "Boxes"]:
-        numbers, starts = np.unique(self.frame, return_index=True)
-        stops = [*starts[1:], len(self)]
-        return {int(n): self[start:stop] for n, start, stop in zip(numbers, starts, stops, strict=False)}
-
-
-def read_boxes(path: Path) -> Boxes:
-    """Annotations, detections or results.
-
-    Raises:
-        InputError: the file is missing, or is no table of six numeric columns or more.
-    """
-    try:
-        lines = [line for line in path.read_text("utf-8-sig").splitlines() if line.strip() and line[0] != "#"]
-        delimiter = "," if lines and "," in lines[0] else None
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # no rows: a video in which nothing was found
-            table = np.loadtxt(lines, delimiter=delimiter, ndmin=2) if lines else np.empty((0, 10))
-    except FileNotFoundError:
-        raise InputError(f"{path}: no such file") from None
-    except (OSError, ValueError) as error:
-        reason = getattr(error, "strerror", None) or str(error).split(";")[0]
-        raise InputError(f"{path}: not a table of frame, track, left, top, width, height, ... ({reason})") from None
-    if table.shape[1] < 6:
-        raise InputError(f"{path}: has {table.shape[1]} columns; frame, track, left, top, width and height are needed")
-    known = table[:, :6]
-    if not np.isfinite(known).all() or (table[:, :2] % 1 != 0).any():
-        row = int((~np.isfinite(known).all(1) | (table[:, :2] % 1 != 0).any(1)).argmax())
-        raise InputError(f"{path}: row {row + 1} has frame, track or box numbers that are none: {lines[row].strip()}")
-    table = table[table[:, 0].argsort(kind="stable")]
-    count, columns = table.shape
-    confidence = table[:, 6] if columns > 6 else np.ones(count)
-    kind, visibility = np.full(count, NO_CLASS), np.full(count, np.nan)
-    if columns > 8 and (table[:, 7] % 1 == 0).all() and ((table[:, 8] >= 0) & (table[:, 8] <= 1)).all():
-        kind, visibility = table[:, 7].astype(int), table[:, 8]
-    return Boxes(table[:, 0].astype(int), table[:, 1].astype(int), table[:, 2:6], confidence, kind, visibility)
+    @staticmethod
+    def add_flags(parser: ArgumentParser) -> None:
+        add = parser.add_argument
+        help = "what files of boxes call the first picture, if their numbers fit several; name: the number in its name"
+        add("--first-frame", choices=FLAGS, help=help)
+        help = "columns of detections or tracks in another order, such as frame,track,class,left,top,right,bottom"
+        add("--columns", metavar="NAMES", help=help)
+        help = "columns of annotations, such as frame,track,left,top,width,height,-,class,visibility; - skips one"
+        add("--gt-columns", metavar="NAMES", help=help)
 
 
-def result_lines(frame: Rows[int], track: Rows[int], box: np.ndarray) -> str:
-    """Results in MOT format, one line a box."""
-    rows = zip(frame, track, box, strict=True)
-    return "".join(f"{f},{t},{b[0]:.2f},{b[1]:.2f},{b[2]:.2f},{b[3]:.2f},1,-1,-1,-1\n" for f, t, b in rows)
+AS_FOUND = Reading()  # the user says nothing
 
 
 class Sequence:
     """One camera's frames and what is known about them.
 
+    Attributes:
+        frames: number in the name -> picture, in order.
+
     Raises:
         InputError: it is a video, or a folder without frames; says how to make frames.
     """
 
-    def __init__(self, folder: Path):
-        self.folder = Path(folder)
+    def __init__(self, folder: Path, reading: Reading = AS_FOUND):
+        self.folder, self.reading = Path(folder), reading
         if self.folder.suffix.lower() in VIDEOS and not self.folder.is_dir():
             raise InputError(f"{folder}: is a video; make frames of it first: {_ffmpeg(self.folder)}")
         if not self.folder.is_dir():
@@ -122,35 +92,84 @@ class Sequence:
             raise InputError(
                 f"{self.gt}: missing; annotate people there, or take a tracker's results as they are: --tracks FILE"
             )
-        return read_boxes(self.gt)
+        return self.read(self.gt, ANNOTATIONS)
 
     @cached_property
     def detections(self) -> Boxes:
         if not self.det.is_file():
             raise InputError(f"{self.det}: missing; write a detector's boxes there: frame,-1,left,top,width,height,1")
-        return read_boxes(self.det)
+        return self.read(self.det, DETECTIONS)
 
-    def classes(self) -> dict[int, str]:
-        """Number -> name of the classes in the annotations, of labels.txt or else MOTChallenge's."""
+    @cached_property
+    def size(self) -> tuple[int, int]:
+        """Width and height of the first picture."""
+        return load_rgb(next(iter(self.frames.values()))).size
+
+    def read(self, path: Path, role: str) -> Boxes:
+        """The boxes of a file, with the numbers of this sequence's pictures, in pixels.
+
+        Args:
+            role: what the file is used as: ANNOTATIONS, DETECTIONS or TRACKS of `boxes.py`.
+
+        Raises:
+            InputError: the file cannot be read, or can be read in two ways; names the flag that decides.
+        """
+        columns = self.reading.gt_columns if role == ANNOTATIONS else self.reading.columns
+        rows = read_boxes(path, role, lambda: self.size, columns)
+        frames, names = np.unique(rows.frame), list(self.frames)
+        try:
+            first = first_number(frames, names, self.reading.first, role == ANNOTATIONS and self._is_of_cvat())
+        except Undecided as error:
+            raise InputError(f"{path}: {self._question(frames.tolist(), error.readings)}") from None
+        notes = list(rows.source.notes)
+        if self.reading.first and readings_of(names)[self.reading.first] != first:
+            notes.append(f"--first-frame {self.reading.first} does not fit its frames {frames[0]} to {frames[-1]}")
+        if first is not None:
+            notes.append(f"frame {first} is the first picture, {self.frames[names[0]].name}")
+        source = replace(rows.source, first=first, notes=tuple(notes))
+        return replace(rows, frame=picture_numbers(rows.frame, names, first), source=source)
+
+    def _is_of_cvat(self) -> bool:
+        """CVAT calls the first picture of a video frame_000000 and its frame 1."""
+        return self.gt.with_name("labels.txt").is_file() and next(iter(self.frames.values())).stem == "frame_000000"
+
+    def _question(self, frames: list[int], readings: dict[str, int | None]) -> str:
+        """What is open about a file's frame numbers, and the answers."""
+        pictures, answers = list(self.frames.values()), []
+        for flag, first in readings.items():
+            meant = self.frames.get(int(picture_numbers(np.array(frames[0]), list(self.frames), first)))
+            answers.append(f"--first-frame {flag} (frame {frames[0]} is {meant.name if meant else 'missing'})")
+        return (
+            f"has frames {frames[0]} to {frames[-1]} for {len(pictures)} pictures, {pictures[0].name} to "
+            f"{pictures[-1].name}; say what number it gives the first one: {' or '.join(answers)}"
+        )
+
+    def classes(self, rows: Boxes | None = None) -> dict[int, str]:
+        """Number -> name of the classes: those of labels.txt, of the file's dialect, or else MOTChallenge's."""
         labels = self.gt.with_name("labels.txt")
         if not labels.is_file():
-            return MOT_CLASSES
+            return (rows.source.names if rows is not None and rows.source else None) or MOT_CLASSES
         names = labels.read_text("utf-8-sig", errors="replace").splitlines()
         return {number: name.strip() for number, name in enumerate(names, start=1) if name.strip()}
 
     def of_classes(self, rows: Boxes, names: Rows[str] = ()) -> tuple[np.ndarray, str]:
-        """Which annotations are of these classes, names or numbers (N,), and what the others are.
+        """Which boxes are of these classes, names or numbers (N,), and what the others are.
 
-        Without names those of people, or of the one class there is; where the file tells no classes, all.
+        Without names: of annotations those of people, or of the one class there is, and of others all; where the file
+        tells no classes, all.
 
         Raises:
             InputError: there is no such class, or none of them is of people; lists those there are.
         """
-        if (rows.kind == NO_CLASS).all():
-            if names:
-                raise InputError(f"--classes: {self.gt} does not tell classes")
+        path, role = (rows.source.path, rows.source.role) if rows.source else (self.gt, ANNOTATIONS)
+        told = np.unique(rows.kind[rows.kind != NO_CLASS]).tolist()
+        if not told:
+            if names and len(rows):
+                raise InputError(f"--classes: {path} does not tell classes; {flag_of(role)} says which column does")
             return np.ones(len(rows), bool), ""
-        classes = self.classes()
+        if not names and role != ANNOTATIONS:
+            return np.ones(len(rows), bool), ""
+        classes = self.classes(rows)
         by_name = {name.lower(): number for number, name in classes.items()}
         if names:
             wanted = {name: by_name.get(name.lower(), int(name) if name.isdecimal() else None) for name in names}
@@ -160,6 +179,11 @@ class Sequence:
         if missing or not wanted:
             what = f"{missing[0]}: no class" if missing else "choose what to keep"
             raise InputError(f"--classes {what} of {self.folder}; it has {', '.join(classes.values())}")
+        if 0 in told and 0 not in classes and not all(name.isdecimal() for name in wanted):
+            numbers = " ".join(map(str, told))
+            raise InputError(
+                f"--classes: {path} has a class 0, and names begin with 1; choose by number: --classes {numbers}"
+            )
         return np.isin(rows.kind, list(wanted.values())), f"of other classes than {', '.join(wanted)}"
 
     @staticmethod
@@ -174,10 +198,28 @@ class Sequence:
             considered |= (rows.kind == kind) & ~considered[rows.kind == kind].any()
         return considered
 
-    def people(self) -> Boxes:
-        """The annotated people that a tracker is to find."""
-        rows = self.annotations[self.of_classes(self.annotations)[0]]
-        return rows[self.considered(rows)]
+    def people(self, names: Rows[str] = ()) -> Boxes:
+        """The annotated people, or objects of these classes, that a tracker is to find.
+
+        Raises:
+            InputError: there are annotations, but of other classes; lists those.
+        """
+        rows = self.annotations
+        wanted, others = self.of_classes(rows, names)
+        if len(rows) and not wanted.any():
+            classes = self.classes(rows)
+            there = ", ".join(f"{classes.get(kind, 'unnamed')} ({kind})" for kind in np.unique(rows.kind).tolist())
+            raise InputError(f"--classes: all boxes of {self.gt} are {others}; choose from {there}")
+        rows = rows[wanted]
+        return rows[self.considered(rows, names)]
+
+    def usable(self, rows: Boxes) -> tuple[Boxes, tuple[str, ...]]:
+        """Boxes that a network can look at, and what is said of the others."""
+        sized = rows.sized()
+        outside = sized & ~rows.inside(self.size)
+        counts = {"no width or height": len(rows) - sized.sum(), "no part inside the frame": outside.sum()}
+        said = tuple(f"{n:,} of {len(rows):,} boxes have {what}" for what, n in counts.items() if n)
+        return rows[sized & ~outside], said
 
     def _info(self) -> dict[str, str]:
         parser = configparser.ConfigParser(interpolation=None)
@@ -190,7 +232,7 @@ class Sequence:
         return dict(parser["Sequence"]) if parser.has_section("Sequence") else {}
 
     def _frames(self, images: Path) -> dict[int, Path]:
-        """Frame number -> file. Files from 0 on are counted from 1, as MOT does, unless a box names frame 0."""
+        """Number in the name -> picture, in order of the numbers."""
         if not images.is_dir():
             raise InputError(f"{self.folder}: has no {images.name}/ with frames{self._hint()}")
         frames: dict[int, Path] = {}
@@ -203,10 +245,7 @@ class Sequence:
                 frames[number] = path
         if not frames:
             raise InputError(f"{images}: no frames; they are images whose names end in their number, as 000001.jpg")
-        named = [read_boxes(path).frame for path in (self.gt, self.det) if path.is_file()]
-        if 0 in frames and not any(len(frame) and frame[0] == 0 for frame in named):
-            return {number + 1: path for number, path in frames.items()}
-        return frames
+        return dict(sorted(frames.items()))
 
     def _hint(self) -> str:
         below = sorted(path.parent for path in self.folder.glob("*/img1"))

@@ -1,0 +1,34 @@
+"""Every script of examples/ and benchmarks/ starts from any working directory, without the help of an environment."""
+
+import subprocess
+import sys
+
+from clean import environment, run_all
+from conftest import ROOT
+
+SCRIPTS = sorted(
+    path.relative_to(ROOT) for folder in ("examples", "benchmarks") for path in (ROOT / folder).glob("*.py")
+)
+MODULES = {"scene.py", "tracker.py", "identity_measures.py", "machine.py"}  # have nothing to do by themselves
+
+
+def test_all_scripts_start(tmp_path):
+    assert {path.name for path in SCRIPTS} > MODULES
+    done = run_all([(path, "--help") for path in SCRIPTS], cwd=tmp_path, into=tmp_path / "printed")
+    failed = {str(path): one.stderr for path, one in zip(SCRIPTS, done, strict=True) if one.code}
+    assert not failed
+    silent = {path.name for path, one in zip(SCRIPTS, done, strict=True) if "usage:" not in one.stdout}
+    assert silent == MODULES
+
+
+def test_one_of_them_as_it_is_typed(tmp_path):
+    command = [sys.executable, ROOT / "examples" / "track_mot.py", "--help"]
+    done = subprocess.run(command, cwd=tmp_path, env=environment(), capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert "--classes" in done.stdout
+
+
+def test_the_line_that_finds_the_collection_is_the_same_in_all():
+    line = "sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # the scripts of the collection\n"
+    others = [path for path in SCRIPTS if "sys.path" in (ROOT / path).read_text().replace(line, "")]
+    assert [str(path) for path in others] == ["benchmarks/track_table.py"]  # uses examples/ as well
