@@ -27,7 +27,7 @@ from torch import Tensor, nn
 
 from appearance.cli import InputError
 from appearance.files import atomic_write
-from appearance.networks import foreign, mobilenet, osnet, shipped
+from appearance.networks import foreign, osnet, shipped
 from appearance.networks.foreign import NAMES  # the architectures that can be told apart
 
 OPTIONS = {"last_stride": (1, 2), "pooling": ("avg", "gem"), "neck": ("none", "bn"), "truncated": (True, False)}
@@ -242,8 +242,6 @@ def load(path: str | os.PathLike) -> Checkpoint:
             raise InputError(f"{path}: not a checkpoint: its weights are a {type(content[key]).__name__}, not a dict")
     found, others = _the_network(content, path)
     net_dict, extra = found.tensors, dict(found.beside)
-    if "features.18.1.weight" in net_dict and "features.1.conv.0.weight" in net_dict:
-        net_dict = mobilenet.torchvision_keys(net_dict)
     _check_tensors(net_dict, path)
     arch, options, num_classes = found.recognised
     if isinstance(extra.get("arch"), str) and extra["arch"] in NAMES:

@@ -143,11 +143,12 @@ def networks(content: dict, recognise: Callable[[dict], Recognised | None]) -> l
     found = []
     for keys, weights, beside in dicts(content):
         names = _unwrapped(weights)
-        prefixes = {}
-        for name in names:
+        prefixes: dict[str, Recognised | None] = {}
+        for name in list(names):
             prefix = next((name[: -len(first)] for first in FIRST if f".{name}".endswith(f".{first}")), None)
             if prefix is None or prefix in prefixes or _says(LOSS, prefix):
                 continue
+            names = _as_torchvision(names, prefix)
             prefixes[prefix] = recognise({n[len(prefix) :]: t for n, t in names.items() if n.startswith(prefix)})
         prefixes = {prefix: recognised for prefix, recognised in prefixes.items() if recognised}
         for prefix, recognised in prefixes.items():
@@ -177,6 +178,17 @@ def _unwrapped(weights: dict[str, Tensor]) -> dict[str, Tensor]:
     if len(set(names.values())) < len(names):  # both wrapped and bare: two networks, told apart by these names
         return weights
     return {names[name]: tensor for name, tensor in weights.items()}
+
+
+def _as_torchvision(names: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:
+    """With torchvision's names for a MobileNetV2 under `prefix` whose blocks are flat lists of layers."""
+    inside = {name[len(prefix) :]: tensor for name, tensor in names.items() if name.startswith(prefix)}
+    flat = {prefix + name for name in inside if name.startswith("features.")}
+    known = sum(name.startswith("features.") for name in trunk("mobilenet_v2"))
+    if not {"features.18.1.weight", "features.1.conv.0.weight"} <= inside.keys() or len(flat) != known:
+        return names
+    outside = {name: tensor for name, tensor in names.items() if name not in flat}
+    return outside | {prefix + name: tensor for name, tensor in mobilenet.torchvision_keys(inside).items()}
 
 
 # ---------------------------------------------------------------------------------------------------------------------
