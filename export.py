@@ -291,6 +291,9 @@ def get_args_parser() -> cli.ArgumentParser:
     parser = cli.ArgumentParser(description="Write a trained network in the formats that trackers load.")
     add = parser.add_argument
     add("--weights", type=Path, help="checkpoint of any known kind (default: checkpoint/best.pth or that in weights/)")
+    add("--height", type=int, help="height of the network's input in pixels (default: what --weights says, else 128)")
+    add("--width", type=int, help="width of the network's input in pixels (default: what --weights says, else 64)")
+    add("--last-stride", type=int, choices=(1, 2), help="of a ResNet or MobileNetV2 whose file does not say it")
     add("--format", nargs="+", choices=sorted(FORMATS), default=["onnx"], help="what to write")
     add("--output", type=Path, default=Path("export"), help="folder for the files")
     add("--normalize", choices=("outside", "inside"), default="outside", help="who applies mean and standard deviation")
@@ -309,7 +312,9 @@ def main(args) -> None:
     if args.calibration_images < 1:
         raise InputError(f"--calibration-images {args.calibration_images}: must be 1 or more")
     args.weights = shipped.chosen(args.weights)
-    checkpoint = checkpoints.load(args.weights)
+    checkpoint = checkpoints.load(args.weights).with_input(args.height, args.width, args.last_stride)
+    for doubt in checkpoint.doubts():
+        print(f"note: {doubt}")
     data = layouts.find(args.data_dir or ready.the_sample(single_process("cpu")))
     count = args.calibration_images if "onnx-int8" in args.format else 1
     calibration = some_pixels(data.train or data.gallery, count, checkpoint)

@@ -74,25 +74,48 @@ class Extractor:
     Always in eval mode: a crop's vector does not depend on the others in its batch (up to rounding, below 1e-6).
 
     Args:
-        model_path: checkpoint of any kind that `checkpoints.load` knows (ours, `ckpt.t7`, state dicts), or a `.onnx` or
-            `.torchscript` file of `export.py`, which runs on the CPU. Left out: the network in `weights/`.
+        model_path: checkpoint of any kind that `checkpoints.load` knows (ours, `ckpt.t7`, state dicts, `.safetensors`),
+            or an ONNX or TorchScript file of `export.py` or from elsewhere, which runs on the CPU. Left out: the
+            network in `weights/`.
         use_cuda: use the current GPU if there is one.
         batch_size: most crops in one forward pass, which bounds the memory.
         flip: the mean of the vectors of a crop and its mirror image, for twice the time.
+        height, width: of the network's input in pixels, to which crops are resized. Left out: what the file says, or
+            for a checkpoint that does not say 128x64, with a warning.
+        normalize: how an ONNX or TorchScript file from elsewhere wants its images. "outside": colours from 0 to 1,
+            normalised by ImageNet's mean and standard deviation before they enter, as most re-ID code does. "inside":
+            plain colours from 0 to 1. Files of `export.py` say it themselves.
+        last_stride: 1 or 2, stride of the last stage of a ResNet or MobileNetV2, for a checkpoint that does not say
+            (2 with a warning).
 
     Raises:
-        InputError: the checkpoint is missing, broken or of no known network.
+        InputError: the file is missing, broken or of no known network; it contradicts these arguments; or it is an ONNX
+            or TorchScript file whose size or normalisation neither the file nor the caller tells.
     """
 
-    def __init__(self, model_path=None, use_cuda: bool = True, batch_size: int = 128, flip: bool = False):
-        model_path = model_path or shipped.WEIGHTS
-        if Path(model_path).suffix in runtimes.SUFFIXES:
+    def __init__(
+        self,
+        model_path=None,
+        use_cuda: bool = True,
+        batch_size: int = 128,
+        flip: bool = False,
+        height: int | None = None,
+        width: int | None = None,
+        normalize: str | None = None,
+        last_stride: int | None = None,
+    ):
+        path = Path(model_path or shipped.WEIGHTS)
+        if runtimes.is_graph(path):
             self.device = torch.device("cpu")
-            source = self.net = runtimes.load(Path(model_path))
+            source = self.net = runtimes.load(path, height, width, normalize)
         else:
+            if normalize is not None:
+                raise InputError(f"normalize: is for ONNX and TorchScript files; {path} is a checkpoint, leave it out")
             self.device = torch.device("cuda" if use_cuda and torch.cuda.is_available() else "cpu")
-            source = checkpoints.load(model_path)
+            source = checkpoints.load(path).with_input(height, width, last_stride)
             self.net = fuse_for_inference(from_checkpoint(source)).to(self.device)
+            for doubt in source.doubts():
+                warnings.warn(doubt, stacklevel=2)
         if flip and not getattr(source, "flip", False):  # an exported file may have both directions inside
             self.net = BothDirections(self.net)
         self.height, self.width = source.height, source.width
@@ -120,13 +143,20 @@ class Extractor:
 
         Args:
             image: (H, W, 3) uint8 BGR frame.
-            boxes: (N, 4) left, top, width, height in pixels.
+            boxes: (N, 4) left, top, width, height in pixels, as an array or a list; [] for none.
+
+        Raises:
+            ValueError: the frame or the boxes are no such array, or a box is not finite; names the shape or the box.
         """
+        boxes = check_boxes(boxes)
+        if len(boxes):
+            check_crop(image, "the frame")
         crops = []
-        for index, box in enumerate(np.asarray(boxes, dtype=np.float64).reshape(-1, 4)):
+        for index, box in enumerate(boxes):
             left, top, right, bottom = patch(box, image.shape, self.height, self.width)
             if left >= right or top >= bottom:
-                warnings.warn(f"box {index} {box.tolist()} lies outside the frame", stacklevel=2)
+                where = "lies outside the frame" if box[3] > 0 else "has no height"
+                warnings.warn(f"box {index} {box.tolist()} {where}", stacklevel=2)
                 crops.append(np.full((self.height, self.width, 3), MEAN_BGR, dtype=np.uint8))
             else:
                 crops.append(image[top:bottom, left:right])
@@ -134,6 +164,8 @@ class Extractor:
 
     @torch.inference_mode()
     def _embed(self, crops: Sequence[np.ndarray], bgr: bool = False) -> np.ndarray:
+        if isinstance(crops, np.ndarray) and crops.ndim in (2, 3) and crops.size:
+            raise ValueError(f"a list of crops is needed, not one image of shape {crops.shape}; put it into a list")
         with full_precision():
             rows = [
                 self.net(normalize(self._pixels(crops, start, bgr))).cpu()
@@ -149,7 +181,7 @@ class Extractor:
         """
         batch = crops[start : start + self.batch_size]
         for index, crop in enumerate(batch, start):
-            check_crop(crop, index)
+            check_crop(crop, f"crop {index}")
         if self.device.type == "cuda":
             pixels = resize_all(batch, self.height, self.width, self.device)
         else:
@@ -158,13 +190,32 @@ class Extractor:
         return pixels.flip(1) if bgr else pixels
 
 
-def check_crop(crop, index: int) -> None:
-    """Raises ValueError, naming the index, where a crop is no (h, w, 3) uint8 array with pixels in it."""
+def check_crop(crop, name: str) -> None:
+    """Raises ValueError, with the name, where a crop is no (h, w, 3) uint8 array with pixels in it."""
     if not isinstance(crop, np.ndarray) or crop.dtype != np.uint8 or crop.ndim != 3 or crop.shape[2] != 3:
         found = f"{crop.dtype} {crop.shape}" if isinstance(crop, np.ndarray) else type(crop).__name__
-        raise ValueError(f"crop {index} is not a (height, width, 3) uint8 array: {found}")
+        raise ValueError(f"{name} is not a (height, width, 3) uint8 array: {found}")
     if crop.size == 0:
-        raise ValueError(f"crop {index} has no pixels: its shape is {crop.shape}")
+        raise ValueError(f"{name} has no pixels: its shape is {crop.shape}")
+
+
+def check_boxes(boxes) -> np.ndarray:
+    """Boxes as (N, 4) float64; raises ValueError where they are anything else or not finite."""
+    try:
+        numbers = np.asarray(boxes, dtype=np.float64)
+    except (TypeError, ValueError) as error:
+        raise ValueError(f"boxes are not an array of numbers (n, 4): {error}") from None
+    if numbers.shape == (0,):
+        numbers = numbers.reshape(0, 4)
+    if numbers.ndim != 2 or numbers.shape[1] != 4:
+        raise ValueError(
+            f"boxes must be (n, 4), left, top, width, height each; these have the shape {numbers.shape}"
+            + ("; put one box into a list" if numbers.shape == (4,) else "")
+        )
+    broken = np.flatnonzero(~np.isfinite(numbers).all(1))
+    if broken.size:
+        raise ValueError(f"box {broken[0]} {numbers[broken[0]].tolist()} is not finite")
+    return numbers
 
 
 def patch(box: np.ndarray, shape: Sequence[int], height: int, width: int) -> tuple[int, int, int, int]:
@@ -238,6 +289,10 @@ def get_args_parser() -> cli.ArgumentParser:
     add("--classes", nargs="+", default=(), metavar="NAME", help="names or numbers (default: all; of gt/ people)")
     sequences.Reading.add_flags(parser)
     add("--output", type=Path, default=Path("detections"), help="folder for one SEQUENCE.npy each")
+    add("--height", type=int, help="height of the network's input in pixels (default: what --weights says, else 128)")
+    add("--width", type=int, help="width of the network's input in pixels (default: what --weights says, else 64)")
+    add("--last-stride", type=int, choices=(1, 2), help="of a ResNet or MobileNetV2 whose file does not say it")
+    add("--normalize", choices=runtimes.NORMALIZE, help=runtimes.NORMALIZE_HELP)
     add("--cpu", action="store_true", help="do not use a GPU")
     return parser
 
@@ -245,7 +300,18 @@ def get_args_parser() -> cli.ArgumentParser:
 def main(args) -> None:
     if args.detections and len(args.detections) != len(args.sequences):
         raise InputError(f"--detections: {len(args.detections)} files for {len(args.sequences)} sequences")
-    extractor = Extractor(shipped.chosen(args.weights), use_cuda=not args.cpu)
+    with warnings.catch_warnings(record=True) as doubts:
+        warnings.simplefilter("always")
+        extractor = Extractor(
+            shipped.chosen(args.weights),
+            use_cuda=not args.cpu,
+            height=args.height,
+            width=args.width,
+            normalize=args.normalize,
+            last_stride=args.last_stride,
+        )
+    for doubt in doubts:
+        print(f"note: {doubt.message}")
     for sequence, detections in zip(args.sequences, args.detections or [None] * len(args.sequences), strict=True):
         reading = sequences.Reading.of(args)
         rows = sequence_detections(extractor, sequence, detections, reading, args.classes)

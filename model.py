@@ -18,6 +18,7 @@ import resnet
 from appearance.cli import InputError
 from appearance.networks import osnet
 from appearance.networks.checkpoints import Checkpoint
+from appearance.networks.foreign import layers, listed
 from appearance.networks.inference import unit_rows
 from appearance.networks.mobilenet import ReIDMobileNetV2
 
@@ -126,13 +127,21 @@ def from_checkpoint(checkpoint: Checkpoint, reid: bool = True) -> nn.Module:
             if name in weights and weights[name].shape != tensor.shape:
                 found, wanted = (tuple(t.shape) for t in (weights[name], tensor))
                 raise ValueError(f"{name} has shape {found}, not {wanted}")
+        others = [name for name in weights if name not in expected]
+        if others:
+            raise ValueError(
+                f"it also has {listed(layers(others))}, which {arch} has not got here, so its vectors would be others; "
+                "train.py --weights can start from it"
+            )
         net = build_model(arch, classes, reid=reid, **options)
         if checkpoint.num_classes is None:  # features only: the untrained classifier is never used
-            weights = net.state_dict() | weights
+            unused = {name: value for name, value in net.state_dict().items() if name.startswith(net.classifier_prefix)}
+            weights = unused | weights
         net.load_state_dict(weights)
     except (ValueError, TypeError) as error:
         raise InputError(f"{checkpoint.path}: not a whole {arch}: {error}") from None
     except RuntimeError as error:
-        problem = str(error).split("\n\t")[1:2] or [str(error)]
-        raise InputError(f"{checkpoint.path}: not a whole {arch}: {problem[0]}") from None
+        missing = [name for name in expected if name not in weights]
+        problem = f"it lacks {listed(missing)} ({len(missing)} of {len(expected)} tensors)" if missing else str(error)
+        raise InputError(f"{checkpoint.path}: not a whole {arch}: {problem}") from None
     return net.eval()

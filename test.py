@@ -16,6 +16,7 @@ from functools import partial
 from pathlib import Path
 
 import torch
+from torch import nn
 
 from appearance import cli
 from appearance.cli import InputError
@@ -26,7 +27,7 @@ from appearance.faults import explained_failures
 from appearance.machine import decoders
 from appearance.measure import features_file
 from appearance.measure.embed import test_features
-from appearance.networks import checkpoints, shipped
+from appearance.networks import checkpoints, runtimes, shipped
 from appearance.networks.inference import BothDirections
 from appearance.networks.precision import emulation_warning
 from datasets import PersonImages
@@ -38,11 +39,17 @@ def get_args_parser() -> cli.ArgumentParser:
     parser = cli.ArgumentParser(description="Extract query and gallery features with a trained network.")
     add = parser.add_argument
     add("--data-dir", type=Path, help="dataset with query and gallery; the built-in sample if left out")
-    add("--weights", type=Path, help="checkpoint of any known kind (default: checkpoint/best.pth or that in weights/)")
+    add(
+        "--weights",
+        type=Path,
+        help="checkpoint, ONNX or TorchScript file (default: checkpoint/best.pth or that in weights/)",
+    )
     add("--output", default="features.pth", help="features file: .pth, .npz, or a folder for very large sets")
     add("--model", choices=sorted(ARCHITECTURES), help="insist on this architecture; else the checkpoint's own")
-    add("--height", type=int, help="height of the network's input in pixels; the checkpoint's if left out")
-    add("--width", type=int, help="width of the network's input in pixels; the checkpoint's if left out")
+    add("--height", type=int, help="height of the network's input in pixels (default: what --weights says, else 128)")
+    add("--width", type=int, help="width of the network's input in pixels (default: what --weights says, else 64)")
+    add("--last-stride", type=int, choices=(1, 2), help="of a ResNet or MobileNetV2 whose file does not say it")
+    add("--normalize", choices=runtimes.NORMALIZE, help=runtimes.NORMALIZE_HELP)
     add("--batch_size", type=int, default=128, help="images per forward pass")
     add("--device", default="auto", help="auto, cpu, cuda, cuda:1, ...")
     add("--gpu_id", type=int, default=0, help="which GPU, when there are several")
@@ -58,20 +65,21 @@ def main(args) -> None:
     world = current_world(args.device, args.gpu_id)
     say = partial(print, flush=True) if world.is_main else (lambda *_: None)
     args.weights = shipped.chosen(args.weights, say)
-    checkpoint = load_checkpoint(args)
-    height, width = args.height or checkpoint.height, args.width or checkpoint.width
+    checkpoint, net = load_network(args)
+    height, width = checkpoint.height, checkpoint.width
     trained_on = origin.of_checkpoint(checkpoint.extra)
     say(f"{args.weights}: {checkpoint.arch}, {height}x{width}" + _described(checkpoint))
     say(f"  {origin.sentence(trained_on)}")
+    for doubt in checkpoint.doubts():
+        say(f"note: {doubt}")
     data = ready.for_testing(args, world, say)
     say(summary(data))
     if slow := emulation_warning(args.amp, world.device):
         say(slow)
 
     started = time.perf_counter()
-    net = from_checkpoint(checkpoint)
     found = test_features(
-        BothDirections(net) if args.flip else net,
+        BothDirections(net) if args.flip and not getattr(net, "flip", False) else net,
         PersonImages(data.query, height, width),
         PersonImages(data.gallery, height, width),
         world,
@@ -104,12 +112,27 @@ def main(args) -> None:
     world.leave()
 
 
-def load_checkpoint(args) -> checkpoints.Checkpoint:
+def load_network(args) -> tuple[checkpoints.Checkpoint, nn.Module]:
+    """What is known of the file of `--weights`, and the network in it."""
     for flag in ("height", "width", "batch_size"):
         value = getattr(args, flag)
         if value is not None and value < 1:
             raise InputError(f"--{flag} {value}: must be 1 or more")
-    checkpoint = checkpoints.load(args.weights)
+    if runtimes.is_graph(args.weights):
+        if args.amp != "fp32":
+            raise InputError(f"--amp {args.amp}: {args.weights} runs in its own precision; leave --amp out")
+        net = runtimes.load(args.weights, args.height, args.width, args.normalize)
+        checkpoint = checkpoints.Checkpoint(args.weights, {}, net.arch, None, height=net.height, width=net.width)
+        return _insist(args, checkpoint), net
+    if args.normalize:
+        raise InputError(
+            f"--normalize: is for ONNX and TorchScript files; {args.weights} is a checkpoint, leave it out"
+        )
+    checkpoint = checkpoints.load(args.weights).with_input(args.height, args.width, args.last_stride)
+    return _insist(args, checkpoint), from_checkpoint(checkpoint)
+
+
+def _insist(args, checkpoint: checkpoints.Checkpoint) -> checkpoints.Checkpoint:
     if args.model and checkpoint.arch != args.model:
         raise InputError(f"--weights {args.weights}: holds a {checkpoint.arch}, but --model is {args.model}")
     return checkpoint

@@ -269,6 +269,23 @@ def test_foreign_and_broken_files(tmp_path):
         Extractor(tmp_path / "foreign.torchscript")
 
 
+def test_a_size_that_the_checkpoint_does_not_say(tmp_path, data, capsys):
+    weights = write_checkpoint(tmp_path / "best.pth", "osnet_x0_25")
+    torch.save(checkpoints.read(weights)["net_dict"], tmp_path / "bare.pth")
+    flags = ("--weights", tmp_path / "bare.pth", "--format", "torchscript", "--output", tmp_path, "--data-dir", data)
+    run_export(*flags)
+    assert "bare.pth does not say its input size; using 128x64; give" in capsys.readouterr().out
+    run_export(*flags, "--height", 64, "--width", 32)
+    assert "note" not in capsys.readouterr().out
+    crops = random_crops(3)
+    found = Extractor(tmp_path / "osnet_x0_25_64x32.torchscript")(crops)
+    np.testing.assert_allclose(found, Extractor(weights, use_cuda=False)(crops), atol=1e-4)
+    with pytest.raises(InputError, match="--height 0: must be from 1"):
+        run_export(*flags, "--height", 0)
+    with pytest.raises(InputError, match=r"a TorchScript file, which runs as it is; give the checkpoint"):
+        run_export("--weights", tmp_path / "osnet_x0_25_64x32.torchscript")
+
+
 def test_command_line(tmp_path, data):
     weights = write_checkpoint(tmp_path / "best.pth", "osnet_x0_25")
     options = ("--weights", weights, "--data-dir", data)

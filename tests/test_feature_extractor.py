@@ -1,17 +1,19 @@
 """The Extractor: the vectors of `test.py`, whatever the batch, in the calls of three trackers."""
 
 import sys
+import warnings
 from subprocess import run
 
 import numpy as np
 import pytest
 import torch
-from conftest import ROOT, run_script
+from conftest import ROOT, call_script, run_script
 from networks import lively_network, random_crops, write_checkpoint
 from PIL import Image
 
 from appearance.cli import InputError
 from appearance.data.layouts import Sample
+from appearance.data.resize import resize
 from appearance.measure.embed import features_of
 from appearance.networks import checkpoints, runtimes
 from datasets import PersonImages
@@ -125,6 +127,88 @@ def test_a_box_outside_the_frame_warns_and_keeps_its_row(extractor):
     np.testing.assert_allclose(np.linalg.norm(rows, axis=1), 1, atol=1e-6)
 
 
+FRAME = np.random.default_rng(1).integers(0, 256, (200, 300, 3), dtype=np.uint8)
+
+
+@pytest.mark.parametrize(
+    ("boxes", "words"),
+    [
+        (np.ones((2, 6)), r"boxes must be \(n, 4\).*shape \(2, 6\)"),
+        (np.ones((2, 8)), r"shape \(2, 8\)"),
+        (np.empty((0, 6)), r"shape \(0, 6\)"),
+        (np.ones((1, 2, 4)), r"shape \(1, 2, 4\)"),
+        ([10, 20, 30, 80], r"shape \(4,\); put one box into a list"),
+        (list(range(8)), r"shape \(8,\)"),
+        ([[1, 2, 3, 4], [1, 2]], r"not an array of numbers \(n, 4\)"),
+        (["abcd"], r"not an array of numbers \(n, 4\)"),
+        (None, r"shape \(\)"),
+        ([[10, 20, 30, 80], [10, np.nan, 30, 80]], r"box 1 \[10\.0, nan, 30\.0, 80\.0\] is not finite"),
+        ([[10, 20, np.inf, 80]], "box 0 .* is not finite"),
+    ],
+    ids=range(11),
+)
+def test_boxes_are_n_by_4(extractor, boxes, words):
+    with pytest.raises(ValueError, match=words):
+        extractor.encode(FRAME, boxes)
+
+
+def test_lists_of_boxes_and_none(extractor):
+    wanted = extractor.encode(FRAME, np.array([[10, 20, 30, 80]]))
+    np.testing.assert_array_equal(extractor.encode(FRAME, [[10, 20, 30, 80]]), wanted)
+    np.testing.assert_array_equal(extractor.encode(FRAME, torch.tensor([[10.0, 20, 30, 80]])), wanted)
+    assert extractor.encode(FRAME, []).shape == (0, 512)
+    with pytest.warns(UserWarning, match=r"box 0 .* has no height"):
+        extractor.encode(FRAME, [[10, 20, 30, 0]])
+
+
+@pytest.mark.parametrize(
+    ("frame", "words"),
+    [
+        (FRAME.astype(np.float32), r"the frame is not .* float32 \(200, 300, 3\)"),
+        (np.zeros((200, 300, 4), np.uint8), r"the frame is not .* uint8 \(200, 300, 4\)"),
+        (FRAME[:, :, 0], r"the frame is not .* uint8 \(200, 300\)"),
+        (None, "the frame is not .* NoneType"),
+    ],
+)
+def test_bad_frames_are_called_frames(extractor, frame, words):
+    with pytest.raises(ValueError, match=words):
+        extractor.encode(frame, [[10, 20, 30, 80]])
+
+
+def test_one_image_is_not_a_list_of_crops(extractor):
+    for call in (extractor, extractor.predict):
+        with pytest.raises(ValueError, match=r"a list of crops is needed, not one image of shape \(200, 300, 3\)"):
+            call(FRAME)
+    np.testing.assert_array_equal(extractor(np.stack([FRAME, FRAME])), extractor([FRAME, FRAME]))
+
+
+def test_an_unknown_size_is_said_and_can_be_given(tmp_path):
+    weights = write_checkpoint(tmp_path / "best.pth", "osnet_x0_25")
+    torch.save(checkpoints.read(weights)["net_dict"], tmp_path / "bare.pth")
+    crops = random_crops(3)
+    with pytest.warns(UserWarning, match=r"bare\.pth does not say its input size; using 128x64; .*--height, --width"):
+        assumed = Extractor(tmp_path / "bare.pth", use_cuda=False)(crops)
+    wanted = Extractor(weights, use_cuda=False)(crops)
+    assert np.abs(assumed - wanted).max() > 0.01
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        found = Extractor(tmp_path / "bare.pth", use_cuda=False, height=64, width=32)(crops)
+    np.testing.assert_array_equal(found, wanted)
+    with pytest.raises(InputError, match=r"normalize: is for ONNX and TorchScript files; .*bare\.pth is a checkpoint"):
+        Extractor(tmp_path / "bare.pth", normalize="outside")
+
+
+def test_the_stride_of_the_last_stage_can_be_given(tmp_path):
+    weights = write_checkpoint(tmp_path / "best.pth", "resnet18", last_stride=1)
+    torch.save(checkpoints.read(weights)["net_dict"], tmp_path / "bare.pth")
+    size = {"height": 64, "width": 32, "use_cuda": False}
+    with pytest.warns(UserWarning, match="does not say the stride of its last stage; using 2"):
+        assumed = Extractor(tmp_path / "bare.pth", **size)(random_crops(2))
+    wanted = Extractor(weights, use_cuda=False)(random_crops(2))
+    assert np.abs(assumed - wanted).max() > 1e-3
+    np.testing.assert_array_equal(Extractor(tmp_path / "bare.pth", last_stride=1, **size)(random_crops(2)), wanted)
+
+
 def test_every_kind_of_checkpoint(tmp_path):
     """One network in six files: the same vectors from each."""
     net = lively_network("net", 751)
@@ -139,7 +223,7 @@ def test_every_kind_of_checkpoint(tmp_path):
     vectors = []
     for name, content in files.items():
         torch.save(content, tmp_path / name)
-        extractor = Extractor(tmp_path / name, use_cuda=False)
+        extractor = Extractor(tmp_path / name, use_cuda=False, height=128, width=64)
         assert (extractor.height, extractor.width) == (128, 64)
         vectors.append(extractor(crops))
     for other in vectors[1:]:
@@ -161,6 +245,99 @@ def test_exported_files_run_in_the_extractor(tmp_path):
         extractor = Extractor(tmp_path / f"net{suffix}")
         assert (extractor.height, extractor.width, extractor.feature_dim) == (64, 32, 512)
         np.testing.assert_allclose(extractor(crops), wanted, atol=1e-4)
+
+
+class Foreign(torch.nn.Module):
+    """A network of somebody else: its vectors are not of unit length."""
+
+    def __init__(self, inside: bool = False, maps: bool = False):
+        super().__init__()
+        torch.manual_seed(0)
+        self.conv, self.norm = torch.nn.Conv2d(3, 16, 3, stride=2), torch.nn.BatchNorm2d(16)
+        self.inside, self.maps = inside, maps
+        self.register_buffer("mean", torch.tensor([0.485, 0.456, 0.406]).view(3, 1, 1))
+        self.register_buffer("std", torch.tensor([0.229, 0.224, 0.225]).view(3, 1, 1))
+
+    def forward(self, images):
+        if self.inside:
+            images = (images - self.mean) / self.std
+        features = self.norm(self.conv(images)).relu()
+        return features if self.maps else features.mean((2, 3))
+
+
+def by_hand(net, crops, height, width):
+    tensors = [resize(torch.from_numpy(crop).permute(2, 0, 1), height, width) for crop in crops]
+    images = (torch.stack(tensors).float() / 255 - net.mean) / net.std
+    with torch.inference_mode():
+        rows = net.norm.eval()(net.conv(images)).relu().mean((2, 3))
+    return (rows / rows.norm(dim=1, keepdim=True)).numpy()
+
+
+@pytest.mark.parametrize("inside", [False, True])
+@pytest.mark.filterwarnings("ignore:.torch.jit:FutureWarning")
+def test_torchscript_from_elsewhere_runs_once_size_and_normalisation_are_given(tmp_path, inside):
+    net = Foreign(inside)
+    net.train()  # saved as it was trained: it must not take its statistics from the crops at hand
+    torch.jit.save(torch.jit.script(net), str(tmp_path / "theirs.pt"))
+    place = "inside" if inside else "outside"
+    extractor = Extractor(tmp_path / "theirs.pt", height=48, width=24, normalize=place)
+    assert (extractor.height, extractor.width, extractor.feature_dim) == (48, 24, 16)
+    crops = random_crops(3)
+    np.testing.assert_allclose(extractor(crops), by_hand(net, crops, 48, 24), atol=1e-5)
+    for given, words in (
+        ({}, r"does not describe itself: its input size and normalisation must be given: height \(--height\), width"),
+        ({"height": 48, "width": 24}, r"its normalisation must be given: normalize \(--normalize\); .* outside if"),
+        ({"normalize": place}, r"its input size must be given: height \(--height\), width \(--width\)$"),
+        ({"height": 48, "width": 24, "normalize": "imagenet"}, "must be outside or inside"),
+        ({"height": 0, "width": 24, "normalize": place}, "--height 0: must be from 1"),
+    ):
+        with pytest.raises(InputError, match=words):
+            Extractor(tmp_path / "theirs.pt", **given)
+    torch.jit.save(torch.jit.script(Foreign(maps=True)), str(tmp_path / "maps.torchscript"))
+    with pytest.raises(InputError, match=r"answers \(2, 16, 23, 11\) for 2 images, not one vector each"):
+        Extractor(tmp_path / "maps.torchscript", height=48, width=24, normalize=place)
+
+
+@pytest.mark.parametrize("batch", [None, 1, 4])
+@pytest.mark.filterwarnings("ignore")  # of the exporter
+def test_onnx_from_elsewhere_tells_its_size(tmp_path, batch):
+    pytest.importorskip("onnx")
+    pytest.importorskip("onnxruntime")
+    net = Foreign().eval()
+    axes = {} if batch else {"dynamic_axes": {"images": {0: "n"}, "features": {0: "n"}}}
+    names = {"input_names": ["images"], "output_names": ["features"]}
+    path = tmp_path / "theirs.onnx"
+    torch.onnx.export(net, (torch.rand(batch or 2, 3, 48, 24),), str(path), dynamo=False, **names, **axes)
+    extractor = Extractor(path, normalize="outside")
+    assert (extractor.height, extractor.width, extractor.feature_dim) == (48, 24, 16)
+    crops = random_crops(5)
+    np.testing.assert_allclose(extractor(crops), by_hand(net, crops, 48, 24), atol=1e-5)
+    with pytest.raises(InputError, match=r"theirs\.onnx: does not describe itself: its normalisation must be given"):
+        Extractor(path)
+    with pytest.raises(InputError, match=r"--height 64: .*theirs\.onnx has height 48; leave --height out"):
+        Extractor(path, normalize="outside", height=64)
+
+
+@pytest.mark.filterwarnings("ignore")  # of the exporter
+def test_onnx_of_another_layout_or_size_is_named(tmp_path):
+    pytest.importorskip("onnx")
+    pytest.importorskip("onnxruntime")
+
+    class Last(torch.nn.Module):
+        def forward(self, images):
+            return images.mean((1, 2))
+
+    torch.onnx.export(Last(), (torch.rand(2, 48, 24, 3),), str(tmp_path / "last.onnx"), dynamo=False)
+    with pytest.raises(InputError, match=r"takes .*\[2, 48, 24, 3\].*; needed is one input \(N, 3, H, W\)"):
+        Extractor(tmp_path / "last.onnx", normalize="outside")
+    axes = {"dynamic_axes": {"images": {0: "n", 2: "h", 3: "w"}}}
+    path = tmp_path / "any.onnx"
+    torch.onnx.export(
+        Foreign().eval(), (torch.rand(2, 3, 9, 9),), str(path), dynamo=False, input_names=["images"], **axes
+    )
+    with pytest.raises(InputError, match=r"its input size must be given"):
+        Extractor(path, normalize="outside")
+    assert Extractor(path, normalize="outside", height=48, width=24)(random_crops(2)).shape == (2, 16)
 
 
 def test_it_can_live_in_a_tracker_that_has_a_utils_of_its_own(tmp_path):
@@ -196,6 +373,21 @@ def test_detections_file(tmp_path):
     frame = np.asarray(Image.open(sequence / "img1" / "000001.png"))[:, :, ::-1]
     wanted = Extractor(weights, use_cuda=False).encode(frame, np.array([[50, 10, 30, 80]]))
     np.testing.assert_allclose(rows[:1, 10:], wanted, atol=1e-6)
+
+
+def test_detections_from_weights_that_do_not_say_their_size(tmp_path):
+    weights = write_checkpoint(tmp_path / "best.pth", "osnet_x0_25")
+    torch.save(checkpoints.read(weights)["net_dict"], tmp_path / "bare.pth")
+    sequence = make_sequence(tmp_path / "SEQ-01")
+    told = call_script("feature_extractor.py", sequence, "--weights", weights, "--output", "told", cwd=tmp_path)
+    flags = ("--weights", "bare.pth", "--output", "out")
+    assumed = call_script("feature_extractor.py", sequence, *flags, cwd=tmp_path)
+    assert "note: bare.pth does not say its input size; using 128x64; give" in assumed.stdout
+    given = call_script("feature_extractor.py", sequence, *flags, "--height", 64, "--width", 32, cwd=tmp_path)
+    assert (told.code, assumed.code, given.code) == (0, 0, 0), told.stderr + assumed.stderr + given.stderr
+    assert "note" not in told.stdout + given.stdout
+    assert assumed.stderr == ""
+    assert (tmp_path / "out" / "SEQ-01.npy").read_bytes() == (tmp_path / "told" / "SEQ-01.npy").read_bytes()
 
 
 def test_detections_of_a_missing_frame(extractor, tmp_path):

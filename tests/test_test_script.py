@@ -9,6 +9,7 @@ import pytest
 import torch
 from networks import write_checkpoint
 
+from appearance.cli import InputError
 from appearance.data import layouts
 from appearance.data.augment import normalize
 from appearance.drawn import sample
@@ -78,6 +79,35 @@ def test_published_style_checkpoints_work(data, tmp_path, monkeypatch, classes):
     assert torch.allclose(found["qf"][:3], by_hand, atol=1e-5)
 
 
+def test_a_size_that_the_checkpoint_does_not_say(data, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    write_checkpoint(tmp_path / "w.pth", "osnet_x0_25", height=32, width=16)
+    torch.save(checkpoints.read("w.pth")["net_dict"], "bare.pth")
+    in_process(monkeypatch, "--data-dir", data, "--weights", "w.pth", "--output", "told.pth", "--workers", 1)
+    in_process(monkeypatch, "--data-dir", data, "--weights", "bare.pth", *SMALL)
+    assert "note" not in capsys.readouterr().out
+    assert torch.equal(features_file.load("told.pth")["qf"], features_file.load("features.pth")["qf"])
+    in_process(monkeypatch, "--data-dir", data, "--weights", "bare.pth", "--height", 32, "--workers", 1)
+    assert "note: bare.pth does not say its input size; using 32x64; give" in capsys.readouterr().out
+
+
+@pytest.mark.filterwarnings("ignore:.torch.jit:FutureWarning")
+def test_exported_files_and_those_from_elsewhere_are_tested_alike(data, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    net = from_checkpoint(checkpoints.load(write_checkpoint(tmp_path / "w.pth", "osnet_x0_25", height=32, width=16)))
+    torch.jit.save(torch.jit.trace(net, torch.rand(2, 3, 32, 16)), "theirs.pt")
+    in_process(monkeypatch, "--data-dir", data, "--weights", "w.pth", "--output", "own.pth", "--workers", 1)
+    flags = ["--data-dir", data, "--weights", Path("theirs.pt"), *SMALL]
+    in_process(monkeypatch, *flags, "--normalize", "outside")
+    found = features_file.load("features.pth")
+    assert torch.allclose(found["qf"], features_file.load("own.pth")["qf"], atol=1e-5)
+    assert (found["meta"]["arch"], found["meta"]["height"]) == ("theirs", 32)
+    with pytest.raises(InputError, match="its normalisation must be given: normalize"):
+        in_process(monkeypatch, *flags)
+    with pytest.raises(InputError, match=r"--amp bf16: theirs\.pt runs in its own precision"):
+        in_process(monkeypatch, *flags, "--normalize", "outside", "--amp", "bf16")
+
+
 def test_flip_is_the_mean_of_both_directions(data, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     write_checkpoint(tmp_path / "w.pth", "osnet_x0_25")
@@ -136,8 +166,6 @@ def test_another_architecture_than_asked_for_is_an_error(data, tmp_path):
 
 def test_missing_pieces_are_named(data, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    from appearance.cli import InputError
-
     with pytest.raises(InputError, match=r"best\.pth: no such checkpoint; train one with `python train.py`"):
         in_process(monkeypatch, "--data-dir", data, "--weights", "best.pth")
     torch.save({"net_dict": Net(5).state_dict()}, "w.pth")

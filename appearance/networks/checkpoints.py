@@ -1,19 +1,25 @@
 """Checkpoints: written atomically, read weights-only, recognised from their keys, loaded tensor by tensor.
 
-Four kinds of file load:
+These files load:
 
 * ours: `net_dict, acc, epoch, arch, model_options, num_classes, height, width, class_names, trained_on, args` and, in
   `last.pth`, what resuming needs;
 * the published `ckpt.t7` of DeepSORT and its kin: `net_dict, acc, epoch`;
-* bare state dicts, torchvision's ImageNet files and torchreid's OSNets among them;
-* dicts with a `state_dict` (BoxMOT and others).
+* bare state dicts, torchvision's ImageNet files and torchreid's OSNets among them, as `.safetensors` too;
+* others that hold such a state dict under any key and any prefix (`foreign.py` finds it): BoxMOT, Lightning,
+  DataParallel, torch.compile.
+
+What keys cannot tell (input size, stride of the last stage) is told by the file or by the caller; otherwise a default
+is used, and `Checkpoint.doubts` says so.
 """
 
 import os
 import pickle
+import textwrap
 import warnings
 import zipfile
-from dataclasses import dataclass, field
+from collections.abc import Iterable
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import torch
@@ -21,15 +27,41 @@ from torch import Tensor, nn
 
 from appearance.cli import InputError
 from appearance.files import atomic_write
-from appearance.networks import mobilenet, osnet, shipped
+from appearance.networks import foreign, osnet, shipped
+from appearance.networks.foreign import NAMES  # the architectures that can be told apart
 
-# the architectures that can be told apart, as `model.ARCHITECTURES` calls them
-NAMES = ("net", "resnet18", "resnet34", "resnet50", "resnet50_ibn", "resnext50_32x4d", *osnet.WIDTHS, "mobilenet_v2")
 OPTIONS = {"last_stride": (1, 2), "pooling": ("avg", "gem"), "neck": ("none", "bn"), "truncated": (True, False)}
 NUMBERS = (torch.float32, torch.float64, torch.float16, torch.bfloat16, torch.int64)
 HEAD = ("avgpool.p", "neck.")  # trained parts that a file of ImageNet weights has not got
 IBN_IMAGENET = "https://github.com/XingangPan/IBN-Net/releases/download/v1.0/resnet50_ibn_a-d9d0bb7b.pth"
 LARGEST_SIDE = 4096  # pixels of an input
+LARGEST_HEADER = 100_000_000  # bytes, of a safetensors file
+
+
+class Unread(dict):
+    """Stands for a harmless object of another library in a file: only the items of a dict are kept of it."""
+
+    def __init__(self, *_):
+        super().__init__()
+
+    def __new__(cls, *_):
+        return super().__new__(cls)
+
+    def __setstate__(self, _):
+        pass
+
+
+# Objects that training programs save beside their weights. Nothing of these libraries is imported or called.
+HARMLESS = (
+    *("numpy.core.multiarray.scalar", "numpy._core.multiarray.scalar", "numpy.dtype", "argparse.Namespace"),
+    *("pathlib.PosixPath", "pathlib.WindowsPath", "pathlib._local.PosixPath", "pathlib._local.WindowsPath"),
+    *(
+        f"{package}.{module}.AttributeDict"
+        for package in ("lightning_fabric", "lightning.fabric")
+        for module in ("utilities.data", "utilities")
+    ),
+    "pytorch_lightning.utilities.parsing.AttributeDict",
+)
 
 
 @dataclass
@@ -44,11 +76,61 @@ class Checkpoint:
     height: int = 128
     width: int = 64
     extra: dict = field(default_factory=dict)  # everything else in the file: acc, epoch, args, optimizer, ...
+    told: frozenset[str] = frozenset(("height", "width", "last_stride"))  # by the file or the caller, not assumed
+    notes: tuple[str, ...] = ()  # sentences about what was left out of the file
 
     @property
     def knows_people(self) -> bool:
         """Whether it was trained to tell people apart; 1,000 classes without another word are ImageNet's."""
         return "height" in self.extra or self.num_classes != 1000
+
+    def with_input(
+        self, height: int | None = None, width: int | None = None, last_stride: int | None = None
+    ) -> "Checkpoint":
+        """The same weights at another input size, and with another stride of the last stage; None: as they are.
+
+        Raises:
+            InputError: no possible size; or another stride than the file tells, or than the architecture has.
+        """
+        for name, side in (("height", height), ("width", width)):
+            if side is not None and not 1 <= side <= LARGEST_SIDE:
+                raise InputError(f"--{name} {side}: must be from 1 to {LARGEST_SIDE}")
+        given = {"height": height, "width": width, "last_stride": last_stride}
+        given = {name: value for name, value in given.items() if value is not None}
+        options = self.model_options
+        if last_stride is not None and options.get("last_stride", 1) != last_stride:
+            if "last_stride" not in options:
+                raise InputError(
+                    f"--last-stride {last_stride}: {self.path} holds {self.arch}, which has no such choice"
+                )
+            if "last_stride" in self.told:
+                raise InputError(
+                    f"--last-stride {last_stride}: {self.path} has last stride {options['last_stride']}; leave it out"
+                )
+            options = options | {"last_stride": last_stride}
+        return replace(
+            self,
+            height=height or self.height,
+            width=width or self.width,
+            model_options=options,
+            told=self.told | given.keys(),
+        )
+
+    def doubts(self, of: Iterable[str] = ("height", "width", "last_stride")) -> list[str]:
+        """A line for each thing that was assumed about the file, with what to give where that is wrong."""
+        lines = []
+        untold = set(of) - self.told
+        if untold & {"height", "width"}:
+            lines.append(
+                f"{self.path} does not say its input size; using {self.height}x{self.width}; "
+                "give height and width (--height, --width) if it was trained at another"
+            )
+        if "last_stride" in untold:
+            lines.append(
+                f"{self.path} does not say the stride of its last stage; using {self.model_options['last_stride']}; "
+                "give last_stride (--last-stride) if it was trained with the other (1 or 2)"
+            )
+        return lines + list(self.notes)
 
 
 def save(path: str | os.PathLike, checkpoint: dict) -> None:
@@ -65,22 +147,77 @@ def read(path: str | os.PathLike) -> dict:
     path = Path(path)
     if not path.is_file():
         raise InputError(f"{path}: no such checkpoint; train one with `python train.py` or name it with --weights")
+    if path.suffix == ".safetensors" or _is_safetensors(path):
+        return _safetensors(path)
+    if kind := _graph(path):
+        raise InputError(f"{path}: {kind} file, which runs as it is; give the checkpoint that it was made from")
     if _is_compressed(path):
         raise InputError(f"{path}: refused: its contents are compressed, as torch never writes them")
     try:
-        with warnings.catch_warnings():
+        with warnings.catch_warnings(), torch.serialization.safe_globals([(Unread, name) for name in HARMLESS]):
             warnings.simplefilter("ignore")  # about old formats
             content = torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError:
         raise InputError(
-            f"{path}: refused: it holds Python objects other than tensors and plain values, or is no checkpoint"
+            f"{path}: refused: it holds Python objects other than tensors and plain values{_objects(path)}, or is no "
+            "checkpoint; save the network's state_dict() alone"
         ) from None
     except Exception as error:  # the unpickler raises nearly anything on a broken file
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise InputError(f"{path}: not a readable checkpoint ({reason[:120]})") from None
+        raise InputError(f"{path}: not a readable checkpoint ({reason(error)})") from None
     if not isinstance(content, dict):
         raise InputError(f"{path}: not a checkpoint: a {type(content).__name__} where a dict of tensors was expected")
-    return content
+    return {key: dict(value) if isinstance(value, Unread) else value for key, value in content.items()}
+
+
+def reason(error: Exception) -> str:
+    """The first line of an error, cut between words where it is long."""
+    line = next(iter(str(error).splitlines()), "") or type(error).__name__
+    return textwrap.shorten(line, 300, placeholder=" ...")
+
+
+def _objects(path: Path) -> str:
+    """The classes and functions that a refused file asks for, without loading it."""
+    try:
+        names = sorted(set(torch.serialization.get_unsafe_globals_in_checkpoint(path)) - set(HARMLESS))
+    except Exception:  # files in torch's old format, and broken ones
+        return ""
+    return f" ({foreign.listed(names)})" if names else ""
+
+
+def _is_safetensors(path: Path) -> bool:
+    """Whether a file begins as these do, whatever its name: the length of a JSON header, then the header."""
+    with open(path, "rb") as file:
+        start = file.read(9)
+    return start[8:] == b"{" and int.from_bytes(start[:8], "little") <= min(LARGEST_HEADER, path.stat().st_size)
+
+
+def _safetensors(path: Path) -> dict:
+    try:
+        from safetensors.torch import load_file
+    except ImportError:
+        raise InputError(
+            f"{path}: a safetensors file, which needs the package safetensors: pip install safetensors"
+        ) from None
+    try:
+        return load_file(path)
+    except Exception as error:
+        raise InputError(f"{path}: not a readable safetensors file ({reason(error)})") from None
+
+
+def _graph(path: Path) -> str:
+    """ "an ONNX" or "a TorchScript" where that is what a file is, else ""."""
+    if path.suffix == ".onnx":
+        return "an ONNX"
+    return "a TorchScript" if is_torchscript(path) else ""
+
+
+def is_torchscript(path: Path) -> bool:
+    """Whether a file holds a TorchScript program, whatever its name."""
+    try:
+        with zipfile.ZipFile(path) as file:
+            return any(name.split("/")[1:2] == ["code"] for name in file.namelist())
+    except Exception:  # no zip file, or a broken one
+        return False
 
 
 def _is_compressed(path: Path) -> bool:
@@ -100,28 +237,80 @@ def load(path: str | os.PathLike) -> Checkpoint:
     """
     path = Path(path)
     content = read(path)
-    weights = content.get("net_dict", content.get("state_dict", content))
-    extra = {} if weights is content else {k: v for k, v in content.items() if k not in ("net_dict", "state_dict")}
-    if not isinstance(weights, dict):
-        raise InputError(f"{path}: not a checkpoint: its weights are a {type(weights).__name__}, not a dict")
-    net_dict = {str(key).removeprefix("module."): value for key, value in weights.items() if isinstance(value, Tensor)}
-    if "features.18.1.weight" in net_dict and "features.1.conv.0.weight" in net_dict:
-        net_dict = mobilenet.torchvision_keys(net_dict)
+    for key in ("net_dict", "state_dict"):
+        if not isinstance(content.get(key, {}), dict):
+            raise InputError(f"{path}: not a checkpoint: its weights are a {type(content[key]).__name__}, not a dict")
+    found, others = _the_network(content, path)
+    net_dict, extra = found.tensors, dict(found.beside)
     _check_tensors(net_dict, path)
-    try:
-        arch, options, num_classes = recognise(net_dict, path)
-    except (KeyError, IndexError):
-        raise InputError(f"{path}: not a whole network; is it a checkpoint?") from None
+    arch, options, num_classes = found.recognised
     if isinstance(extra.get("arch"), str) and extra["arch"] in NAMES:
-        arch, options = extra["arch"], extra.get("model_options", options)  # strides and pooling: keys cannot tell them
+        # strides and pooling: keys cannot tell them
+        arch, options = extra["arch"], extra.get("model_options", options)
+    assumed = "model_options" not in extra and "last_stride" in options and not options.get("truncated")
+    builder_known = num_classes == 1000 or isinstance(extra.get("model_name"), str)  # torchvision, BoxMOT: stride 2
+    told = set() if assumed and not builder_known else {"last_stride"}
     if not isinstance(options, dict) or not all(map(_is_known, options.items())):
         raise InputError(f"{path}: model_options {options!r:.80} are none of this collection")
-    height, width = extra.get("height", 128), extra.get("width", 64)
+    size = _told_size(extra)
+    told |= size.keys()
+    if arch == "net" and "net_dict" in content:
+        told |= {"height", "width"}  # the published kind: deep_sort_pytorch feeds it 128x64 and nothing else
+    height, width = size.get("height", 128), size.get("width", 64)
     if not all(isinstance(side, int) and 1 <= side <= LARGEST_SIDE for side in (height, width)):
         raise InputError(f"{path}: an input size of {height!r:.20} x {width!r:.20} is none; is the file damaged?")
     if not isinstance(extra.get("epoch", 0), int):  # written by others, and nothing depends on it
         del extra["epoch"]
-    return Checkpoint(path, net_dict, arch, num_classes, options, height, width, extra)
+    notes = []
+    if found.left_out:
+        notes.append(
+            f"{path}: {foreign.listed(found.left_out)} is taken for the classifier of its training identities and left "
+            "out; the vector is what goes into it"
+        )
+    if others and "arch" not in extra:
+        notes.append(f"{path}: of its networks the one in {found.where} is used, not {foreign.listed(others)}")
+    return Checkpoint(path, net_dict, arch, num_classes, options, height, width, extra, frozenset(told), tuple(notes))
+
+
+def _the_network(content: dict, path: Path) -> tuple[foreign.Found, list[str]]:
+    """The one network in a file, or of several the one in `net_dict`, else in `state_dict`; and where others are.
+
+    Raises:
+        InputError: there is none, or more than one that could be meant.
+    """
+    try:
+        found = foreign.networks(content, _recognised)
+    except (KeyError, IndexError):
+        raise InputError(f"{path}: not a whole network; is it a checkpoint?") from None
+    everywhere = found
+    for key in ("net_dict", "state_dict"):
+        found = [one for one in found if one.where.startswith(f"[{key!r}]")] or found
+    if not found:
+        weights = next((weights for _, weights, _ in foreign.dicts(content)), {})
+        raise InputError(f"{path}: {_no_network(weights)}")
+    for one in found[1:]:
+        _check_tensors(found[0].tensors, path)
+        _check_tensors(one.tensors, path)
+        if not _same(found[0].tensors, one.tensors):
+            places = foreign.listed([other.where or "the file itself" for other in found])
+            raise InputError(
+                f"{path}: holds {len(found)} networks ({places}); save the state_dict() of the one to use alone"
+            )
+    return found[0], [one.where for one in everywhere if one not in found]
+
+
+def _same(one: dict[str, Tensor], other: dict[str, Tensor]) -> bool:
+    return one.keys() == other.keys() and all(torch.equal(one[name], other[name]) for name in one)
+
+
+def _told_size(extra: dict) -> dict:
+    """Height and width, as far as a file tells them: ours, BoxMOT's, or the settings of a Lightning module."""
+    image, settings = extra.get("img_size"), extra.get("hyper_parameters")
+    if isinstance(image, list | tuple) and len(image) == 2 and "height" not in extra:
+        extra = dict(zip(("height", "width"), image, strict=True)) | extra
+    if isinstance(settings, dict) and all(isinstance(settings.get(side), int) for side in ("height", "width")):
+        extra = settings | extra
+    return {side: extra[side] for side in ("height", "width") if side in extra}
 
 
 def _is_known(option: tuple) -> bool:
@@ -145,7 +334,17 @@ def recognise(net_dict: dict[str, Tensor], path: str | os.PathLike = "weights") 
     Raises:
         InputError: the keys are those of no architecture here.
     """
+    recognised = _recognised(net_dict)
+    if recognised is None:
+        raise InputError(f"{path}: {_no_network(net_dict)}")
+    return recognised
 
+
+def _no_network(weights: dict[str, Tensor]) -> str:
+    return f"not a network of this collection: {foreign.nearest(weights)}"
+
+
+def _recognised(net_dict: dict[str, Tensor]) -> foreign.Recognised | None:
     def rows(key: str) -> int | None:
         return net_dict[key].shape[0] if key in net_dict else None
 
@@ -171,7 +370,7 @@ def recognise(net_dict: dict[str, Tensor], path: str | os.PathLike = "weights") 
             return widths[rows("conv1.conv.weight")], {}, rows("classifier.weight")
     if "features.18.1.weight" in net_dict and "features.1.conv.0.0.weight" in net_dict:
         return "mobilenet_v2", {"last_stride": 2} | _head(net_dict), rows("classifier.1.weight")
-    raise InputError(f"{path}: not a network of this collection ({', '.join(NAMES)}); is it a checkpoint?")
+    return None
 
 
 def _head(net_dict: dict[str, Tensor]) -> dict:
@@ -215,9 +414,8 @@ def starting_point(args, otherwise: str) -> Checkpoint | None:
 
 
 def _sized(args, start: Checkpoint) -> Checkpoint:
-    for side in ("height", "width"):
-        if side not in args.given:
-            setattr(args, side, getattr(start, side))
+    start = start.with_input(**{side: getattr(args, side) for side in ("height", "width") if side in args.given})
+    args.height, args.width = start.height, start.width
     return start
 
 
@@ -252,7 +450,9 @@ def load_pretrained(net: nn.Module, arch: str, checkpoint: Checkpoint) -> str:
         line += f"; {len(fresh)} start fresh ({_shortened(fresh)})"
     if unused:
         line += f"; {len(unused)} of the file unused ({_shortened(unused)})"
-    return line
+    # the stride is a flag of the training's own, and ImageNet's weights are fine-tuned at any size
+    doubts = checkpoint.doubts(of=("height", "width")) if checkpoint.knows_people else []
+    return "\n".join([line, *(f"note: {doubt}" for doubt in doubts)])
 
 
 def _shortened(names: list[str]) -> str:

@@ -1,8 +1,11 @@
-"""Files written by `export.py`, run as networks: ONNX through onnxruntime, TorchScript through torch.
+"""Networks that come as a graph and run as they are: ONNX through onnxruntime, TorchScript through torch.
 
-Every such file carries a description of itself, as JSON: `arch`, `height`, `width`, `feature_dim`, `normalize`, which
-says whether the mean and standard deviation of `augment.normalize` are applied inside the file or are to be applied
-before, and `flip`, which says whether it looks at the mirror image as well.
+A file that `export.py` wrote carries a description of itself, as JSON: `arch`, `height`, `width`, `feature_dim`,
+`normalize`, which says whether the mean and standard deviation of `augment.normalize` are applied inside the file or
+are to be applied before, and `flip`, which says whether it looks at the mirror image as well.
+
+A file from elsewhere runs too, where it takes RGB images (N, 3, H, W) and answers one vector each. Its size is read
+from its input where that is fixed; what the file does not tell, the caller has to.
 """
 
 import json
@@ -15,9 +18,24 @@ from torch import Tensor, nn
 
 from appearance.cli import InputError
 from appearance.data.augment import IMAGENET_MEAN, IMAGENET_STD
+from appearance.networks.checkpoints import LARGEST_SIDE, is_torchscript, reason
+from appearance.networks.inference import unit_rows
 
 KEY = "reid"  # under which a file keeps its description
 SUFFIXES = (".onnx", ".torchscript")
+NORMALIZE = ("outside", "inside")
+NORMALIZE_HELP = (
+    "for an ONNX or TorchScript file from elsewhere: outside if it takes images normalised by ImageNet's mean and "
+    "standard deviation (most re-ID networks), inside if it takes them from 0 to 1"
+)
+ONNX_NUMBERS = {"tensor(float)": torch.float32, "tensor(float16)": torch.float16}
+
+Run = Callable[[Tensor], Tensor]
+
+
+def is_graph(path: Path) -> bool:
+    """Whether `load` is to read a file rather than `checkpoints.load`."""
+    return path.suffix in SUFFIXES or is_torchscript(path)
 
 
 class ExportedNet(nn.Module):
@@ -67,21 +85,72 @@ def _channels(values: tuple[float, float, float]) -> Tensor:
     return torch.tensor(values).view(1, 3, 1, 1)
 
 
-def load(path: Path) -> ExportedNet:
-    """The network in a file with one of `SUFFIXES`.
+def load(path: Path, height: int | None = None, width: int | None = None, normalize: str | None = None) -> ExportedNet:
+    """The network in an ONNX or TorchScript file.
+
+    Args:
+        height, width: of its input in pixels, for a file that does not tell them.
+        normalize: "outside" if the file takes images that were normalised by ImageNet's mean and standard deviation,
+            "inside" if it takes plain RGB from 0 to 1; for a file that does not tell.
 
     Raises:
-        InputError: it cannot be read, or was not written by `export.py`.
+        InputError: it cannot be read or is no such network; it does not tell its size or normalisation, and the caller
+            does not either; or the two contradict each other.
     """
     if not path.is_file():
         raise InputError(f"{path}: no such file; `python export.py` writes it from a checkpoint")
-    run, text = (_onnx if path.suffix == ".onnx" else _torchscript)(path)
-    if not text:
-        raise InputError(f"{path}: does not describe itself, so its input is unknown; write it with `python export.py`")
-    return ExportedNet(run, json.loads(text))
+    if normalize not in (None, *NORMALIZE):
+        raise InputError(f"--normalize {normalize}: must be outside or inside")
+    run, text, told = (_onnx if path.suffix == ".onnx" else _torchscript)(path)
+    if text:
+        told = json.loads(text)
+    given = {"height": height, "width": width, "normalize": normalize}
+    for name, value in given.items():
+        if value is not None and told.get(name, value) != value:
+            raise InputError(f"--{name} {value}: {path} has {name} {told[name]}; leave --{name} out")
+    told = told | {name: value for name, value in given.items() if value is not None}
+    if text:
+        return ExportedNet(run, told)
+    _refuse_untold(path, [name for name in given if name not in told])
+    for name in ("height", "width"):
+        if not 1 <= told[name] <= LARGEST_SIDE:
+            raise InputError(f"--{name} {told[name]}: must be from 1 to {LARGEST_SIDE}")
+    return _tried(path, run, told)
 
 
-def _onnx(path: Path) -> tuple[Callable[[Tensor], Tensor], str]:
+def _refuse_untold(path: Path, names: list[str]) -> None:
+    if not names:
+        return
+    what = {"height": "input size", "width": "input size", "normalize": "normalisation"}
+    line = f"{path}: does not describe itself: its {' and '.join(dict.fromkeys(what[name] for name in names))} "
+    line += f"must be given: {', '.join(f'{name} (--{name})' for name in names)}"
+    if "normalize" in names:
+        line += (
+            "; normalize is outside if the file takes images normalised by ImageNet's mean and standard deviation "
+            "(most re-ID networks), inside if it takes them from 0 to 1"
+        )
+    raise InputError(line)
+
+
+def _tried(path: Path, run: Run, told: dict) -> ExportedNet:
+    """A foreign file's network, once two images have shown that it answers a vector each."""
+    images = torch.zeros(2, 3, told["height"], told["width"])
+    try:
+        with torch.inference_mode():
+            rows = run(images)
+    except Exception as error:  # each library has its own
+        raise InputError(f"{path}: does not run on {tuple(images.shape)} images ({reason(error)})") from None
+    if not isinstance(rows, Tensor) or rows.dim() < 2 or rows.shape[0] != 2 or rows[0].numel() != max(rows[0].shape):
+        found = tuple(rows.shape) if isinstance(rows, Tensor) else type(rows).__name__
+        raise InputError(f"{path}: answers {found} for 2 images, not one vector each; is it a re-ID network?")
+    return ExportedNet(
+        lambda images: unit_rows(run(images).flatten(1)),
+        told | {"arch": path.stem, "feature_dim": rows[0].numel(), "flip": False},
+    )
+
+
+def _onnx(path: Path) -> tuple[Run, str, dict]:
+    """What runs the file, its description, and what its input tells."""
     onnxruntime = needed("onnxruntime")
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = torch.get_num_threads()  # one setting for both libraries
@@ -89,24 +158,42 @@ def _onnx(path: Path) -> tuple[Callable[[Tensor], Tensor], str]:
     try:
         session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
     except Exception as error:  # onnxruntime has a dozen classes of its own
-        raise InputError(f"{path}: not a readable ONNX file ({str(error)[:120]})") from None
-    name = session.get_inputs()[0].name
+        raise InputError(f"{path}: not a readable ONNX file ({reason(error)})") from None
+    text = session.get_modelmeta().custom_metadata_map.get(KEY, "")
+    image, *others = session.get_inputs()
+    batch, channels, *sides = image.shape if len(image.shape) == 4 else (None, None)
+    dtype = ONNX_NUMBERS.get(image.type)
+    foreign_input = others or not sides or dtype is None or (isinstance(channels, int) and channels != 3)
+    if foreign_input or len(session.get_outputs()) != 1:
+        takes = ", ".join(f"{one.name} {one.shape} {one.type}" for one in session.get_inputs())
+        gives = ", ".join(f"{one.name} {one.shape}" for one in session.get_outputs())
+        raise InputError(f"{path}: takes {takes} and gives {gives}; needed is one input (N, 3, H, W), and one output")
 
     def run(images: Tensor) -> Tensor:
-        return torch.from_numpy(session.run(None, {name: images.numpy()})[0])
+        # a file may be made for one number of images alone
+        parts = images.to(dtype).split(batch) if isinstance(batch, int) else [images.to(dtype)]
+        rows = []
+        for part in parts:
+            missing = batch - len(part) if isinstance(batch, int) else 0
+            whole = torch.cat([part, part[:1].expand(missing, -1, -1, -1)]) if missing else part
+            found = torch.from_numpy(session.run(None, {image.name: whole.contiguous().numpy()})[0])
+            rows.append(found[: len(part)].float())
+        return torch.cat(rows)
 
-    return run, session.get_modelmeta().custom_metadata_map.get(KEY, "")
+    told = {name: side for name, side in zip(("height", "width"), sides, strict=True) if isinstance(side, int)}
+    return run, text, told
 
 
-def _torchscript(path: Path) -> tuple[Callable[[Tensor], Tensor], str]:
+def _torchscript(path: Path) -> tuple[Run, str, dict]:
     files = {KEY: ""}
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # torch announces an end of TorchScript; trackers still load it
             net = torch.jit.load(str(path), map_location="cpu", _extra_files=files)
     except RuntimeError as error:
-        raise InputError(f"{path}: not a readable TorchScript file ({str(error).splitlines()[0][:120]})") from None
-    return net, files[KEY] if isinstance(files[KEY], str) else files[KEY].decode()
+        raise InputError(f"{path}: not a readable TorchScript file ({reason(error)})") from None
+    net.eval()  # others may save it as they train it
+    return net, files[KEY] if isinstance(files[KEY], str) else files[KEY].decode(), {}
 
 
 def needed(package: str):

@@ -40,6 +40,8 @@ class Teacher:
         self.same_classes = bool(checkpoint.num_classes) and checkpoint.extra.get("class_names") == class_names
         what = "vectors and classes" if self.same_classes else "vectors (it was trained on other identities)"
         self.description = f"Taught by {path}: {checkpoint.arch}, {self.size[0]}x{self.size[1]}, {what}"
+        if not {"height", "width"} <= checkpoint.told:
+            self.description += f"; note: {path} does not say its input size, so this one is assumed"
 
     @torch.no_grad()
     def __call__(self, images: Tensor) -> tuple[Tensor, Tensor | None]:

@@ -1,0 +1,253 @@
+"""Networks in files from elsewhere: where in the file they are, and what stands beside them.
+
+Training programs wrap a network before they save it, so its tensors are called `module.conv1.weight`,
+`model.backbone._orig_mod.conv1.weight` and so on, one or two dicts deep. No list of prefixes is kept here: a network is
+found wherever the names after a common prefix are those of a network of this collection.
+
+Beside it stand tensors of the training (classifier, loss) and sometimes layers that change the vector (an embedding
+layer, a batch norm after the pooling). The first are left out. The second stay, and whoever builds the network refuses
+them: a vector is the one that its file was trained for, or none.
+"""
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from functools import cache
+from itertools import takewhile
+
+import torch
+from torch import Tensor, nn
+from torchvision import models
+
+from appearance.data.augment import IMAGENET_MEAN, IMAGENET_STD
+from appearance.networks import mobilenet, osnet
+
+Recognised = tuple[str, dict, int | None]  # architecture, options, classes
+
+RESNETS = ("resnet18", "resnet34", "resnet50", "resnet50_ibn", "resnext50_32x4d")
+NAMES = ("net", *RESNETS, *osnet.WIDTHS, "mobilenet_v2")
+NUMBER_OF_BATCHES = "num_batches_tracked"  # a counter that no vector depends on
+DEPTH = 3  # dicts inside dicts
+FIRST = ("conv.0.weight", "conv1.weight", "conv1.conv.weight", "features.0.0.weight")  # tensor of each network
+WRAPPERS = {"module", "_orig_mod", "_fsdp_wrapped_module", "_checkpoint_wrapped_module"}
+LOSS = ("loss", "criterion", "center", "arcface", "cosface", "margin", "prox", "metric", "temperature", "logit_scale")
+CLASSIFIER = ("class", "cls", "logit", "softmax")
+EMBEDDING = ("embed", "proj", "reduc", "bottleneck", "neck", "feat")
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# The networks by their tensors
+
+
+@cache
+def trunk(arch: str) -> dict[str, tuple[int, ...]]:
+    """Names and shapes of a network's tensors up to the pooling, in order (OSNets: up to the vector)."""
+    with torch.device("meta"):
+        if arch in osnet.WIDTHS:
+            net: nn.Module = osnet.OSNet(arch, 1)
+        elif arch == "mobilenet_v2":
+            net = mobilenet.ReIDMobileNetV2(1)
+        else:
+            net = models.get_model({"net": "resnet18", "resnet50_ibn": "resnet50"}.get(arch, arch), weights=None)
+    shapes = {name: tuple(tensor.shape) for name, tensor in net.state_dict().items()}
+    shapes = {name: shape for name, shape in shapes.items() if name not in classifier(arch)}
+    if arch == "net":  # a resnet18 with another stem
+        stem = {"conv.0.weight": (64, 3, 3, 3), "conv.0.bias": (64,), f"conv.1.{NUMBER_OF_BATCHES}": ()}
+        stem |= {f"conv.1.{name}": (64,) for name in ("weight", "bias", "running_mean", "running_var")}
+        return stem | {name: shape for name, shape in shapes.items() if name.startswith("layer")}
+    return dict(_with_instance_norm(shapes)) if arch == "resnet50_ibn" else shapes
+
+
+def _with_instance_norm(shapes: dict[str, tuple[int, ...]]) -> Iterator[tuple[str, tuple[int, ...]]]:
+    for name, shape in shapes.items():
+        module, _, leaf = name.rpartition(".")
+        if name.startswith(("layer1", "layer2", "layer3")) and module.endswith("bn1"):
+            half = tuple(channels // 2 for channels in shape)
+            if leaf in ("weight", "bias"):
+                yield f"{module}.IN.{leaf}", half
+            yield f"{module}.BN.{leaf}", half
+        else:
+            yield name, shape
+
+
+def classifier(arch: str) -> tuple[str, ...]:
+    """Names of a network's tensors that belong to its training identities."""
+    if arch == "net":
+        norm = ("weight", "bias", "running_mean", "running_var", NUMBER_OF_BATCHES)
+        linear = [f"classifier.{layer}.{name}" for layer in (0, 4) for name in ("weight", "bias")]
+        return (*linear, *(f"classifier.1.{name}" for name in norm))
+    layer = {"mobilenet_v2": "classifier.1", **dict.fromkeys(RESNETS, "fc")}.get(arch, "classifier")
+    return (f"{layer}.weight", f"{layer}.bias")
+
+
+def nearest(weights: dict[str, Tensor]) -> str:
+    """In words: the network of this collection that has the most tensors in common with `weights`, and what differs."""
+    names = _unwrapped(weights)
+    if not names:
+        return "it holds no tensors"
+    best = (-1.0, "", "", set())
+    for arch in NAMES:
+        wanted = {name: shape for name, shape in trunk(arch).items() if shape}
+        under: dict[str, set[str]] = {}
+        for name, tensor in names.items():
+            parts = name.split(".")
+            for count in range(len(parts)):
+                if wanted.get(".".join(parts[count:])) == tuple(tensor.shape):
+                    under.setdefault("".join(f"{part}." for part in parts[:count]), set()).add(name)
+        prefix = max(under, key=lambda prefix: len(under[prefix]), default="")
+        fit = under.get(prefix, set())
+        best = max(best, (len(fit) / len(wanted), arch, prefix, fit), key=lambda one: one[0])
+    _, arch, prefix, fit = best
+    if not fit:
+        return f"no tensor fits any of {', '.join(NAMES)}; found {listed(list(names))}"
+    wanted = [name for name, shape in trunk(arch).items() if shape]
+    missing = [name for name in wanted if prefix + name not in names]
+    others = [name for name in names if name not in fit and not name.endswith(NUMBER_OF_BATCHES)]
+    line = f"the nearest is {arch}, {len(fit)} of its {len(wanted)} tensors fit"
+    line += f"; found {listed(others)}" if others else ""
+    return line + (f"; missing {listed(missing)}" if missing else "")
+
+
+def layers(names: list[str]) -> list[str]:
+    """One tensor of each layer, for messages."""
+    return list({name.rpartition(".")[0]: name for name in reversed(names)}.values())[::-1]
+
+
+def listed(names: list[str], most: int = 3) -> str:
+    """The first names, each cut at its front where it is very long."""
+    shown = [name if len(name) <= 50 else "..." + name[-47:] for name in names[:most]]
+    return ", ".join(shown) + (", ..." if len(names) > most else "")
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Finding them
+
+
+@dataclass
+class Found:
+    """A network in a file."""
+
+    where: str  # keys of dicts and prefix, as one would write them; "" at the top
+    tensors: dict[str, Tensor]  # under the names of this collection, and those beside it that may change the vector
+    recognised: Recognised
+    beside: dict  # plain values in the same dicts
+    left_out: list[str]  # layers taken for a classifier although their names do not say so
+
+
+def networks(content: dict, recognise: Callable[[dict], Recognised | None]) -> list[Found]:
+    """The networks in a file's content, of every dict and prefix.
+
+    Args:
+        content: a dict of tensors, of plain values, and of such dicts.
+        recognise: architecture, options and classes of tensors by their names; None: no network.
+    """
+    found = []
+    for keys, weights, beside in dicts(content):
+        names = _unwrapped(weights)
+        prefixes: dict[str, Recognised | None] = {}
+        for name in list(names):
+            prefix = next((name[: -len(first)] for first in FIRST if f".{name}".endswith(f".{first}")), None)
+            if prefix is None or prefix in prefixes or _says(LOSS, prefix):
+                continue
+            names = _as_torchvision(names, prefix)
+            prefixes[prefix] = recognise({n[len(prefix) :]: t for n, t in names.items() if n.startswith(prefix)})
+        prefixes = {prefix: recognised for prefix, recognised in prefixes.items() if recognised}
+        for prefix, recognised in prefixes.items():
+            others = tuple(other for other in prefixes if other and other != prefix and not prefix.startswith(other))
+            alone = {name: tensor for name, tensor in names.items() if not name.startswith(others)}
+            tensors, left_out = _kept(alone, prefix, recognised)
+            where = "".join(f"[{key!r}]" for key in keys) + (f" {prefix}" if prefix else "")
+            found.append(Found(where.strip(), tensors, recognised, beside, left_out))
+    return found
+
+
+def dicts(content: dict, keys: tuple = (), beside: dict | None = None) -> Iterator[tuple[tuple, dict, dict]]:
+    """Each dict that holds tensors: its keys from the top, its tensors, and the other values of the dicts above it."""
+    weights = {str(name): value for name, value in content.items() if isinstance(value, Tensor)}
+    if weights:
+        yield keys, weights, beside or {}
+    if len(keys) < DEPTH:
+        for key, value in content.items():
+            if isinstance(key, str) and isinstance(value, dict):
+                plain = {name: other for name, other in content.items() if name != key}
+                yield from dicts(value, (*keys, key), (beside or {}) | plain)
+
+
+def _unwrapped(weights: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Without the names that DataParallel, torch.compile and their like put between those of the network."""
+    names = {name: ".".join(part for part in name.split(".") if part not in WRAPPERS) for name in weights}
+    if len(set(names.values())) < len(names):  # both wrapped and bare: two networks, told apart by these names
+        return weights
+    return {names[name]: tensor for name, tensor in weights.items()}
+
+
+def _as_torchvision(names: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:
+    """With torchvision's names for a MobileNetV2 under `prefix` whose blocks are flat lists of layers."""
+    inside = {name[len(prefix) :]: tensor for name, tensor in names.items() if name.startswith(prefix)}
+    flat = {prefix + name for name in inside if name.startswith("features.")}
+    known = sum(name.startswith("features.") for name in trunk("mobilenet_v2"))
+    if not {"features.18.1.weight", "features.1.conv.0.weight"} <= inside.keys() or len(flat) != known:
+        return names
+    outside = {name: tensor for name, tensor in names.items() if name not in flat}
+    return outside | {prefix + name: tensor for name, tensor in mobilenet.torchvision_keys(inside).items()}
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# What stands beside them
+
+
+def _kept(names: dict[str, Tensor], prefix: str, recognised: Recognised) -> tuple[dict[str, Tensor], list[str]]:
+    """The network's tensors, with all that may change its vector, and the layers that were taken for a classifier."""
+    arch, options, classes = recognised
+    shapes = trunk(arch)
+    own = {*shapes, *classifier(arch), "avgpool.p"}
+    kept: dict[str, Tensor] = {}
+    groups: dict[str, dict[str, Tensor]] = {}  # by the layer that stands beside the network or one of its own
+    for name, tensor in names.items():
+        inside = name.removeprefix(prefix) if name.startswith(prefix) else ""
+        if inside in own or inside.startswith("neck."):
+            kept[inside] = tensor
+            continue
+        pairs = zip(name.split("."), prefix.split("."), strict=False)
+        shared = sum(1 for _ in takewhile(lambda pair: pair[0] == pair[1], pairs))
+        groups.setdefault(".".join(name.split(".")[: shared + 1]), {})[name] = tensor
+    sizes = [
+        shape for name, shape in shapes.items() if shape and (not options.get("truncated") or "layer4" not in name)
+    ]
+    feature_dim = sizes[-1][0]
+    left_out = []
+    for group, tensors in groups.items():
+        if _is_of_the_loss(group, tensors):
+            continue
+        if classes != feature_dim and _is_one_linear(tensors, feature_dim) and not _says(EMBEDDING, *tensors):
+            left_out += [] if _says(CLASSIFIER, *tensors) else [group]
+            continue
+        kept |= {name.removeprefix(prefix): tensor for name, tensor in tensors.items()}
+    return kept, left_out
+
+
+def _is_of_the_loss(group: str, tensors: dict[str, Tensor]) -> bool:
+    """Whether these tensors serve the training alone, or only repeat the normalisation that is applied here as well."""
+    if _says(LOSS, group) or all(not tensor.is_floating_point() for tensor in tensors.values()):
+        return True
+    return all(tensor.numel() == 3 and _is_imagenets(tensor) for tensor in tensors.values())
+
+
+def _is_imagenets(tensor: Tensor) -> bool:
+    """Whether three numbers are the mean or deviation of ImageNet's colours from 0 to 1."""
+    if tensor.layout != torch.strided or tensor.device.type != "cpu":
+        return False
+    values = tensor.detach().flatten().float()
+    return any(torch.allclose(values, torch.tensor(one), atol=1e-4) for one in (IMAGENET_MEAN, IMAGENET_STD))
+
+
+def _is_one_linear(tensors: dict[str, Tensor], feature_dim: int) -> bool:
+    """Whether they are one matrix that takes the network's vector, with or without its shift."""
+    matrices = [tensor for tensor in tensors.values() if tensor.dim() == 2]
+    shifts = [tensor for tensor in tensors.values() if tensor.dim() != 2]
+    if len(matrices) != 1 or len(shifts) > 1 or feature_dim not in matrices[0].shape:
+        return False
+    return all(tuple(shift.shape) == (matrices[0].shape[0],) for shift in shifts)
+
+
+def _says(words: tuple[str, ...], *names: str) -> bool:
+    return any(word in name.lower() for word in words for name in names)
