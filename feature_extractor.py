@@ -235,6 +235,41 @@ def patch(box: np.ndarray, shape: Sequence[int], height: int, width: int) -> tup
 
 
 # ---------------------------------------------------------------------------------------------------------------------
+# The flags of scripts that run a network on crops
+
+
+def add_network_flags(parser: cli.ArgumentParser) -> None:
+    """The flags that `extractor_of` reads."""
+    add = parser.add_argument
+    add("--weights", type=Path, help="checkpoint or exported file (default: checkpoint/best.pth or that in weights/)")
+    add("--height", type=int, help="height of the network's input in pixels (default: what --weights says, else 128)")
+    add("--width", type=int, help="width of the network's input in pixels (default: what --weights says, else 64)")
+    add("--last-stride", type=int, choices=(1, 2), help="of a ResNet or MobileNetV2 whose file does not say it")
+    add("--normalize", choices=runtimes.NORMALIZE, help=runtimes.NORMALIZE_HELP)
+
+
+def extractor_of(args, use_cuda: bool = True) -> Extractor:
+    """The extractor that the flags describe; prints what had to be assumed about its network.
+
+    `args.weights` becomes the file that was chosen, where none is named.
+    """
+    args.weights = shipped.chosen(args.weights)
+    with warnings.catch_warnings(record=True) as doubts:
+        warnings.simplefilter("always")
+        extractor = Extractor(
+            args.weights,
+            use_cuda=use_cuda,
+            height=args.height,
+            width=args.width,
+            normalize=args.normalize,
+            last_stride=args.last_stride,
+        )
+    for doubt in doubts:
+        print(f"note: {doubt.message}")
+    return extractor
+
+
+# ---------------------------------------------------------------------------------------------------------------------
 # python feature_extractor.py SEQUENCE ...
 
 
@@ -285,14 +320,10 @@ def get_args_parser() -> cli.ArgumentParser:
     add = parser.add_argument
     add("sequences", nargs="+", type=Path, metavar="SEQUENCE", help="folder with img1/, and det/ or gt/")
     add("--detections", nargs="+", type=Path, metavar="FILE", help="boxes of each sequence instead of det/det.txt")
-    add("--weights", type=Path, help="checkpoint or exported file (default: checkpoint/best.pth or that in weights/)")
+    add_network_flags(parser)
     add("--classes", nargs="+", default=(), metavar="NAME", help="names or numbers (default: all; of gt/ people)")
     sequences.Reading.add_flags(parser)
     add("--output", type=Path, default=Path("detections"), help="folder for one SEQUENCE.npy each")
-    add("--height", type=int, help="height of the network's input in pixels (default: what --weights says, else 128)")
-    add("--width", type=int, help="width of the network's input in pixels (default: what --weights says, else 64)")
-    add("--last-stride", type=int, choices=(1, 2), help="of a ResNet or MobileNetV2 whose file does not say it")
-    add("--normalize", choices=runtimes.NORMALIZE, help=runtimes.NORMALIZE_HELP)
     add("--cpu", action="store_true", help="do not use a GPU")
     return parser
 
@@ -300,18 +331,7 @@ def get_args_parser() -> cli.ArgumentParser:
 def main(args) -> None:
     if args.detections and len(args.detections) != len(args.sequences):
         raise InputError(f"--detections: {len(args.detections)} files for {len(args.sequences)} sequences")
-    with warnings.catch_warnings(record=True) as doubts:
-        warnings.simplefilter("always")
-        extractor = Extractor(
-            shipped.chosen(args.weights),
-            use_cuda=not args.cpu,
-            height=args.height,
-            width=args.width,
-            normalize=args.normalize,
-            last_stride=args.last_stride,
-        )
-    for doubt in doubts:
-        print(f"note: {doubt.message}")
+    extractor = extractor_of(args, use_cuda=not args.cpu)
     for sequence, detections in zip(args.sequences, args.detections or [None] * len(args.sequences), strict=True):
         reading = sequences.Reading.of(args)
         rows = sequence_detections(extractor, sequence, detections, reading, args.classes)

@@ -23,8 +23,8 @@ from tracker import Tracker, overlap
 
 from appearance import cli
 from appearance.files import atomic_write
-from appearance.networks import runtimes, shipped
-from feature_extractor import Extractor
+from appearance.networks import runtimes
+from feature_extractor import add_network_flags, extractor_of
 
 THRESHOLDS = (0.02, 0.05, 0.1, 0.15, 0.2, 0.25, 0.3, 0.4, 0.5)
 TUNING_SEED = 1000  # of the scene that thresholds are chosen on
@@ -188,7 +188,7 @@ def get_args_parser() -> cli.ArgumentParser:
         formatter_class=argparse.ArgumentDefaultsHelpFormatter,
     )
     add = parser.add_argument
-    add("--weights", type=Path, help="checkpoint or exported file (default: checkpoint/best.pth or that in weights/)")
+    add_network_flags(parser)
     add("--scenes", type=int, default=3, help="number of scenes, each with other people")
     add("--frames", type=int, default=300, help="length of a scene")
     add("--people", type=int, default=8, help="people in a scene")
@@ -204,8 +204,7 @@ def main(args) -> None:
     for flag in ("scenes", "frames", "people"):
         if getattr(args, flag) < 1:
             raise cli.InputError(f"--{flag} {getattr(args, flag)}: must be 1 or more")
-    args.weights = shipped.chosen(args.weights)
-    ways = {"motion alone": nothing, "colour histogram": colours, "network": Extractor(args.weights)}
+    ways = {"motion alone": nothing, "colour histogram": colours, "network": extractor_of(args)}
     tuning = scene.record(TUNING_SEED, args.frames, args.people)
     thresholds = {name: None if way is nothing else best_threshold(tuning, way) for name, way in ways.items()}
     scenes = [scene.record(args.seed + number, args.frames, args.people) for number in range(args.scenes)]

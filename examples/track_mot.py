@@ -37,10 +37,10 @@ from appearance.data.numbering import file_numbers
 from appearance.data.sequences import Reading, Sequence
 from appearance.files import atomic_write
 from appearance.measure import calibrate, features_file
-from appearance.networks import runtimes, shipped
+from appearance.networks import runtimes
 from appearance.networks.precision import autocast, emulation_warning
 from appearance.progress import progress
-from feature_extractor import Extractor
+from feature_extractor import Extractor, add_network_flags, extractor_of
 
 DEFAULT = 0.2  # the threshold of DeepSORT and its kin, and of most who use them
 THRESHOLDS = (0.01, 0.02, 0.03, 0.04, 0.05, 0.06, 0.08, 0.1, 0.12, 0.15, 0.2, 0.25, 0.3, 0.35, 0.4, 0.5, 0.6)
@@ -277,7 +277,7 @@ def get_args_parser() -> cli.ArgumentParser:
     add(
         "sequences", nargs="+", type=Path, metavar="SEQUENCE", help="folder with img1/, and det/det.txt or --detections"
     )
-    add("--weights", type=Path, help="checkpoint or exported file (default: checkpoint/best.pth or that in weights/)")
+    add_network_flags(parser)
     add("--amp", choices=("fp32", "bf16"), default="fp32", help="arithmetic of the network; bf16 where the CPU has it")
     add("--detections", nargs="+", type=Path, metavar="FILE", help="boxes of each sequence instead of det/det.txt")
     add("--jitter", action="store_true", help="instead of detections the boxes of gt/, a little off: for a test")
@@ -304,8 +304,7 @@ def main(args) -> None:
     known = all(recording.people is not None for recording in recordings)
     if args.max_dist == "best" and not known:
         raise cli.InputError("--max-dist best: needs gt/gt.txt in each sequence; try auto")
-    args.weights = shipped.chosen(args.weights)
-    extractor = Extractor(args.weights)
+    extractor = extractor_of(args)
     if slow := emulation_warning(args.amp, extractor.device):
         print(slow)
     ways = {NETWORK: in_precision(extractor, args.amp)}

