@@ -71,6 +71,7 @@ def _folder_problems(data: ReIDData) -> list[Problem]:
     problems += [Problem(False, note) for note in data.notes]
     for folder in _empty_identity_folders(data):
         problems.append(Problem(False, f"{folder}: an identity folder without any image"))
+    problems += _deeper_identities(data)
     kinds = defaultdict(list)
     for path in (path for root in split_folders(data) for path in images(root, OTHER_KINDS)):
         kinds[os.path.splitext(path)[1].lower()].append(path)
@@ -271,6 +272,23 @@ def _empty_identity_folders(data: ReIDData) -> list[Path]:
     folders = [child for root in split_folders(data) for child in sorted(root.iterdir()) if child.is_dir()]
     folders = [f for f in folders if str(f) not in used and not f.name.startswith(".")]
     return [folder for folder in folders if folder not in data.sequences]
+
+
+def _deeper_identities(data: ReIDData) -> list[Problem]:
+    """Folders that hold folders of images, where the others hold images: other identities, or an identity's tracks."""
+    below = defaultdict(set)  # identity folder -> its folders with images, "" for itself
+    for split, folder in data.folders.items() if data.layout == "class folders" else ():
+        for sample in getattr(data, split):
+            identity, *inner = sample.path.split(os.sep)[len(folder.parts) : -1]
+            below[folder / identity].add(inner[0] if inner else "")
+    deeper = {folder: sorted(inner) for folder, inner in below.items() if len(inner) > 1 and "" not in inner}
+    if len(deeper) > len(below) / 2:
+        return []
+    how = "are read as one identity's; if each is an identity, move it up"
+    return [
+        Problem(False, f"{folder}: the images of {len(inner)} folders in it ({few(inner)}) {how}")
+        for folder, inner in sorted(deeper.items())
+    ]
 
 
 def split_folders(data: ReIDData) -> list[Path]:

@@ -154,12 +154,15 @@ class _Tree:
 
     def _files_named_after_upper(self) -> bool:
         """Whether file names begin with the upper folder's name and not with the lower one's: DukeMTMC-VideoReID."""
-        after = sum(
-            image.upper != image.below[0]
-            and bool(re.match(re.escape(image.upper) + r"(?![^\W_])", os.path.basename(image.path), re.IGNORECASE))
-            for image in self.images
-        )
-        return after >= NEARLY_ALL * len(self.images)
+        telling = [image for image in self.images if image.upper != image.below[0]]
+        after = sum(_begins_with(os.path.basename(image.path), image.upper) for image in telling)
+        return bool(telling) and after >= NEARLY_ALL * len(telling)
+
+
+def _begins_with(name: str, word: str) -> bool:
+    """Whether a file name begins with a folder's name, and no longer number or word does."""
+    end = r"(?!\d)" if word.isdecimal() else r"(?![^\W_])"
+    return bool(re.match(re.escape(word) + end, name, re.IGNORECASE))
 
 
 def _are_tracks(names: list[str]) -> bool:

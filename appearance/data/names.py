@@ -104,8 +104,8 @@ MOMENT = re.compile(
 def counters(stems: Sequence[str]) -> list[tuple[int, int] | None]:
     """Where in each name (without extension) the number stands that counts images: start and end, None without digits.
 
-    It is the last number that differs between names of this shape and is no label's (the 0 of `_0018_cls0` is one), or
-    else the last that differs, or else the last.
+    It is the last number that differs between names of this shape and is no label's (the 0 of `_0018_cls0` is one) and
+    no date, or else the last that differs, or else the last.
     """
     runs = [[match.span() for match in RUN.finditer(stem)] for stem in stems]
     shapes = defaultdict(list)
@@ -118,7 +118,10 @@ def counters(stems: Sequence[str]) -> list[tuple[int, int] | None]:
             continue
         differ = [c for c in columns if len({stems[r][slice(*runs[r][c])] for r in rows}) > 1]
         bare = [c for c in columns if _word_before(first, runs[rows[0]][c][0]) in COUNTING_WORDS]
-        chosen = max(set(differ) & set(bare), default=max(differ or bare or columns))
+        days = [match.span("day") for match in MOMENT.finditer(first)]
+        dates = {c for c in columns if any(start <= runs[rows[0]][c][0] < end for start, end in days)}
+        counting = set(differ) & set(bare)
+        chosen = max(counting - dates or counting, default=max(differ or bare or columns))
         for row in rows:
             found[row] = runs[row][chosen]
     return found

@@ -4,12 +4,12 @@ Neighbouring frames of one clip look alike, so a clip is left out of the answers
 """
 
 import os
-from collections import defaultdict
+from collections import Counter
 from collections.abc import Sequence
 
 from appearance.data.names import MOMENT, counters, unmarked
 
-MOST_SESSIONS = 0.6  # sessions an image, above which the names number images and no clips
+IN_COMPANY = 0.5  # share of the images that need another of their identity and session, or the names number images
 ENOUGH_IDENTITIES = 0.5  # share of the identities that need two sessions
 SEPARATORS = " _-.(["
 
@@ -35,17 +35,15 @@ def from_names(paths: Sequence[str], identities: Sequence) -> list[str] | None:
         whole = os.path.join(folder, stem)
         if (identities[row], whole) in known:  # walk.jpg beside walk(1).jpg
             sessions[row] = whole
-    by_identity = defaultdict(set)
-    for identity, session in zip(identities, sessions, strict=True):
-        by_identity[identity].add(session)
-    several = sum(len(found) > 1 for found in by_identity.values())
-    number = sum(map(len, by_identity.values()))
-    told = several >= ENOUGH_IDENTITIES * len(by_identity) and number <= MOST_SESSIONS * len(paths)
-    return sessions if told else None
+    count = Counter(zip(identities, sessions, strict=True))
+    several = Counter(identity for identity, _ in count)
+    enough = sum(n > 1 for n in several.values()) >= ENOUGH_IDENTITIES * len(several)
+    in_company = sum(n for n in count.values() if n > 1) >= IN_COMPANY * len(paths)
+    return sessions if enough and in_company else None
 
 
 def _session(stem: str, counter: tuple[int, int] | None) -> str:
-    if counter is None:
+    if counter is None or stem[counter[1] : counter[1] + 1].isalpha():  # a number in a word counts nothing
         return stem
     moments = list(MOMENT.finditer(stem))
     for moment in moments:

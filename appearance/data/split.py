@@ -140,8 +140,8 @@ def _in_sessions(
     numbers = sessions.numbered(found)
     largest = [session for session, _ in Counter(found).most_common() if session]
     lines.append(
-        f"{counted(len({*found}), 'session')} told by the names ({few(largest)}): images of an identity count as answers "
-        "in other sessions only"
+        f"{counted(len({*found}), 'session')} told by the names ({few(largest)}): images of an identity count as "
+        "answers in other sessions only"
     )
     return [s._replace(camera=n) for s, n in zip(samples, numbers, strict=True)], True, lines
 
@@ -257,20 +257,21 @@ def _draw_queries(
         return left
 
     drawn: list[int] = []
-    for one in np.unique(camera):
-        here = np.flatnonzero(camera == one).tolist()
-        first = rng.choice(here)
-        if single and images[first].time != UNKNOWN:  # furthest from all others, and from each other
-            times = [images[i].time for i in here]
-            candidates, most = [here[int(np.argmin(times))], here[int(np.argmax(times))]], 2
-        else:
-            candidates, most = [first, *(here if times == 1 else rng.sample(here, len(here)))], times
-        for row in candidates:
-            trial = [*drawn, row]
-            if most_in_all is not None and len(trial) > most_in_all:
-                break
-            if row not in drawn and most and (counts[trial] & gallery(trial)).any(1).all():
-                drawn, most = trial, most - 1
+    for turn in range(times):
+        for one in np.unique(camera):
+            here = np.flatnonzero(camera == one).tolist()
+            first = rng.choice(here)
+            if single and images[first].time != UNKNOWN:  # furthest from all others, and from each other
+                moments = [images[i].time for i in here]
+                candidates, most = [here[int(np.argmin(moments))], here[int(np.argmax(moments))]], 2
+            else:
+                candidates, most = [first, *(rng.sample(here, len(here)) if turn else here)], 1
+            for row in candidates:
+                trial = [*drawn, row]
+                if most_in_all is not None and len(trial) > most_in_all:
+                    break
+                if row not in drawn and most and (counts[trial] & gallery(trial)).any(1).all():
+                    drawn, most = trial, most - 1
     left = gallery(drawn)
     return [images[i] for i in drawn], [image for image, kept in zip(images, left, strict=True) if kept]
 
