@@ -204,5 +204,15 @@ def test_broken_images_stop_a_split_or_are_left_out(tmp_path):
     assert not [*(tmp_path / "a").rglob("*broken*")]
 
 
+def test_a_folder_with_nothing_to_divide_is_an_error(tmp_path):
+    make_class_folders(tmp_path / "root" / "query")
+    assert_one_line_error(call_script("datasets.py", "split", "root", "a", cwd=tmp_path), "no train/", "root/query")
+    for n in range(3):
+        (tmp_path / "broken" / f"p{n}").mkdir(parents=True)
+        (tmp_path / "broken" / f"p{n}" / "a.jpg").write_bytes(b"")
+    result = call_script("datasets.py", "split", "broken", "a", "--skip-bad-images", cwd=tmp_path)
+    assert_one_line_error(result, "none of its 3 images can be read")
+
+
 def test_a_mark_reads_as_a_session():
     assert parse_name("417-1-6-5(5)@session12.jpg")[1] == 12

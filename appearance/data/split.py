@@ -72,6 +72,8 @@ def write_split(root: Path, out: Path, wishes: Wishes) -> tuple[list[str], list[
         raise InputError(unreadable(list(bad.values()), len(samples)))
     thumbnails = [one for sample, one in zip(samples, thumbnails, strict=True) if sample.path not in bad]
     samples = [sample for sample in samples if sample.path not in bad]
+    if not samples:
+        raise InputError(f"{root}: none of its {counted(len(bad), 'image')} can be read")
     lines += [f"{counted(len(bad), 'image')} left out: cannot be read"] if bad else []
     samples, by_session, told_of_sessions = _in_sessions(data, samples, told, wishes.session)
     plan = plan_split(
@@ -106,6 +108,9 @@ def _found(root: Path, wishes: Wishes) -> tuple[ReIDData, dict[str, str], list[s
         raise InputError(f"{root}: already has its splits ({data.layout}); `split` takes plain class folders{beside}")
     if data.sequences:
         raise InputError(sequence_hint(data.sequences[0]))
+    if not data.train:
+        inner = next(folder for split, folder in data.folders.items() if getattr(data, split))
+        raise InputError(f"{root}: holds {inner.name}/ and no train/; name the folder to divide, as {inner}")
     return data, {}, data.notes + [problem.text for problem in unread(data)]
 
 
