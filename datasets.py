@@ -1,7 +1,7 @@
 """The ImageFolder-based loader, and the commands that look at data or make it.
 
     python datasets.py check ROOT               what is there, and every problem it finds
-    python datasets.py split ROOT OUT           plain class folders -> identity-disjoint train/ query/ gallery/
+    python datasets.py split ROOT OUT           images of identities -> train/ query/ gallery/, no identity in two
     python datasets.py crops SEQUENCE ... OUT   annotated or tracked video in MOT format -> train/ query/ gallery/
     python datasets.py draw OUT                 a dataset of drawn people, to try things with
 
@@ -24,13 +24,14 @@ from torchvision.transforms import v2
 from appearance import cli
 from appearance.cli import InputError
 from appearance.data import crops as cutting
-from appearance.data.check import find_problems, look, summary
+from appearance.data.check import find_problems, size_line, summary, survey
 from appearance.data.copies import copy_problems
 from appearance.data.images import load_rgb
 from appearance.data.layouts import Sample, find
 from appearance.data.resize import resize
 from appearance.data.sequences import Reading
-from appearance.data.split import write_split
+from appearance.data.split import Wishes, write_split
+from appearance.data.unread import unread
 from appearance.drawn import sample
 from appearance.drawn.variety import EVERYTHING
 
@@ -83,9 +84,11 @@ def check(args) -> None:
     data = find(args.root)
     print(summary(data))
     samples = data.train + data.query + data.gallery
-    problems, thumbnails = look(samples)
+    problems, thumbnails, sizes = survey(samples)
+    if line := size_line(sizes):
+        print(f"  {line}")
     thumbnails = {sample.path: one for sample, one in zip(samples, thumbnails, strict=True)}
-    problems = find_problems(data) + problems + copy_problems(data, thumbnails)
+    problems = find_problems(data) + unread(data) + problems + copy_problems(data, thumbnails)
     for problem in problems:
         print(f"  {'ERROR  ' if problem.fatal else 'warning'}  {cli.one_line(problem.text)}")
     fatal = sum(problem.fatal for problem in problems)
@@ -95,11 +98,15 @@ def check(args) -> None:
 
 
 def split(args) -> None:
-    lines = write_split(args.root, args.out, args.test_ratio, args.seed, args.copy)
+    wishes = Wishes(**{field: getattr(args, field) for field in Wishes._fields})
+    lines, size = write_split(args.root, args.out, wishes)
     print(summary(find(args.out)))
     for line in lines:
-        print(f"  note: {line}")
-    print(f"Next: {cli.command('train.py', '--data-dir', args.out, '--weights', 'drawn')}")
+        print(f"  note: {cli.one_line(line)}")
+    if args.test_ratio == 1:
+        print(f"Next: {cli.command('test.py', '--data-dir', args.out)}")
+    else:
+        print(f"Next: {cli.command('train.py', '--data-dir', args.out, '--weights', 'drawn', *size)}")
 
 
 def crops(args) -> None:
@@ -128,12 +135,21 @@ def get_args_parser() -> cli.ArgumentParser:
     command.add_argument("root", type=Path, help="folder of the dataset")
     command.set_defaults(action=check)
 
-    command = commands.add_parser("split", help="turn plain class folders into train/ query/ gallery/")
-    command.add_argument("root", type=Path, help="folder with one folder of images per identity")
-    command.add_argument("out", type=Path, help="new folder for the split")
-    command.add_argument("--test-ratio", type=float, default=0.3, help="share of the identities kept for testing")
-    command.add_argument("--seed", type=int, default=0, help="which identities and queries are drawn")
-    command.add_argument("--copy", action="store_true", help="copy the images instead of linking to them")
+    usage = "%(prog)s ROOT OUT [flags]"
+    command = commands.add_parser("split", help="turn images of identities into train/ query/ gallery/", usage=usage)
+    add = command.add_argument
+    add("root", type=Path, help="folder with one folder of images per identity, or with --identity any folder")
+    add("out", type=Path, help="new folder for the split")
+    add("--test-ratio", type=float, default=0.3, help="share of the identities for testing; 1: all, none to train on")
+    add("--seed", type=int, default=0, help="which identities and queries are drawn")
+    add("--copy", action="store_true", help="copy the images instead of linking to them")
+    help = "what tells the identity: a regular expression for paths below ROOT with a group called identity (or the "
+    help += "first; camera and session may be groups too), or a CSV file with columns file, identity, camera, session"
+    add("--identity", metavar="REGEX|FILE", help=help)
+    help = "regular expression for the session (clip, day, track) in a path below ROOT: images of the same identity "
+    help += "and session are no answers to each other (default: found in the names, where they tell no camera)"
+    add("--session", metavar="REGEX", help=help)
+    add("--skip-bad-images", action="store_true", help="leave out images that cannot be read, and say how many")
     command.set_defaults(action=split)
 
     usage = "%(prog)s SEQUENCE [SEQUENCE ...] OUT [flags]"

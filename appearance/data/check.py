@@ -9,10 +9,12 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
 from torchvision.datasets.folder import IMG_EXTENSIONS
 
 from appearance.cli import InputError, counted
 from appearance.data.compare import thumbnail
+from appearance.data.folders import few
 from appearance.data.images import load_rgb
 from appearance.data.layouts import DISTRACTOR, JUNK, OTHER_KINDS, ReIDData, Sample, images, sequence_hint
 from appearance.data.names import UNKNOWN
@@ -21,6 +23,8 @@ from appearance.progress import progress
 
 SMALLEST_SIDE = 16  # pixels; below it a crop holds nothing to recognise
 WORTH_PROCESSES = 1000  # images, fewer are looked at before processes have begun
+STEP = 16  # pixels, of which height and width of a network's input are multiples
+FAR = 1.4  # times taller or wider than 128x64, from which another shape is proposed
 MOST_CAMERAS = 20  # from which a number in nearly every name is doubted to be a camera's
 
 
@@ -34,8 +38,9 @@ class Problem:
 
 
 def summary(data: ReIDData) -> str:
-    """The table of identities, images and cameras per split."""
-    lines = [f"{data.root}: {data.layout}", f"  {'split':<8} {'identities':>10} {'images':>8} {'cameras':>8}"]
+    """The table of identities, images and cameras, or sessions in their place, per split."""
+    seen_by = "sessions" if data.by_session else "cameras"
+    lines = [f"{data.root}: {data.layout}", f"  {'split':<8} {'identities':>10} {'images':>8} {seen_by:>8}"]
     for split, samples in data.splits().items():
         people = [s for s in samples if s.pid > DISTRACTOR]
         known = [s.camera for s in people if s.camera != UNKNOWN]
@@ -63,18 +68,21 @@ def one_camera(samples: Iterable[Sample]) -> bool:
 def _folder_problems(data: ReIDData) -> list[Problem]:
     """What lies there and is not used."""
     problems = [Problem(True, f"train: {sequence_hint(folder)}") for folder in data.sequences]
+    problems += [Problem(False, note) for note in data.notes]
     for folder in _empty_identity_folders(data):
         problems.append(Problem(False, f"{folder}: an identity folder without any image"))
+    problems += _deeper_identities(data)
     kinds = defaultdict(list)
-    for path in (path for root in _roots(data) for path in images(root, OTHER_KINDS)):
+    for path in (path for root in split_folders(data) for path in images(root, OTHER_KINDS)):
         kinds[os.path.splitext(path)[1].lower()].append(path)
     for kind, paths in sorted(kinds.items()):
         text = (
             f"{counted(len(paths), kind + ' file')} left out ({few(inside(data, paths))}): that kind is not read; save "
         )
         problems.append(Problem(False, text + "them as .jpg or .png"))
-    if data.layout == "class folders":
-        beside = [p for root in _roots(data) for p in sorted(root.iterdir()) if p.suffix.lower() in IMG_EXTENSIONS]
+    if data.folders:
+        inner = [path for root in split_folders(data) for path in sorted(root.iterdir())]
+        beside = [path for path in inner if path.suffix.lower() in IMG_EXTENSIONS]
         if beside:
             text = (
                 f"{counted(len(beside), 'image')} left out ({few(inside(data, beside))}), beside the identity folders; "
@@ -108,6 +116,9 @@ def _camera_problems(data: ReIDData) -> list[Problem]:
     people = data.train + test
     known = {s.camera for s in people} - {UNKNOWN}
     problems = []
+    if data.by_session:
+        text = "the names tell sessions and no cameras: images of an identity count as answers in another session; "
+        return [Problem(False, text + "whether it is recognised in another camera is not measured")]
     if people and one_camera(people):
         text = "one camera in all names" if len(known) == 1 else "each person is seen by one camera alone"
         text += ": whether a person is recognised in another camera can be neither learnt nor measured; images of the "
@@ -154,7 +165,7 @@ def _evaluation_problems(data: ReIDData) -> list[Problem]:
     if lost:
         whole = len(lost) == len(data.query)
         text = f"{len(lost)} of {len(data.query)} query images have no correct gallery image"
-        text += "" if one_camera(people) else " from another camera"
+        text += "" if one_camera(people) else f" from another {'session' if data.by_session else 'camera'}"
         problems.append(Problem(whole, f"{text} ({few([Path(s.path).name for s in lost])})"))
     return problems
 
@@ -188,21 +199,64 @@ def look(samples: Sequence[Sample], apply: Callable = across_cores) -> tuple[lis
     Args:
         apply: as `map`; calls a function with each of the paths, in order.
     """
+    problems, thumbnails, _ = survey(samples, apply)
+    return problems, thumbnails
+
+
+def survey(
+    samples: Sequence[Sample], apply: Callable = across_cores
+) -> tuple[list[Problem], list[bytes | None], np.ndarray]:
+    """`look`, and the width and height of each image that can be read, in pixels (n, 2)."""
     seen = apply(_open, [sample.path for sample in samples])
     bar = progress(seen, total=len(samples), desc="reading images", unit="img")
-    problems, thumbnails = zip(*bar, strict=True) if samples else ((), ())
-    return [problem for problem in problems if problem], list(thumbnails)
+    problems, thumbnails, sizes = zip(*bar, strict=True) if samples else ((), (), ())
+    known = np.array([size for size in sizes if size], int).reshape(-1, 2)
+    return [problem for problem in problems if problem], list(thumbnails), known
 
 
-def _open(path: str) -> tuple[Problem | None, bytes | None]:
+def _open(path: str) -> tuple[Problem | None, bytes | None, tuple[int, int] | None]:
     try:
         image = load_rgb(path)
     except InputError as error:
-        return Problem(True, str(error), path), None
+        return Problem(True, str(error), path), None, None
     problem, (width, height) = None, image.size
     if min(width, height) < SMALLEST_SIDE:
         problem = Problem(False, f"{path}: {width}x{height} pixels, smaller than {SMALLEST_SIDE}", path)
-    return problem, thumbnail(image)
+    return problem, thumbnail(image), (width, height)
+
+
+def size_line(sizes: np.ndarray) -> str:
+    """The median image size and the smallest and largest ones by area, with a proposal where 128x64 fits them badly.
+
+    Args:
+        sizes: width and height in pixels (n, 2).
+    """
+    if not len(sizes):
+        return ""
+    area = sizes.prod(1)
+    (width, height), smallest, largest = np.median(sizes, 0), sizes[area.argmin()], sizes[area.argmax()]
+    line = f"image sizes, width x height: median {width:.0f}x{height:.0f}, smallest {smallest[0]}x{smallest[1]}, "
+    line += f"largest {largest[0]}x{largest[1]}"
+    flags = " ".join(fitting_size(sizes))
+    return f"{line}; their shape is not that of 128x64: train with {flags}" if flags else line
+
+
+def fitting_size(sizes: np.ndarray) -> list[str]:
+    """The flags of train.py for a network input of the images' shape; none where 128x64, the default, is near enough.
+
+    Multiples of STEP with about the area of 128x64, or that of the images where they are smaller.
+
+    Args:
+        sizes: width and height in pixels (n, 2).
+    """
+    if not len(sizes):
+        return []
+    shape = float(np.median(sizes[:, 1] / sizes[:, 0]))  # height / width
+    if 1 / FAR <= shape / 2 <= FAR:
+        return []
+    area = min(128 * 64, float(np.median(sizes.prod(1))))
+    height, width = (max(STEP, STEP * round((area * side) ** 0.5 / STEP)) for side in (shape, 1 / shape))
+    return ["--height", str(height), "--width", str(width)]
 
 
 def image_problems(samples: Sequence[Sample], threads: int) -> list[Problem]:
@@ -211,25 +265,37 @@ def image_problems(samples: Sequence[Sample], threads: int) -> list[Problem]:
 
 
 def _empty_identity_folders(data: ReIDData) -> list[Path]:
-    if data.layout != "class folders":
+    if not data.folders:
         return []
     used = {os.path.dirname(s.path) for samples in data.splits().values() for s in samples}
     used = {folder for parent in used for folder in (parent, *map(str, Path(parent).parents))}
-    folders = [child for root in _roots(data) for child in sorted(root.iterdir()) if child.is_dir()]
+    folders = [child for root in split_folders(data) for child in sorted(root.iterdir()) if child.is_dir()]
     folders = [f for f in folders if str(f) not in used and not f.name.startswith(".")]
     return [folder for folder in folders if folder not in data.sequences]
 
 
-def _roots(data: ReIDData) -> list[Path]:
+def _deeper_identities(data: ReIDData) -> list[Problem]:
+    """Folders that hold folders of images, where the others hold images: other identities, or an identity's tracks."""
+    below = defaultdict(set)  # identity folder -> its folders with images, "" for itself
+    for split, folder in data.folders.items() if data.layout == "class folders" else ():
+        for sample in getattr(data, split):
+            identity, *inner = sample.path.split(os.sep)[len(folder.parts) : -1]
+            below[folder / identity].add(inner[0] if inner else "")
+    deeper = {folder: sorted(inner) for folder, inner in below.items() if len(inner) > 1 and "" not in inner}
+    if len(deeper) > len(below) / 2:
+        return []
+    how = "are read as one identity's; if each is an identity, move it up"
+    return [
+        Problem(False, f"{folder}: the images of {len(inner)} folders in it ({few(inner)}) {how}")
+        for folder, inner in sorted(deeper.items())
+    ]
+
+
+def split_folders(data: ReIDData) -> list[Path]:
     """The folders that hold the identity folders; of other layouts, the whole."""
-    splits = [data.root / split for split in data.splits()] if data.layout == "class folders" else []
-    return [folder for folder in splits if folder.is_dir()] or [data.root]
+    return list(data.folders.values()) or [data.root]
 
 
 def inside(data: ReIDData, paths: Iterable[str | Path]) -> list[str]:
     """Paths as seen from the dataset's folder."""
     return [os.path.relpath(path, data.root) for path in paths]
-
-
-def few(names: Sequence[str], limit: int = 3) -> str:
-    return ", ".join(names[:limit]) + (", ..." if len(names) > limit else "")

@@ -7,6 +7,7 @@ second one person has a likeness of 0.965 from frame to frame (the median; 0.86 
 """
 
 import re
+from collections import defaultdict
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -16,7 +17,7 @@ from PIL import Image
 from torch import Tensor
 
 from appearance.data.layouts import Sample
-from appearance.data.names import UNKNOWN
+from appearance.data.names import UNKNOWN, are_serial, counters, unmarked
 from appearance.progress import progress
 
 WIDTH, HEIGHT = 8, 16  # of a thumbnail
@@ -29,7 +30,8 @@ FLAT = 2.0  # standard deviation of a thumbnail in grey levels, below which it i
 ENOUGH = 1_000_000  # pairs; a placeholder saved everywhere would make more than the memory holds
 BLOCK = 256  # images compared with all others at once; more leave the processor's cache
 
-LAST_NUMBER = re.compile(r"(.*?)(\d{1,15})(\D*)$", re.DOTALL)
+NUMBER = re.compile(r"\d+")
+MOST_DIGITS = 15  # of a number in a name, the last ones; more do not fit in an int64
 
 
 def thumbnail(image: Image.Image) -> bytes:
@@ -91,8 +93,8 @@ def alike(prints: Tensor, relevant: Callable[[Tensor, Tensor], Tensor], least: f
 class Order:
     """Where the names put images in their videos.
 
-    With camera and time in the name a camera is one track; else images of one person whose names differ in their last
-    number alone are.
+    With camera and time in the name a camera is one track; else images of one person whose names differ in the number
+    that counts them alone are (`names.counters`), unless that number counts the images of the whole dataset.
     """
 
     def __init__(self, samples: Sequence[Sample]):
@@ -100,14 +102,21 @@ class Order:
         self.track = np.full(len(samples), -1)  # (N,), -1 where nothing tells it
         self.number = np.zeros(len(samples), np.int64)  # (N,) of the frame
         self.timed = np.array([sample.time != UNKNOWN for sample in samples], bool)  # (N,)
-        for i, sample in enumerate(samples):
+        stems = [unmarked(Path(sample.path).stem) for sample in samples]
+        series = defaultdict(list)  # names that differ in their counting number alone, whoever is seen -> rows
+        for i, (sample, stem, counter) in enumerate(zip(samples, stems, counters(stems), strict=True)):
             if sample.time != UNKNOWN:
-                key, self.number[i] = (sample.camera,), sample.time
-            elif match := LAST_NUMBER.match(Path(sample.path).stem):
-                key, self.number[i] = (sample.pid, match[1], match[3]), int(match[2])
-            else:
+                self.track[i] = tracks.setdefault((sample.camera,), len(tracks))
+                self.number[i] = sample.time
+            elif counter:
+                start, end = counter
+                self.number[i] = int(stem[start:end][-MOST_DIGITS:])
+                series[stem[:start], NUMBER.sub("0", stem[end:])].append(i)
+        for (before, behind), rows in series.items():
+            if are_serial(self.number[rows].tolist(), [samples[i].pid for i in rows]):
                 continue
-            self.track[i] = tracks.setdefault(key, len(tracks))
+            for i in rows:
+                self.track[i] = tracks.setdefault((samples[i].pid, before, behind), len(tracks))
 
     def neighbours(self, within: int = ADJACENT) -> np.ndarray:
         """All pairs of images of one track at most `within` frames apart: positions (2, P), as `alike` gives them."""

@@ -6,8 +6,9 @@ import numpy as np
 import torch
 
 from appearance.cli import counted
-from appearance.data.check import Problem, few, inside, one_camera
+from appearance.data.check import Problem, inside, one_camera
 from appearance.data.compare import NEAR, STRANGERS, Order, alike, fingerprints
+from appearance.data.folders import few
 from appearance.data.layouts import DISTRACTOR, JUNK, ReIDData, Sample
 from appearance.data.names import UNKNOWN
 

@@ -2,18 +2,21 @@
 
 These layouts are recognised:
 
-* class folders: `ROOT/<identity>/*.jpg`, or `ROOT/train/<identity>/` with `ROOT/query/` and `ROOT/gallery/`;
+* class folders: `ROOT/<identity>/*.jpg`, or `ROOT/train/<identity>/` with `ROOT/query/` and `ROOT/gallery/`; with
+  cameras above (`ROOT/cam_a/<identity>/*.jpg`) or below the identities as `folders.py` tells;
 * Market-1501 and its kin (DukeMTMC-reID, VeRi): `bounding_box_train/`, `query/`, `bounding_box_test/`
   (`image_train/`, `image_query/`, `image_test/`), identities and cameras in the file names;
 * MARS: `bbox_train/`, `bbox_test/` and `info/` with the official tracklets;
 * MSMT17: `train/`, `test/` (`mask_train_v2/`, `mask_test_v2/`) and the official lists, `list_train.txt` and so on;
 * RandPerson: `randperson_subset/` with images such as `000012_s03_c01_f000776.jpg`, to train on;
 * ClonedPerson: the same names in `train/`, `test/query/` and `test/gallery/`.
+
+Names of folders count in upper and lower case.
 """
 
 import os
 import shlex
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import NamedTuple
@@ -21,8 +24,26 @@ from typing import NamedTuple
 import numpy as np
 from torchvision.datasets.folder import IMG_EXTENSIONS
 
-from appearance.cli import InputError
-from appearance.data.names import SEQUENCE_FRAMES, UNKNOWN, NameParts, parse_name
+from appearance.cli import InputError, command
+from appearance.data.folders import (
+    CAMERA_ABOVE,
+    NEARLY_ALL,
+    SPLITS,
+    camera_numbers,
+    few,
+    identity_and_camera,
+    level_of,
+    named,
+)
+from appearance.data.names import (
+    OWN_CAMERA,
+    SEQUENCE_FRAMES,
+    UNKNOWN,
+    NameParts,
+    are_serial,
+    parse_name,
+    without_word,
+)
 
 JUNK = -1  # bad boxes: neither right nor wrong, left out of the ranking
 DISTRACTOR = 0  # people and background that are nobody's match: always wrong
@@ -56,6 +77,9 @@ class ReIDData:
     names: dict[int, str] = field(default_factory=dict)
     untestable: str = ""  # why the images to test with could not be listed
     sequences: list[Path] = field(default_factory=list)  # folders of video among the people, left out
+    folders: dict[str, Path] = field(default_factory=dict)  # of class folders: the one of each split
+    by_session: bool = False  # cameras are numbers of sessions
+    notes: list[str] = field(default_factory=list)  # what names say and is not believed
 
     @property
     def can_evaluate(self) -> bool:
@@ -81,7 +105,7 @@ def find(root: str | os.PathLike) -> ReIDData:
             raise InputError(f"{root}: no such folder")
         if is_sequence(root):
             raise InputError(sequence_hint(root))
-        data = _read(root)
+        data = _without_serials(_read(root))
         if data.sequences and not (data.train or data.query or data.gallery):
             raise InputError(sequence_hint(data.sequences[0]))
         if not (data.train or data.query or data.gallery):
@@ -93,9 +117,29 @@ def find(root: str | os.PathLike) -> ReIDData:
 
 def _read(root: Path) -> ReIDData:
     for name, marks, read in LAYOUTS:
-        if any((root / mark).exists() for mark in marks):
+        if any(_below(root, mark) for mark in marks):
             return read(root, name)
     return _read_class_folders(root)
+
+
+def _below(root: Path, path: str) -> Path | None:
+    """A file or folder below `root`, in upper or lower case; None if there is none."""
+    found: Path | None = root
+    for name in path.split("/"):
+        found = found and named(found, name)
+    return found
+
+
+def _without_serials(data: ReIDData) -> ReIDData:
+    """The dataset without times, where its names number the images one by one instead of telling frames."""
+    samples = [sample for part in data.splits().values() for sample in part if sample.tracklet == UNKNOWN]
+    timed = [sample for sample in samples if sample.time != UNKNOWN]
+    if timed and are_serial([s.time for s in timed], [s.pid for s in timed]):
+        examples = few([os.path.basename(sample.path) for sample in timed], 2)
+        data.notes.append(f"the numbers in the names count the images ({examples}) and are not read as frames")
+        for part in data.splits().values():
+            part[:] = [sample._replace(time=UNKNOWN) for sample in part]
+    return data
 
 
 def merged(sets: Sequence[ReIDData]) -> ReIDData:
@@ -106,6 +150,8 @@ def merged(sets: Sequence[ReIDData]) -> ReIDData:
     """
     tested = next((data for data in sets if data.can_evaluate), sets[0])
     whole = ReIDData(tested.root, " + ".join(data.layout for data in sets))
+    whole.by_session = all(data.by_session for data in sets)
+    whole.notes = [note for data in sets for note in data.notes]
     cameras = 0
     for data in sets:
         splits = data.splits() if data is tested else {"train": data.train}
@@ -132,7 +178,7 @@ def _named_images(
         InputError: a name tells no identity.
     """
     for split, names in folders.items():
-        folder = next((root / name for name in names if (root / name).is_dir()), None)
+        folder = next((found for name in names if (found := _below(root, name)) and found.is_dir()), None)
         for path in images(folder) if folder else []:
             name = os.path.basename(path)
             parts = parse_name(name)
@@ -159,12 +205,12 @@ def _read_market(root: Path, layout: str) -> ReIDData:
 def _read_mars(root: Path, layout: str) -> ReIDData:
     data = ReIDData(root, layout)
     tracklets: dict[str, int] = {}
-    for path in images(root / "bbox_train"):
+    for path in images(_below(root, "bbox_train") or root / "bbox_train"):
         sample = _mars_sample(path, tracklets)
         if sample.pid > 0:
             data.train.append(sample)
             data.names.setdefault(sample.pid, f"{sample.pid:04d}")
-    if (root / "bbox_test").is_dir():
+    if _below(root, "bbox_test"):
         try:
             data.query, data.gallery = _read_mars_test(root)
             data.names |= {s.pid: f"{s.pid:04d}" for s in data.query + data.gallery if s.pid > DISTRACTOR}
@@ -189,7 +235,7 @@ def _mars_sample(path: str, tracklets: dict[str, int]) -> Sample:
 
 def _read_mars_test(root: Path) -> tuple[list[Sample], list[Sample]]:
     """Query and gallery images by the official tracklets; query tracklets are not in the gallery."""
-    info = root / "info"
+    info, test = _below(root, "info") or root / "info", _below(root, "bbox_test")
     tracks = _mat(info / "tracks_test_info.mat", "track_test_info").astype(np.int64)  # (T, 4) first, last, pid, camera
     query_rows = set((_mat(info / "query_IDX.mat", "query_IDX").astype(np.int64).ravel() - 1).tolist())
     names_file = info / "test_name.txt"
@@ -203,7 +249,7 @@ def _read_mars_test(root: Path) -> tuple[list[Sample], list[Sample]]:
     for row, (first, last, pid, camera) in enumerate(tracks.tolist()):
         split = query if row in query_rows else gallery
         for name in names[first - 1 : last]:
-            path = root / "bbox_test" / name[:4] / name
+            path = test / name[:4] / name
             parts = parse_name(name)
             split.append(Sample(str(path), pid, camera, row, max(parts.tracklet, 0) * SEQUENCE_FRAMES + parts.frame))
     return query, gallery
@@ -234,9 +280,9 @@ def _read_msmt(root: Path, layout: str) -> ReIDData:
     first = 1
     for split, names in lists.items():
         half = "train" if split == "train" else "test"
-        folder = root / (half if (root / half).is_dir() else f"mask_{half}_v2")
-        for file in (root / f"list_{name}.txt" for name in names):
-            for line in file.read_text().splitlines() if file.is_file() else ():
+        folder = named(root, half, f"mask_{half}_v2") or root / half
+        for file in filter(None, (named(root, f"list_{name}.txt") for name in names)):
+            for line in file.read_text().splitlines():
                 try:
                     name, label = line.split()  # 0000/0000_000_01_0303morning_0008_0.jpg 0
                     sample = Sample(str(folder / name), first + int(label), int(name.split("_")[2]))
@@ -273,25 +319,85 @@ LAYOUTS: tuple[tuple[str, tuple[str, ...], Callable[[Path, str], ReIDData]], ...
 
 
 def _read_class_folders(root: Path) -> ReIDData:
-    has_splits = any((root / split).is_dir() for split in ("train", "query", "gallery"))
-    folders = {split: root / split for split in ("train", "query", "gallery")} if has_splits else {"train": root}
-    listing = {split: _identity_folders(folder) for split, folder in folders.items() if folder.is_dir()}
+    folders = {split: found for split in SPLITS if (found := named(root, split)) and found.is_dir()} or {"train": root}
+    listing = {split: _identity_folders(folder) for split, folder in folders.items()}
     sequences = []
     for split, identities in listing.items():
         for name in [name for name in identities if is_sequence(folders[split] / name)]:
             del identities[name]
             sequences.append(folders[split] / name)
-    pids = _number_identities(listing)
-    data = ReIDData(root, "class folders", names={pid: name for name, pid in pids.items()}, sequences=sequences)
-    for split, identities in listing.items():
-        for identity, paths in identities.items():
-            for path in paths:
-                parts = parse_name(os.path.basename(path))
-                getattr(data, split).append(Sample(path, pids[identity], parts.camera, time=parts.time))
+    level = level_of(root, {folders[split]: identities for split, identities in listing.items()})
+    found = {
+        split: [
+            (path, *place)
+            for paths in identities.values()
+            for path in paths
+            if (place := identity_and_camera(path, folders[split], level))
+        ]
+        for split, identities in listing.items()
+    }
+    names = listing if level != CAMERA_ABOVE else {split: {who for _, who, _ in part} for split, part in found.items()}
+    data = ReIDData(root, "class folders", sequences=sequences, folders=folders)
+    if level == CAMERA_ABOVE:
+        data.layout = "class folders below camera folders"
+    add_class_samples(data, found, number_identities(names), always=level == CAMERA_ABOVE)
     return data
 
 
-def _number_identities(listing: dict[str, dict[str, list[str]]]) -> dict[str, int]:
+def add_class_samples(
+    data: ReIDData, found: dict[str, list[tuple[str, str, str]]], pids: dict[str, int], always: bool = True
+) -> None:
+    """Samples of images whose identity and camera ("" if unknown) are told by name.
+
+    Args:
+        found: of each split, (path, identity, camera).
+        pids: of each identity.
+        always: the camera's name counts even where the file name tells a camera.
+    """
+    data.names = {pid: name for name, pid in pids.items()}
+    everything = [one for part in found.values() for one in part]
+    cameras = camera_numbers(camera for _, _, camera in everything)
+    own = _own_names([(path, identity) for path, identity, _ in everything])
+    for split, part in found.items():
+        samples = getattr(data, split)
+        for path, identity, camera in part:
+            name = os.path.basename(path)
+            parts = parse_name(without_word(name, identity) if identity in own else name)
+            if camera and (always or parts.camera == UNKNOWN):
+                parts = parts._replace(camera=cameras[camera])
+            data.by_session |= parts.by_session
+            samples.append(Sample(path, pids[identity], parts.camera, time=parts.time))
+        samples.sort(key=lambda sample: sample.path.split(os.sep))
+    people = [s for part in data.splits().values() for s in part if s.camera != UNKNOWN and s.pid > DISTRACTOR]
+    if own:
+        data.notes.append(f"the names repeat the identity ({few(sorted(own))}), which is not read as a camera")
+    elif _number_identity(people):
+        data.notes.append(
+            f"the number behind c in the names ({few([os.path.basename(s.path) for s in people], 2)}) changes with the "
+            "identity alone and is not read as a camera"
+        )
+        for part in data.splits().values():
+            part[:] = [sample._replace(camera=UNKNOWN) for sample in part]
+
+
+def _own_names(images: list[tuple[str, str]]) -> set[str]:
+    """Identities called as cameras may be (C001), if their images' names repeat it (C001_0007.jpg)."""
+    images = [(path, who) for path, who in images if OWN_CAMERA.match(who)]
+    repeated = [who for path, who in images if without_word(os.path.basename(path), who) != os.path.basename(path)]
+    return set(repeated) if len(repeated) >= NEARLY_ALL * len(images) else set()
+
+
+def _number_identity(samples: list[Sample]) -> bool:
+    """Whether what was read as a camera, a number behind a mere c, numbers the identities."""
+    pairs = {(sample.pid, sample.camera) for sample in samples}
+    one_each = len(pairs) == len({pid for pid, _ in pairs}) == len({camera for _, camera in pairs}) >= 3
+    return one_each and all(
+        parse_name(os.path.basename(s.path)).pid is None and "cam" not in s.path.rsplit(os.sep, 1)[-1].lower()
+        for s in samples
+    )
+
+
+def number_identities(listing: dict[str, Iterable[str]]) -> dict[str, int]:
     """Folder name -> pid. Numbers stay as they are; other names are counted from 1, in sorted order.
 
     A gallery may hold Market-1501's two special folders, `-1` (junk) and `0000` (distractors). Anywhere else a folder
@@ -348,8 +454,14 @@ def _unless_missing(error: OSError) -> None:
 
 
 def _why_empty(root: Path) -> str:
-    if any(child.suffix.lower() in IMG_EXTENSIONS for child in root.iterdir()):
-        return "images lie directly in it; put each person's images in a folder of their own, ROOT/<identity>/*.jpg"
+    flat = images(root)
+    if flat:
+        told = f"its {len(flat):,} images lie in no identity's folder, such as {os.path.relpath(flat[0], root)}; "
+        if all(parse_name(os.path.basename(path)).pid is not None for path in flat):
+            return told + f"the names tell identities: `{command('datasets.py', 'split', root, 'OUT')}` reads them"
+        how = command("datasets.py", "split", root, "OUT", "--identity", "^([^_]+)")
+        told += "put each person's images in a folder of their own, ROOT/<identity>/*.jpg, or say with a pattern or a "
+        return told + f"CSV file what tells the identity, as in `{how}` (docs/data.md)"
     others = images(root, OTHER_KINDS)
     if others:
         return f"{len(others):,} images of kinds that are not read, such as {others[0]}; save them as .jpg or .png"

@@ -7,6 +7,7 @@ from appearance.cli import SCRIPTS, InputError, command
 from appearance.data import check
 from appearance.data.images import unreadable
 from appearance.data.layouts import ReIDData, Sample, find, merged
+from appearance.data.unread import unread
 from appearance.drawn import sample
 from appearance.world import World
 
@@ -42,6 +43,7 @@ def _checked(root: Path | None, args, world: World, say) -> ReIDData:
         if problem.fatal and problem.text.startswith("train"):
             raise InputError(f"{data.root}: {problem.text}")
         say(f"  note: {problem.text}")
+    _say_unread(data, world, say)
     if not data.train:
         raise InputError(f"{data.root}: no training images")
     if any(problem.fatal for problem in problems):  # of the evaluation
@@ -64,11 +66,18 @@ def for_testing(args, world: World, say) -> ReIDData:
             f"--data-dir {data.root}: has no query and gallery images; "
             f"`{command('datasets.py', 'split', data.root, 'OUT')}` makes them from class folders"
         )
+    _say_unread(data, world, say)
     if args.skip_bad_images:
         _leave_out_unreadable(data, data.query + data.gallery, args, world, say)
         if not data.can_evaluate:
             raise InputError(f"--data-dir {data.root}: no query or no gallery image can be read")
     return data
+
+
+def _say_unread(data: ReIDData, world: World, say) -> None:
+    """What lies beside the dataset and is not used, said once."""
+    for problem in unread(data) if world.is_main else ():
+        say(f"  note: {problem.text}")
 
 
 def _found(root: Path | None, world: World) -> ReIDData:

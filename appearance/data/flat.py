@@ -1,0 +1,147 @@
+"""Images in any tree as class folders: a pattern, a CSV file or Market-1501's names tell the identity of each."""
+
+import csv
+import os
+import re
+from collections.abc import Callable
+from pathlib import Path
+from typing import NamedTuple
+
+from appearance.cli import InputError, counted
+from appearance.data.folders import few
+from appearance.data.layouts import DISTRACTOR, ReIDData, add_class_samples, images, number_identities
+from appearance.data.names import parse_name
+
+COLUMNS = {  # what a CSV file's columns may be called
+    "file": ("file", "filename", "file_name", "path", "image", "image_name", "image_path", "img"),
+    "identity": ("identity", "id", "pid", "person", "person_id", "label", "class", "name"),
+    "camera": ("camera", "cam", "camid", "camera_id"),
+    "session": ("session", "clip", "track", "tracklet", "day"),
+}
+
+
+class Told(NamedTuple):
+    """What a pattern or a table tells of one image; "" for what it does not."""
+
+    identity: str
+    camera: str = ""
+    session: str = ""
+
+
+def read(root: Path, identity: str | None) -> tuple[ReIDData, dict[str, str]]:
+    """All images below `root` as one set to train on, and the session of each path as far as it is told.
+
+    Args:
+        identity: a pattern or the name of a CSV file, as `split --identity` takes it; None: the names are of the kind
+            of Market-1501's.
+
+    Raises:
+        InputError: a pattern or table that cannot be used, or images whose identity nothing tells.
+    """
+    paths = images(root)
+    if not paths:
+        raise InputError(f"{root}: no images found")
+    if identity is None:
+        tell, flag = _market_name, "the name"
+    elif identity.lower().endswith((".csv", ".tsv")) or os.path.isfile(identity):
+        tell, flag = _table(Path(identity), root, paths), f"--identity {identity}"
+    else:
+        tell, flag = pattern("identity", identity), f"--identity {identity}"
+    told = {path: tell(inside(root, path)) for path in paths}
+    lost = [path for path, one in told.items() if one is None or not one.identity]
+    if len(lost) == len(paths):
+        raise InputError(f"{flag}: fits none of {len(paths):,} images, such as {few([inside(root, p) for p in paths])}")
+    told = {path: one for path, one in told.items() if one is not None and one.identity}
+    for path, one in told.items():
+        if re.search(r"[/\\\0]|^\.", one.identity):
+            raise InputError(f"{flag}: the identity {one.identity!r} of {inside(root, path)} cannot be a folder's name")
+    data = ReIDData(root, "flat folder", folders={"train": root})
+    found = [(path, one.identity, one.camera) for path, one in told.items()]
+    add_class_samples(data, {"train": found}, number_identities({"train": {who for _, who, _ in found}}))
+    if lost:
+        examples = few([inside(root, path) for path in lost])
+        data.notes.append(f"{counted(len(lost), 'image')} left out: {flag} tells no identity ({examples})")
+    return data, {path: one.session for path, one in told.items() if one.session}
+
+
+def has_market_names(root: Path) -> bool:
+    """Whether images lie in no folder below `root`, and their names tell identities as Market-1501's do."""
+    paths = images(root) if root.is_dir() else []
+    return bool(paths) and all(
+        os.path.dirname(path) == str(root) and parse_name(os.path.basename(path)).pid is not None for path in paths
+    )
+
+
+def pattern(flag: str, text: str) -> Callable[[str], Told | None]:
+    """A function of an image's path, as seen from the root with slashes, from a regular expression.
+
+    The group called as the flag tells what the flag asks for, or else the first group; of sessions also the whole.
+    None where it does not fit.
+
+    Raises:
+        InputError: no regular expression, or one without a group.
+    """
+    try:
+        compiled = re.compile(text)
+    except re.error as error:
+        raise InputError(f"--{flag} {text}: not a regular expression ({error})") from None
+    groups = compiled.groupindex
+    if not compiled.groups and flag == "identity":
+        raise InputError(
+            f"--identity {text}: neither a file nor a pattern with a group; put what tells the identity in brackets, "
+            "as in '^([0-9]+)_'"
+        )
+
+    def tell(path: str) -> Told | None:
+        match = compiled.search(path)
+        if not match:
+            return None
+        named = {name: match[name] or "" for name in Told._fields if name in groups}
+        unnamed = next((match[n] for n in range(1, compiled.groups + 1) if n not in groups.values()), None)
+        named.setdefault(flag, (unnamed if unnamed is not None else match[0]) or "")
+        return Told(**{"identity": "", **named})
+
+    return tell
+
+
+def _market_name(path: str) -> Told | None:
+    name = os.path.basename(path)
+    pid = parse_name(name).pid
+    return Told(name.split("_")[0]) if pid is not None and pid > DISTRACTOR else None
+
+
+def _table(file: Path, root: Path, paths: list[str]) -> Callable[[str], Told | None]:
+    """A function of an image's path from a CSV file with columns file and identity, perhaps camera and session."""
+    try:
+        with file.open(newline="", encoding="utf-8-sig") as lines:
+            first = lines.readline()
+            lines.seek(0)
+            rows = list(csv.DictReader(lines, delimiter=max(",;\t", key=first.count)))
+    except (OSError, UnicodeDecodeError, csv.Error) as error:
+        raise InputError(f"--identity {file}: cannot be read ({getattr(error, 'strerror', None) or error})") from None
+    header = {str(name).strip().lower(): name for name in (rows[0] if rows else ())}
+    columns = {key: next((header[n] for n in names if n in header), None) for key, names in COLUMNS.items()}
+    if not rows or not columns["file"] or not columns["identity"]:
+        raise InputError(f"--identity {file}: its first line must name the columns, as in file,identity,camera,session")
+    table, known = {}, {inside(root, path) for path in paths}
+    by_name = {}
+    for path in known:
+        by_name.setdefault(path.rsplit("/", 1)[-1], []).append(path)
+    for number, row in enumerate(rows, start=2):
+        cells = {key: (row.get(column) or "").strip() for key, column in columns.items() if column}
+        path = cells.pop("file").replace("\\", "/").removeprefix("./")
+        alike = by_name.get(path.rsplit("/", 1)[-1], [])
+        found = [one for one in alike if f"/{path}".endswith(f"/{one}") or f"/{one}".endswith(f"/{path}")]
+        found = [path] if path in known else found
+        if len(found) != 1:
+            what = "is no image in" if not found else f"is {len(found)} images in"
+            text = f"--identity {file}, line {number}: {path} {what} {root}; give its path as seen from there"
+            raise InputError(text)
+        if table.setdefault(found[0], Told(**cells)) != Told(**cells):
+            raise InputError(f"--identity {file}, line {number}: {path} stands twice, with other values")
+    return table.get
+
+
+def inside(root: Path, path: str) -> str:
+    """The path as seen from `root`, with slashes."""
+    return Path(path).relative_to(root).as_posix()
