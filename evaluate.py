@@ -15,6 +15,7 @@ import torch
 
 from appearance.cli import ArgumentParser, InputError, run
 from appearance.files import atomic_write
+from appearance.identities import JUNK
 from appearance.measure import calibrate as calibration
 from appearance.measure import features_file, intervals, protocols, reappear
 from appearance.measure.metrics import DEFAULT_MEMORY, breakdown, difference, rank_distances, rank_queries, summary
@@ -143,7 +144,7 @@ def evaluate(path, args, device):
         lines.append("no camera numbers: same-camera images of a query's identity were not removed")
     data = _placed(data, device, memory)
     if args.aqe:
-        kept = data["gf"][data["gl"].to(data["gf"].device) != -1]
+        kept = data["gf"][data["gl"].to(data["gf"].device) != JUNK]
         data["qf"] = average_query_expansion(data["qf"], kept, args.aqe, memory)
     try:
         if protocol == "reappear":
@@ -279,7 +280,7 @@ def write_outputs(args, runs: dict, compared: list[dict], shown):
 
 
 def _reranked(data: dict, args, memory: int, shots: int) -> dict:
-    kept = data["gl"] != -1
+    kept = data["gl"] != JUNK
     gallery = data["gf"][kept.to(data["gf"].device)]
     distances = re_ranking(data["qf"], gallery, args.k1, args.k2, args.lambda_value, memory)
     labels = (data["ql"], data["qc"], data["gl"][kept], data["gc"][kept])

@@ -22,6 +22,7 @@ is r_k = k + w_k. The ranks of the correct images are all that the metrics need,
 import torch
 
 from appearance.cli import InputError
+from appearance.identities import JUNK
 from appearance.measure import intervals
 from appearance.measure.features_file import name_of
 from appearance.networks.precision import full_precision
@@ -36,7 +37,7 @@ SORT_ABOVE = 512  # correct images per query from which one sort is cheaper than
 
 def rank_queries(data: dict, memory: int = DEFAULT_MEMORY, shots: int = 0, seed: int = 0, device=None) -> dict:
     """Per-query results (see `rank_scores`) of a checked features dict, worked out on `device` (default: gf's)."""
-    kept = (data["gl"] != -1).nonzero()[:, 0]
+    kept = (data["gl"] != JUNK).nonzero()[:, 0]
     similarity = Similarity(data["qf"], data["gf"], kept.to(data["gf"].device), memory, device)
     columns = {key: data[key].to(similarity.device) for key in ("ql", "qc", "gl", "gc")}
     kept = kept.to(similarity.device)
@@ -51,7 +52,7 @@ def rank_distances(distances, ql, qc, gl, gc, memory: int = DEFAULT_MEMORY, shot
     """
     distances, ql, qc, gl, gc = (torch.as_tensor(x) for x in (distances, ql, qc, gl, gc))
     ql, qc, gl, gc = (x.to(distances.device) for x in (ql, qc, gl, gc))
-    kept = (gl != -1).nonzero()[:, 0]
+    kept = (gl != JUNK).nonzero()[:, 0]
 
     def score(rows, out):
         torch.neg(distances[rows][:, kept], out=out)
@@ -131,7 +132,7 @@ def breakdown(data: dict, results: dict, memory: int = DEFAULT_MEMORY) -> dict:
     ]
     pairs = []
     for camera in data["gc"].unique().tolist() if (data["gc"] >= 0).any() else []:
-        rows = ((data["gc"].cpu() == camera) & (gl != -1)).nonzero()[:, 0].to(data["gf"].device)
+        rows = ((data["gc"].cpu() == camera) & (gl != JUNK)).nonzero()[:, 0].to(data["gf"].device)
         one = rank_queries(data | {key: data[key][rows.to(data[key].device)] for key in ("gf", "gl", "gc")}, memory)
         for query_camera, row in _grouped(qc, one, one["correct"] > 0):
             pairs.append({"query_camera": query_camera, "gallery_camera": camera} | row)
@@ -165,7 +166,7 @@ def ranked_list(data: dict, query: int, length: int = 10) -> list[dict]:
         left_out = (gc != camera) | ((gl == label) & near)
     else:
         left_out = (gl == label) & (gc == camera) & (gc != -1)
-    scores[(gl == -1) | left_out] = -torch.inf
+    scores[(gl == JUNK) | left_out] = -torch.inf
     best = scores.topk(min(length, len(scores)))
     rows = zip(best.values.tolist(), best.indices.tolist(), strict=True)
     return [

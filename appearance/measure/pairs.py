@@ -4,6 +4,7 @@ from collections.abc import Iterator
 
 import torch
 
+from appearance.identities import JUNK, are_people
 from appearance.networks.precision import full_precision
 
 BINS = 20000  # over the cosine distances 0 to 2, so thresholds are exact to 0.0001
@@ -32,15 +33,15 @@ class Pairs:
 
     def __init__(self, data: dict, window: int, seed: int = 0, gap: int | None = None):
         device = data["gf"].device
-        kept = (data["gl"] != -1).nonzero()[:, 0].to(device)
-        total = len(data["ql"]) + len(kept)
+        kept = {side: (data[side + "l"] != JUNK).nonzero()[:, 0].to(device) for side in "qg"}
+        total = sum(map(len, kept.values()))
         # in random order, of which a large set's first rows are compared with all after them
         order = torch.randperm(total, generator=torch.Generator().manual_seed(seed)).to(device)
         self.labels, self.cameras, self.times, self.features = (
-            torch.cat([data["q" + key].to(device), data["g" + key].to(device)[kept]])[order] for key in "lctf"
+            torch.cat([data[side + key].to(device)[kept[side]] for side in "qg"])[order] for key in "lctf"
         )
         # distractors (0 unless a query has it) are many people under one label: nothing is known of two of them
-        self.strangers = (self.labels == 0) & ~(data["ql"] == 0).any().to(device)
+        self.strangers = ~are_people(self.labels, data["ql"])
         self.people = len(self.labels[~self.strangers].unique())
         alone = self.labels.max() + 1 + torch.arange(total, device=device)
         self.identity = torch.where(self.strangers, alone, self.labels).unique(return_inverse=True)[1]

@@ -14,6 +14,7 @@ from PIL import Image
 
 from appearance.cli import InputError
 from appearance.files import atomic_write
+from appearance.identities import JUNK
 from appearance.measure.features_file import name_of
 from appearance.measure.metrics import ranked_list
 from appearance.measure.protocols import with_cameras
@@ -298,7 +299,7 @@ def _map(data):
     labels = torch.cat([data["ql"].cpu(), data["gl"].cpu()])
     cameras = torch.cat([with_cameras(data)[key].cpu() for key in ("qc", "gc")])
     people = data["ql"].cpu().unique()
-    known, counts = labels[torch.isin(labels, people) & (labels != -1)].unique(return_counts=True)
+    known, counts = labels[torch.isin(labels, people) & (labels != JUNK)].unique(return_counts=True)
     most = known[counts.argsort(descending=True, stable=True)[:MAP_IDENTITIES]]
     rows = torch.isin(labels, most).nonzero()[:, 0]
     rows = rows[torch.randperm(len(rows), generator=torch.Generator().manual_seed(0))[:MAP_IMAGES].sort().values]
