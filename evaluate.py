@@ -73,7 +73,12 @@ def get_args_parser():
     add = group.add_argument
     add("--rerank", action="store_true", help="also report the metrics after re-ranking")
     add("--k1", type=_positive(int), default=20, help="neighbours that are looked at")
-    add("--k2", type=_positive(int), default=6, help="neighbours whose encodings are averaged; 1 turns it off")
+    add(
+        "--k2",
+        type=_positive(int),
+        default=6,
+        help="nearest images, itself among them, whose encodings are averaged; 1: none",
+    )
     add(
         "--lambda",
         type=_fraction,
