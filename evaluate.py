@@ -18,6 +18,7 @@ from appearance.files import atomic_write
 from appearance.identities import JUNK
 from appearance.measure import calibrate as calibration
 from appearance.measure import features_file, intervals, protocols, reappear
+from appearance.measure.calibrate import in_digits
 from appearance.measure.metrics import DEFAULT_MEMORY, breakdown, difference, rank_distances, rank_queries, summary
 from appearance.measure.rerank import average_query_expansion, re_ranking
 from appearance.pictures import plots, report
@@ -77,7 +78,7 @@ def get_args_parser():
         "--k2",
         type=_positive(int),
         default=6,
-        help="nearest images, itself among them, whose encodings are averaged; 1: none",
+        help="nearest images, itself included, to average over; 1: none",
     )
     add(
         "--lambda",
@@ -233,18 +234,18 @@ def print_curve(label: str, found: dict):
     print(f"  {'queries':<8}" + "".join(f"{point['queries']:>8,}" for point in curve))
     if found["max_dist"] is not None:
         rate = f"accepts {found['false_matches']:.2%} of strangers, keeps {found['kept']:.1%}"
-        print(f"  max_dist {found['max_dist']:.4f} {rate} of the same at least {found['gap']:,} frames apart")
+        print(f"  max_dist {in_digits(found['max_dist'])} {rate} of the same at least {found['gap']:,} frames apart")
 
 
 def print_threshold(label: str, found: dict):
     """The value for the tracker, in a sentence, and what it rests on."""
     of_tracks, based_on = found["based_on"] == "track", found["groups"][found["based_on"]]
-    print(f"\n{label + ': ' if label else ''}max_dist {found['max_dist']:.4f}  for DeepSORT: accepts ", end="")
+    print(f"\n{label + ': ' if label else ''}max_dist {in_digits(found['max_dist'])}  for DeepSORT: accepts ", end="")
     strangers, own = ("tracks of strangers", "own") if of_tracks else ("pairs of different people", "same")
     print(f"{based_on['false_matches']:.2%} of the {strangers}, keeps {found['kept']:.1%} of the {own}")
     if found["max_dist_interval"]:
         low, high = found["max_dist_interval"]
-        print(f"  between {low:.4f} and {high:.4f} with other such people ({INTERVAL})")
+        print(f"  between {in_digits(low)} and {in_digits(high)} with other such people ({INTERVAL})")
     for warning in found["warnings"]:
         print(f"  warning: {warning}")
     if not of_tracks:
@@ -252,7 +253,8 @@ def print_threshold(label: str, found: dict):
     for group in found["groups"].values():
         pairs = f"{group['same_pairs']:,} same, {group['different_pairs']:,} different"
         rate = f"equal error rate {group['equal_error_rate']:.1%}"
-        print(f"  {group['title']}: threshold {group['threshold']:.4f}, keeps {group['kept']:.1%}, {rate} ({pairs})")
+        kept = f"threshold {in_digits(group['threshold'])}, keeps {group['kept']:.1%}"
+        print(f"  {group['title']}: {kept}, {rate} ({pairs})")
 
 
 def write_outputs(args, runs: dict, compared: list[dict], shown):

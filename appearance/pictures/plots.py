@@ -16,6 +16,7 @@ from matplotlib.ticker import MaxNLocator
 
 from appearance.cli import InputError
 from appearance.files import atomic_write
+from appearance.measure.calibrate import in_digits
 
 # Okabe and Ito's palette: told apart by colour-blind readers, too
 BLUE, ORANGE, GREEN, RED, PURPLE, SKY, GREY = (
@@ -130,7 +131,7 @@ def distances(calibration: dict) -> Figure:
             )
         threshold = group["threshold"]
         shares = f"keeps {group['kept']:.1%} of same, accepts {group['false_matches']:.2%} of different"
-        axes.axvline(threshold, ymax=0.57, color=BLUE, linewidth=1.8, label=f"{threshold:.4f}: {shares}")
+        axes.axvline(threshold, ymax=0.57, color=BLUE, linewidth=1.8, label=f"{in_digits(threshold)}: {shares}")
         mark = "  (max_dist)" if name == calibration["based_on"] else ""
         _tidy(axes, group["title"] + mark, "", "pairs, %")
         axes.set_xlim(0, edges[-1])

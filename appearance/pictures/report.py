@@ -15,6 +15,7 @@ from PIL import Image
 from appearance.cli import InputError
 from appearance.files import atomic_write
 from appearance.identities import JUNK
+from appearance.measure.calibrate import in_digits
 from appearance.measure.features_file import name_of
 from appearance.measure.metrics import ranked_list
 from appearance.measure.protocols import with_cameras
@@ -198,7 +199,7 @@ def _calibration(calibration) -> str:
             html.escape(group["title"]),
             f"{group['same_pairs']:,}",
             f"{group['different_pairs']:,}",
-            f"{group['threshold']:.4f}",
+            in_digits(group["threshold"]),
             f"{group['kept']:.1%}",
             f"{group['equal_error_rate']:.1%}",
         ]
@@ -207,12 +208,12 @@ def _calibration(calibration) -> str:
     sure = ""
     if calibration["max_dist_interval"]:
         low, high = calibration["max_dist_interval"]
-        sure = f" In 95 % of cases other such people put it between {low:.4f} and {high:.4f}."
+        sure = f" In 95 % of cases other such people put it between {in_digits(low)} and {in_digits(high)}."
     warnings = "".join(f"<p><b>Warning:</b> {html.escape(text)}.</p>" for text in calibration["warnings"])
     head = ["what is compared", "same", "different", "max_dist", "matches kept", "equal error rate"]
     return (
         "<h2>Threshold for the tracker</h2>"
-        f"<p>With <b>max_dist = {calibration['max_dist']:.4f}</b>, {based_on['false_matches']:.2%} of the "
+        f"<p>With <b>max_dist = {in_digits(calibration['max_dist'])}</b>, {based_on['false_matches']:.2%} of the "
         f"comparisons with strangers are accepted and {calibration['kept']:.1%} of those with the same person are kept "
         f"({html.escape(based_on['title'])}).{sure}</p>{warnings}" + _html_table(head, rows)
     )
@@ -253,7 +254,7 @@ def _list_row(data, query: int, title: str) -> dict:
     results = [
         {
             "image": _open(data, "g", hit["row"]),
-            "caption": f"{_camera(data, 'g', hit['row'])}{hit['distance']:.3f}",
+            "caption": f"{_camera(data, 'g', hit['row'])}{in_digits(hit['distance'], 3)}",
             "correct": hit["correct"],
         }
         for hit in ranked_list(data, query)
