@@ -119,7 +119,7 @@ def main(args):
         if shown is None:
             shown = data, results  # of the first run, for the ranked lists of the report
         elif same_queries(shown[0], data):
-            compared.append({"run": label, "against": labels[0]} | difference(results, shown[1], args.seed))
+            compared.append({"run": label, "against": labels[0]} | difference(results, shown[1]))
         else:
             print(f"{path}: has other queries than {args.features[0]}, so their difference may be that of the queries")
     print_table(report.curves(runs))
@@ -158,9 +158,9 @@ def evaluate(path, args, device):
             data, lines = data | {"gap": gap}, lines + left_out
         else:
             results = rank_queries(data, memory, shots, args.seed, device)
-        metrics = summary(results, args.seed) | {"protocol": protocol, "features": str(path)}
+        metrics = summary(results) | {"protocol": protocol, "features": str(path)}
         if args.rerank:
-            metrics["rerank"] = summary(_reranked(data, args, memory, shots), args.seed)
+            metrics["rerank"] = summary(_reranked(data, args, memory, shots))
         if args.json or args.report:
             metrics["breakdown"] = breakdown(data, results, memory)
         if args.calibrate or protocol == "reappear":

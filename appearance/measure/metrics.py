@@ -60,12 +60,12 @@ def rank_distances(distances, ql, qc, gl, gc, memory: int = DEFAULT_MEMORY, shot
     return rank_scores(score, ql, qc, gl[kept], gc[kept], memory // 2, shots, seed)
 
 
-def summary(results: dict, seed: int = 0) -> dict:
+def summary(results: dict) -> dict:
     """The metrics file's numbers from per-query results: fractions of 1, plain Python values.
 
     rank1, rank5, rank10, rank20, mAP, mINP, mAP_trapezoid, valid_queries, queries, gallery, cmc (list: ranks 1 to 50),
     identities (of the valid queries), rank1_interval and mAP_interval (lists of two: what other such people would give
-    in 95 % of cases, from draws with `seed`).
+    in 95 % of cases).
     Raises InputError when no query is valid, with the likely reason.
     """
     valid = results["correct"] > 0
@@ -76,7 +76,7 @@ def summary(results: dict, seed: int = 0) -> dict:
     hits = torch.bincount(first.clamp(max=CMC_RANKS + 1), minlength=CMC_RANKS + 2)[1:-1]
     cmc = (hits.cumsum(0).double() / len(first)).tolist()
     identities = results["identity"][valid]
-    sure = intervals.of_means(identities, hit_and_ap(results)[valid], seed).tolist()
+    sure = intervals.of_means(identities, hit_and_ap(results)[valid]).tolist()
     return {
         **{f"rank{k}": cmc[k - 1] for k in (1, 5, 10, 20)},
         "mAP": mean["ap"],
@@ -92,7 +92,7 @@ def summary(results: dict, seed: int = 0) -> dict:
     }
 
 
-def difference(results: dict, other: dict, seed: int = 0) -> dict:
+def difference(results: dict, other: dict) -> dict:
     """How much better `results` are than `other`, per-query results of the same queries, and whether that is chance.
 
     Returns {rank1, mAP: differences of the means over the queries that are valid in both; rank1_interval, mAP_interval;
@@ -106,7 +106,7 @@ def difference(results: dict, other: dict, seed: int = 0) -> dict:
     identities = results["identity"][valid]
     better = (hit_and_ap(results) - hit_and_ap(other))[valid]  # (N, 2)
     most = better.abs().amax(0)
-    sure = intervals.of_means(identities, better, seed, -most, most).tolist()
+    sure = intervals.of_means(identities, better, -most, most).tolist()
     found = {"queries": len(better), "identities": len(identities.unique())}
     for name, mean, (low, high) in zip(("rank1", "mAP"), better.mean(0).tolist(), sure, strict=True):
         found |= {name: mean, f"{name}_interval": [low, high], f"{name}_beyond_chance": not low <= 0 <= high}
