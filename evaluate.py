@@ -7,6 +7,7 @@ compared in one table and one picture.
 import appearance.loading  # noqa: F401
 
 import json
+import re
 import shlex
 import sys
 from pathlib import Path
@@ -15,8 +16,10 @@ import torch
 
 from appearance.cli import ArgumentParser, InputError, run
 from appearance.files import atomic_write
+from appearance.identities import JUNK
 from appearance.measure import calibrate as calibration
 from appearance.measure import features_file, intervals, protocols, reappear
+from appearance.measure.calibrate import in_digits
 from appearance.measure.metrics import DEFAULT_MEMORY, breakdown, difference, rank_distances, rank_queries, summary
 from appearance.measure.rerank import average_query_expansion, re_ranking
 from appearance.pictures import plots, report
@@ -48,7 +51,7 @@ def get_args_parser():
     add("--labels", nargs="+", metavar="NAME", help="names of the runs in table and pictures (default: the file names)")
     add("--json", metavar="FILE", help="write every number to this file; its keys are listed in docs/evaluation.md")
     cmc = (
-        "where to draw the CMC curves (default: cmc.png, or of another file than features.pth NAME_cmc.png, beside it)"
+        "where to draw the CMC curves (default: cmc.png, or of another file than features.pth LABEL_cmc.png, beside it)"
     )
     add("--cmc", metavar="FILE", help=cmc)
     add("--report", metavar="DIR", help="write report.html (numbers and pictures on one page) and its pictures there")
@@ -65,29 +68,23 @@ def get_args_parser():
     names += "reappear: in one camera, the same person at least --gap frames away"
     add("--protocol", choices=protocols.PROTOCOLS, default="market1501", help=names)
     add("--gap", type=_whole, metavar="FRAMES", help=f"of --protocol reappear (default: {reappear.GAP})")
-    add("--repeats", type=_positive(int), default=100, help="draws of the gallery images with --protocol cuhk03")
+    add("--repeats", type=_positive(int), help="draws of the gallery images with --protocol cuhk03 (default: 100)")
     add("--aqe", type=_positive(int), metavar="K", help="average each query with its K nearest gallery images first")
 
     group = parser.add_argument_group("re-ranking (k-reciprocal, Zhong et al. 2017)")
     add = group.add_argument
     add("--rerank", action="store_true", help="also report the metrics after re-ranking")
-    add("--k1", type=_positive(int), default=20, help="neighbours that are looked at")
-    add("--k2", type=_positive(int), default=6, help="neighbours whose encodings are averaged; 1 turns it off")
-    add(
-        "--lambda",
-        type=_fraction,
-        default=0.3,
-        dest="lambda_value",
-        metavar="L",
-        help="weight of the original distance",
-    )
+    add("--k1", type=_positive(int), help="neighbours that are looked at (default: 20)")
+    add("--k2", type=_positive(int), help="nearest images, itself included, to average over; 1: none (default: 6)")
+    weight = "weight of the original distance (default: 0.3)"
+    add("--lambda", type=_fraction, dest="lambda_value", metavar="L", help=weight)
 
     group = parser.add_argument_group("threshold of a tracker")
     add = group.add_argument
     add("--calibrate", action="store_true", help="recommend DeepSORT's max_dist and draw distances.png beside the CMC")
     rates = f"{calibration.TRACKS_RATE} of tracks; {calibration.PAIRS_RATE} of pairs, where names tell no time"
     add("--false-match-rate", type=_fraction, metavar="R", help=f"share of strangers it may accept (default: {rates})")
-    add("--window", type=_positive(int), default=100, metavar="FRAMES", help="frames within which a tracker compares")
+    add("--window", type=_positive(int), metavar="FRAMES", help="frames within which a tracker compares (default: 100)")
     return parser
 
 
@@ -99,12 +96,9 @@ def main(args):
     labels = args.labels or _names(args.features)
     if len(set(labels)) != len(labels):
         raise InputError("--labels: two runs have the same name; give each its own")
-    if args.protocol == "reappear":
-        if args.rerank or args.aqe:
-            raise InputError("--rerank and --aqe: not with --protocol reappear, which measures what a tracker can use")
-        args.gap = reappear.GAP if args.gap is None else args.gap
-    elif args.gap is not None:
-        raise InputError("--gap: only with --protocol reappear")
+    if args.protocol == "reappear" and (args.rerank or args.aqe):
+        raise InputError("--rerank and --aqe: not with --protocol reappear, which measures what a tracker can use")
+    _fill_in(args)
     device = _device(args.device)
     runs, shown, compared = {}, None, []
     for label, path in zip(labels, args.features, strict=True):
@@ -112,7 +106,7 @@ def main(args):
         if shown is None:
             shown = data, results  # of the first run, for the ranked lists of the report
         elif same_queries(shown[0], data):
-            compared.append({"run": label, "against": labels[0]} | difference(results, shown[1], args.seed))
+            compared.append({"run": label, "against": labels[0]} | difference(results, shown[1]))
         else:
             print(f"{path}: has other queries than {args.features[0]}, so their difference may be that of the queries")
     print_table(report.curves(runs))
@@ -143,7 +137,7 @@ def evaluate(path, args, device):
         lines.append("no camera numbers: same-camera images of a query's identity were not removed")
     data = _placed(data, device, memory)
     if args.aqe:
-        kept = data["gf"][data["gl"].to(data["gf"].device) != -1]
+        kept = data["gf"][data["gl"].to(data["gf"].device) != JUNK]
         data["qf"] = average_query_expansion(data["qf"], kept, args.aqe, memory)
     try:
         if protocol == "reappear":
@@ -151,9 +145,9 @@ def evaluate(path, args, device):
             data, lines = data | {"gap": gap}, lines + left_out
         else:
             results = rank_queries(data, memory, shots, args.seed, device)
-        metrics = summary(results, args.seed) | {"protocol": protocol, "features": str(path)}
+        metrics = summary(results) | {"protocol": protocol, "features": str(path)}
         if args.rerank:
-            metrics["rerank"] = summary(_reranked(data, args, memory, shots), args.seed)
+            metrics["rerank"] = summary(_reranked(data, args, memory, shots))
         if args.json or args.report:
             metrics["breakdown"] = breakdown(data, results, memory)
         if args.calibrate or protocol == "reappear":
@@ -186,6 +180,24 @@ def _calibrated(data: dict, args, gap: int, metrics: dict) -> dict:
     return found
 
 
+def _fill_in(args):
+    """Defaults of the flags that belong to another; without that other they would change nothing, and are refused."""
+    reappears = args.protocol == "reappear"
+    of_others = (
+        ("--rerank", args.rerank, {"k1": 20, "k2": 6, "lambda_value": 0.3}),
+        ("--protocol cuhk03", args.protocol == "cuhk03", {"repeats": 100}),
+        ("--protocol reappear", reappears, {"gap": reappear.GAP if reappears else None}),
+        ("--calibrate or --protocol reappear", args.calibrate or reappears, {"false_match_rate": None, "window": 100}),
+    )
+    for other, given, defaults in of_others:
+        for key, default in defaults.items():
+            if getattr(args, key) is None:
+                setattr(args, key, default)
+            elif not given:
+                flag = key.removesuffix("_value").replace("_", "-")
+                raise InputError(f"--{flag}: only with {other}; add that, or leave --{flag} out")
+
+
 def same_queries(one: dict, other: dict) -> bool:
     """Whether two features dicts hold the same queries in the same order, as far as labels, cameras and names tell."""
     names = [[Path(path).name for path in data["q_paths"]] for data in (one, other)]
@@ -195,15 +207,28 @@ def same_queries(one: dict, other: dict) -> bool:
 
 def print_table(runs: dict):
     """Rows of runs {label: metrics}, percentages; below each the intervals of rank-1 and mAP."""
-    width = max(len(INTERVAL), *(len(label) for label in runs))
-    print(" " * width + "".join(f"{name:>12}" for name in COLUMNS) + f"{'queries':>9}{'gallery':>9}")
+    rows = [["", *COLUMNS, "queries", "gallery"]]
     for label, metrics in runs.items():
-        numbers = "".join(f"{100 * metrics[key]:12.2f}" for key in COLUMNS.values())
-        print(f"{label:<{width}}{numbers}{metrics['valid_queries']:9}{metrics['gallery']:9}")
-        sure = {key: metrics.get(f"{key}_interval") for key in COLUMNS.values()}
-        cells = (f"{100 * ends[0]:.1f}-{100 * ends[1]:.1f}" if ends else "" for ends in sure.values())
+        numbers = [f"{100 * metrics[key]:.2f}" for key in COLUMNS.values()]
+        rows.append([label, *numbers, str(metrics["valid_queries"]), str(metrics["gallery"])])
+        sure = [metrics.get(f"{key}_interval") for key in COLUMNS.values()]
         people = f"{metrics['identities']:,} people" if metrics["identities"] > 1 else "1 person"
-        print(f"{INTERVAL:<{width}}" + "".join(f"{cell:>12}" for cell in cells) + f"   ({people})")
+        rows.append([INTERVAL, *(f"{100 * ends[0]:.1f}-{100 * ends[1]:.1f}" if ends else "" for ends in sure)])
+        rows[-1].append(f"   ({people})")
+    print_columns(rows, least=[0, *[12] * len(COLUMNS), 9, 9])
+
+
+def print_columns(rows: list[list[str]], least: list[int], indent: str = ""):
+    """Rows of cells, the first of each to the left, as wide as the widest in a column, and `least` at least.
+
+    A cell that ends a shorter row may be longer than its column.
+    """
+    full = [row for row in rows if len(row) == len(rows[0])]
+    widths = [max(small, *(len(row[i]) + 2 * (i > 0) for row in full)) for i, small in enumerate(least)]
+    widths[0] = max(widths[0], *(len(row[0]) for row in rows))
+    for first, *cells in rows:
+        rest = (cell.rjust(width) for cell, width in zip(cells, widths[1:], strict=False))
+        print(indent + first.ljust(widths[0]) + "".join(rest))
 
 
 def print_differences(compared: list[dict]):
@@ -221,24 +246,25 @@ def print_curve(label: str, found: dict):
     """Rank-1 and mAP against the gap, and the threshold for the one that was asked for."""
     curve = found["curve"]
     print(f"\n{label + ': ' if label else ''}the same person in the same camera, at least so many frames away")
-    print(f"  {'frames':<8}" + "".join(f"{point['gap']:>8,}" for point in curve))
+    rows = [["frames", *(f"{point['gap']:,}" for point in curve)]]
     for name, key in (("rank-1", "rank1"), ("mAP", "mAP")):
-        print(f"  {name:<8}" + "".join(f"{100 * point[key]:8.1f}" for point in curve))
-    print(f"  {'queries':<8}" + "".join(f"{point['queries']:>8,}" for point in curve))
+        rows.append([name, *(f"{100 * point[key]:.1f}" for point in curve)])
+    rows.append(["queries", *(f"{point['queries']:,}" for point in curve)])
+    print_columns(rows, least=[8] * len(rows[0]), indent="  ")
     if found["max_dist"] is not None:
         rate = f"accepts {found['false_matches']:.2%} of strangers, keeps {found['kept']:.1%}"
-        print(f"  max_dist {found['max_dist']:.4f} {rate} of the same at least {found['gap']:,} frames apart")
+        print(f"  max_dist {in_digits(found['max_dist'])} {rate} of the same at least {found['gap']:,} frames apart")
 
 
 def print_threshold(label: str, found: dict):
     """The value for the tracker, in a sentence, and what it rests on."""
     of_tracks, based_on = found["based_on"] == "track", found["groups"][found["based_on"]]
-    print(f"\n{label + ': ' if label else ''}max_dist {found['max_dist']:.4f}  for DeepSORT: accepts ", end="")
+    print(f"\n{label + ': ' if label else ''}max_dist {in_digits(found['max_dist'])}  for DeepSORT: accepts ", end="")
     strangers, own = ("tracks of strangers", "own") if of_tracks else ("pairs of different people", "same")
     print(f"{based_on['false_matches']:.2%} of the {strangers}, keeps {found['kept']:.1%} of the {own}")
     if found["max_dist_interval"]:
         low, high = found["max_dist_interval"]
-        print(f"  between {low:.4f} and {high:.4f} with other such people ({INTERVAL})")
+        print(f"  between {in_digits(low)} and {in_digits(high)} with other such people ({INTERVAL})")
     for warning in found["warnings"]:
         print(f"  warning: {warning}")
     if not of_tracks:
@@ -246,12 +272,13 @@ def print_threshold(label: str, found: dict):
     for group in found["groups"].values():
         pairs = f"{group['same_pairs']:,} same, {group['different_pairs']:,} different"
         rate = f"equal error rate {group['equal_error_rate']:.1%}"
-        print(f"  {group['title']}: threshold {group['threshold']:.4f}, keeps {group['kept']:.1%}, {rate} ({pairs})")
+        kept = f"threshold {in_digits(group['threshold'])}, keeps {group['kept']:.1%}"
+        print(f"  {group['title']}: {kept}, {rate} ({pairs})")
 
 
 def write_outputs(args, runs: dict, compared: list[dict], shown):
     """Pictures, JSON and report."""
-    beside, names = Path(args.features[0]).parent, _pictures_of(args.features)
+    beside, names = Path(args.features[0]).parent, _pictures_of(args.features, list(runs))
     cmc = Path(args.cmc) if args.cmc else beside / f"{names}cmc.png"
     plots.save(plots.cmc(report.curves(runs)), cmc)
     written = [cmc]
@@ -279,7 +306,7 @@ def write_outputs(args, runs: dict, compared: list[dict], shown):
 
 
 def _reranked(data: dict, args, memory: int, shots: int) -> dict:
-    kept = data["gl"] != -1
+    kept = data["gl"] != JUNK
     gallery = data["gf"][kept.to(data["gf"].device)]
     distances = re_ranking(data["qf"], gallery, args.k1, args.k2, args.lambda_value, memory)
     labels = (data["ql"], data["qc"], data["gl"][kept], data["gc"][kept])
@@ -305,15 +332,22 @@ def _device(name: str) -> torch.device:
 
 
 def _names(paths: list[str]) -> list[str]:
-    """Short names that tell the files apart: the stem, or the whole path where stems repeat."""
-    stems = [Path(path).stem for path in paths]
-    return [stem if stems.count(stem) == 1 else str(path) for stem, path in zip(stems, paths, strict=True)]
+    """Short names that tell the files apart: the stem, with as many of the folders above as it takes."""
+    parts = [Path(path).with_suffix("").parts for path in paths]
+    for length in range(1, max(map(len, parts)) + 1):
+        names = ["/".join(part[-length:]) for part in parts]
+        if len(set(names)) == len(names):
+            return names
+    return [str(path) for path in paths]
 
 
-def _pictures_of(paths: list[str]) -> str:
+def _pictures_of(paths: list[str], labels: list[str]) -> str:
     """How the pictures' names begin, so that those of two files in one folder do not overwrite each other."""
-    stems = [Path(path).stem for path in paths]
-    return "" if stems == ["features"] else "-".join(stems)[:100] + "_"
+    if [Path(path).stem for path in paths] == ["features"]:
+        return ""
+    # of a label what any file's name can hold; a name ends at 255 bytes
+    names = "-".join(re.sub(r"[^\w.,+=-]+", "_", label) for label in labels)
+    return names.encode()[:100].decode(errors="ignore").lstrip(".") + "_"
 
 
 def _positive(kind):

@@ -22,7 +22,6 @@ from appearance import cli
 from appearance.cli import InputError
 from appearance.data import origin, ready
 from appearance.data.check import summary
-from appearance.data.layouts import DISTRACTOR
 from appearance.faults import explained_failures
 from appearance.machine import decoders
 from appearance.measure import features_file
@@ -140,8 +139,8 @@ def _insist(args, checkpoint: checkpoints.Checkpoint) -> checkpoints.Checkpoint:
 
 def _names(data) -> dict[str, str]:
     """What the folders or files call the test identities, by their numbers as text."""
-    people = {sample.pid for sample in data.query + data.gallery}
-    return {str(pid): data.names[pid] for pid in sorted(people) if pid > DISTRACTOR and pid in data.names}
+    people = {sample.pid for sample in data.tested()}
+    return {str(pid): data.names[pid] for pid in sorted(people) if pid in data.names}
 
 
 def _people_met(checkpoint: checkpoints.Checkpoint, trained_on: dict | None, data, workers: int) -> dict:

@@ -28,6 +28,7 @@ from appearance import cli
 from appearance.data import layouts
 from appearance.drawn import sample
 from appearance.files import atomic_write
+from appearance.identities import are_people
 from appearance.measure import features_file, protocols
 from appearance.measure.embed import test_features
 from appearance.networks import checkpoints
@@ -126,7 +127,7 @@ def run_one(args, name: str, epochs: int, seed: int) -> dict:
 def cosine_points(found: dict) -> dict:
     """Mean, 1 % and 99 % points of query-gallery cosines: one person in different cameras, and strangers."""
     cosines = found["qf"] @ found["gf"].T
-    person = (found["gl"] > 0)[None]
+    person = are_people(found["gl"], found["ql"])[None]
     same = (found["ql"][:, None] == found["gl"][None]) & (found["qc"][:, None] != found["gc"][None]) & person
     strangers = (found["ql"][:, None] != found["gl"][None]) & person
     points = {}

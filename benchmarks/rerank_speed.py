@@ -18,6 +18,7 @@ from evaluate_speed import IMAGES, QUERIES, ROOT, clock, market_like, peak_memor
 from machine import machine
 
 from appearance.cli import ArgumentParser, run
+from appearance.identities import JUNK
 from evaluate import re_ranking
 
 SIZES = ((1000, 4000), (QUERIES, IMAGES))  # queries, images
@@ -54,7 +55,7 @@ def compared(device: str) -> dict:
     found = {}
     for name in ("market_small", "sparse"):
         with np.load(ROOT / "tests" / "data" / f"{name}.npz") as case:
-            kept = case["gl"] != -1
+            kept = case["gl"] != JUNK
             ours = re_ranking(torch.tensor(case["qf"]).to(device), torch.tensor(case["gf"][kept]).to(device))
             found[name] = float(np.abs(ours.cpu().numpy() - case["reranked"]).max())
     return found

@@ -1,8 +1,12 @@
 """The tracker's threshold: against all pairs counted one by one, and by hand."""
 
+import json
+import re
+
 import numpy as np
 import pytest
 import torch
+from conftest import call_script
 
 from appearance.cli import InputError
 from appearance.measure import calibrate, features_file, pairs, tracks
@@ -214,3 +218,75 @@ def test_the_interval_of_tracks_holds_other_peoples_threshold():
     truth = np.median([one["max_dist"] for one in found])
     held = sum(low <= truth <= high for low, high in (one["max_dist_interval"] for one in found))
     assert held >= 34
+
+
+# -- vectors that lie close together
+
+
+def around_one_direction(spread, people=40, images=8, size=8):
+    """People whose vectors are one direction and a little of their own: between two people a distance of about
+    `size * spread ** 2`, within one a hundredth of it."""
+    random = np.random.default_rng(0)
+    own = random.normal(size=(people, 1, size)) + 0.1 * random.normal(size=(people, images, size))
+    rows = (np.eye(size)[0] + spread * own).reshape(-1, size)
+    rows = torch.nn.functional.normalize(torch.from_numpy(rows), dim=1).float()
+    labels = torch.arange(1, people + 1).repeat_interleave(images)
+    columns = {"f": rows, "l": labels, "t": 20 * torch.arange(images).repeat(people), "c": torch.ones_like(labels)}
+    return features_file.check({s + k: column[n::2] for k, column in columns.items() for n, s in enumerate("qg")})
+
+
+@pytest.mark.parametrize("spread", [0.3, 0.004, 0.0004])
+def test_steps_follow_the_data(spread):
+    data = around_one_direction(spread)
+    found = calibrate.calibrate(data, 0.01)
+    rows, labels = (torch.cat([data["q" + key], data["g" + key]]) for key in "fl")
+    rows = torch.nn.functional.normalize(rows.double())
+    distance = (rows[:, None] - rows).square().sum(2) / 2
+    first, second = torch.ones_like(distance).triu(1).nonzero(as_tuple=True)
+    distance, same = distance[first, second], labels[first] == labels[second]
+    group = found["groups"]["all"]
+    different = distance[~same].sort().values
+    wanted = different[int(0.01 * len(different))].item()  # below it lie as many as may be accepted
+    assert group["threshold"] == pytest.approx(wanted, rel=1e-3)
+    assert group["false_matches"] == pytest.approx(0.01, abs=1e-4)
+    assert group["kept"] == (distance[same] < group["threshold"]).double().mean()
+    assert group["equal_error_rate"] < 0.01
+    assert found["based_on"] == "track"
+    assert found["kept"] == 1
+    low, high = found["max_dist_interval"]
+    assert 0 < low < found["max_dist"] < high < distance.max()
+    bars = np.array(found["groups"]["all"]["different_histogram"])
+    assert (bars > 0).sum() > 40
+    assert found["bar_width"] * len(bars) < distance.max()
+    assert found["warnings"] == []
+
+
+def test_what_is_printed_has_digits_enough(tmp_path):
+    features_file.save(tmp_path / "features.pth", around_one_direction(0.004))
+    done = call_script("evaluate.py", "--calibrate", "--report", "report", "--json", "m.json", cwd=tmp_path)
+    assert done.code == 0, done.stderr
+    found = json.loads((tmp_path / "m.json").read_text())["calibration"]
+    printed = re.search(r"max_dist (\S+)", done.stdout)[1]
+    assert float(printed) == pytest.approx(found["max_dist"], rel=0.005)
+    assert "warning" not in done.stdout
+    low, high = map(float, re.search(r"between (\S+) and (\S+) with", done.stdout).groups())
+    assert [low, high] == pytest.approx(found["max_dist_interval"], rel=0.005)
+    thresholds = [float(text) for text in re.findall(r"threshold (\S+),", done.stdout)]
+    assert thresholds == pytest.approx([group["threshold"] for group in found["groups"].values()], rel=0.005)
+    assert f"max_dist = {printed}" in (tmp_path / "report" / "report.html").read_text()
+
+
+@pytest.mark.parametrize(
+    ("distance", "text"),
+    [
+        (0.2069394, "0.2069"),
+        (0.0123456, "0.0123"),
+        (0.00123456, "0.00123"),
+        (0.0000098765, "0.00000988"),
+        (1.25, "1.2500"),
+        (0.0, "0.0000"),
+        (1e-14, "0.0000"),  # two copies of one image
+    ],
+)
+def test_digits(distance, text):
+    assert calibrate.in_digits(distance) == text

@@ -169,7 +169,7 @@ def test_plan_split_is_identity_disjoint_and_every_query_has_a_match():
 
 def test_unmatched_queries():
     gallery = [Sample("a", 1, 1), Sample("b", 2, 1), Sample("c", 2, 2), Sample("d", 0, 3)]
-    query = [Sample("q1", 1, 1), Sample("q2", 2, 1), Sample("q3", 3, 1), Sample("q4", 1, -1), Sample("q5", 0, 1)]
+    query = [Sample("q1", 1, 1), Sample("q2", 2, 1), Sample("q3", 3, 1), Sample("q4", 1, -1), Sample("q5", -1, 1)]
     assert [s.path for s in unmatched_queries(query, gallery)] == ["q1", "q3", "q5"]
 
 

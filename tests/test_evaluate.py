@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from conftest import assert_one_line_error, run_script
+from conftest import assert_one_line_error, call_script, run_script
 
 import evaluate
 from appearance.cli import InputError
@@ -339,6 +339,59 @@ def test_several_runs_share_one_table_and_one_json(tmp_path, capsys):
     assert list(json.loads((tmp_path / "m.json").read_text())["runs"]) == ["first", "second"]
     with pytest.raises(InputError, match="--labels: 1 names for 2 features files"):
         evaluate.main(arguments(*paths, "--labels", "first"))
+
+
+def test_columns_never_run_together(capsys):
+    curve = [{"gap": 10**n, "rank1": 1.0, "mAP": 1.0, "queries": 10**9} for n in range(9)]
+    found = {"curve": curve, "max_dist": None}
+    evaluate.print_curve("", found)
+    rows = [line.split() for line in capsys.readouterr().out.splitlines()[2:]]
+    assert [len(row) for row in rows] == [10] * 4
+    assert rows[0][-1] == "100,000,000"
+    keys = ("rank1", "rank5", "rank10", "rank20", "mAP", "mINP", "queries", "valid_queries", "gallery", "identities")
+    metrics = dict.fromkeys(keys, 1.0) | {"valid_queries": 1234567890, "gallery": 12345678901, "identities": 5}
+    metrics |= {"rank1_interval": [0, 1]}
+    evaluate.print_table({"a": metrics, "a_long_name_of_a_run_" * 4: metrics})
+    lines = capsys.readouterr().out.splitlines()
+    assert [len(line.split()) for line in lines] == [8, 9, 5, 9, 5]
+    assert len({line.index("100.00") for line in (lines[1], lines[3])}) == 1
+
+
+def test_pictures_are_called_by_the_labels(tmp_path):
+    for folder in ("one", "two"):
+        (tmp_path / folder).mkdir()
+        features_file.save(tmp_path / folder / "features.pth", random_features())
+    files = ["one/features.pth", "two/features.pth"]
+    done = call_script("evaluate.py", *files, "--labels", "before", "../after: 7 %", cwd=tmp_path)
+    assert done.code == 0, done.stderr
+    done = call_script("evaluate.py", *files, "--calibrate", cwd=tmp_path)
+    assert done.code == 0, done.stderr
+    assert "one/features " in done.stdout  # the shortest names that differ
+    names = {path.name for path in (tmp_path / "one").iterdir()} - {"features.pth"}
+    unnamed = {f"one_features-two_features_{end}.png" for end in ("cmc", "distances1", "distances2")}
+    assert names == {"before-.._after_7__cmc.png", *unnamed}
+    assert evaluate._pictures_of(["features.pth"], ["mine"]) == ""
+    assert len(evaluate._pictures_of(["a.pth"], ["李" * 300]).encode()) <= 101
+
+
+@pytest.mark.parametrize(
+    ("flag", "value", "other"),
+    [
+        ("--k1", 5, "--rerank"),
+        ("--k2", 5, "--rerank"),
+        ("--lambda", 0.1, "--rerank"),
+        ("--repeats", 5, "--protocol cuhk03"),
+        ("--gap", 5, "--protocol reappear"),
+        ("--window", 5, "--calibrate or --protocol reappear"),
+        ("--false-match-rate", 0.1, "--calibrate or --protocol reappear"),
+    ],
+)
+def test_flags_that_would_change_nothing_are_refused(flag, value, other):
+    with pytest.raises(InputError, match=f"{flag}: only with {other}"):
+        evaluate.main(arguments("none.pth", flag, value))
+    for one in other.split(" or "):
+        with pytest.raises(InputError, match="no such features file"):
+            evaluate.main(arguments("none.pth", flag, value, *one.split()))
 
 
 def test_old_file_without_cameras_works_and_says_so(tmp_path, capsys):

@@ -2,6 +2,7 @@
 
 import json
 
+import numpy as np
 import pytest
 import torch
 from conftest import call_script
@@ -51,8 +52,8 @@ def clouds(people: int, noise: float, generator, cameras: int = 3, images: int =
 def test_95_of_100_intervals_hold_the_true_value():
     generator = torch.Generator().manual_seed(0)
     held = torch.zeros(2)
-    for seed in range(200):
-        found = metrics.summary(metrics.rank_distances(*people_found_with_chances(60, generator)), seed)
+    for _ in range(200):
+        found = metrics.summary(metrics.rank_distances(*people_found_with_chances(60, generator)))
         truths = {"rank1": 2 / 3, "mAP": 5 / 6}
         held += torch.tensor(
             [found[f"{k}_interval"][0] <= true <= found[f"{k}_interval"][1] for k, true in truths.items()]
@@ -73,11 +74,11 @@ def test_intervals_of_the_threshold_hold_the_true_one():
 def test_equally_good_networks_rarely_differ_beyond_chance_and_a_better_one_does():
     generator = torch.Generator().manual_seed(0)
     alarms = 0
-    for seed in range(100):
+    for _ in range(100):
         one, other = (metrics.rank_distances(*people_found_with_chances(40, generator)) for _ in range(2))
         same = min(len(one["ap"]), len(other["ap"]))
         cut = [{**r, **{k: r[k][:same] for k in ("ap", "first", "correct", "identity")}} for r in (one, other)]
-        alarms += metrics.difference(*cut, seed)["mAP_beyond_chance"]
+        alarms += metrics.difference(*cut)["mAP_beyond_chance"]
     assert alarms <= 11
     good, poor = (clouds(40, noise, torch.Generator().manual_seed(1)) for noise in (0.6, 1.2))
     found = metrics.difference(metrics.rank_queries(good), metrics.rank_queries(poor))
@@ -117,13 +118,54 @@ def test_six_people_who_were_all_found_are_no_certainty():
     assert low > 0.998
 
 
-def test_the_same_seed_gives_the_same_interval_in_parts_of_any_size(monkeypatch):
-    labels, values = torch.arange(50) // 2, torch.arange(50)[:, None] / 50
-    whole = intervals.of_means(labels, values, seed=3)
-    assert torch.equal(whole, intervals.of_means(labels, values, seed=3))
-    assert not torch.equal(whole, intervals.of_means(labels, values, seed=4))
-    monkeypatch.setattr(intervals, "DRAWN_AT_ONCE", 1000)
-    assert torch.allclose(intervals.of_means(labels, values, seed=3), whole, atol=0.02)
+def students_t(labels, values):
+    """Interval of the mean by Student's t over people who have a query each."""
+    t = {5: 2.776, 10: 2.262, 25: 2.064, 50: 2.010}[len(values)]
+    half = t * values.std() / len(values) ** 0.5
+    return values.mean() - half, values.mean() + half
+
+
+def test_25_people_of_a_low_map_are_as_sure_as_students_t_says():
+    """None of them has an AP above 0.3, so one of 1 is out of the question."""
+    random = np.random.default_rng(0)
+    ap = torch.from_numpy(random.beta(2.5, 17.5, 25))
+    ap *= 0.125 / ap.mean()
+    low, high = intervals.of_means(torch.arange(25), ap[:, None])[0].tolist()
+    wanted = students_t(torch.arange(25), ap)
+    assert low < 0.125 < high
+    assert high - low < 1.25 * (wanted[1] - wanted[0])
+    assert high < 0.18
+
+
+@pytest.mark.parametrize("mean", [0.125, 0.5, 0.9])
+@pytest.mark.parametrize("people", [5, 10, 25, 50])
+def test_intervals_of_few_people_hold_the_true_map(people, mean):
+    """AP of people who differ much (a beta distribution of concentration 4), 1 to 6 queries each."""
+    random, held, widths = np.random.default_rng(0), 0, []
+    for _ in range(300):
+        labels = torch.arange(people).repeat_interleave(torch.from_numpy(random.integers(1, 7, people)))
+        ap = torch.from_numpy(random.beta(4 * mean, 4 - 4 * mean, people))[labels]
+        low, high = intervals.of_means(labels, ap[:, None])[0].tolist()
+        held += low <= mean <= high
+        widths.append(high - low)
+    assert held >= 0.92 * 300
+    deviation = (mean * (1 - mean) / 5 / people) ** 0.5  # of the mean of so many people
+    assert people == 5 or np.mean(widths) < 6 * deviation
+
+
+@pytest.mark.parametrize("people", [1, 2, 6, 25])
+@pytest.mark.parametrize("share", [0.0, 1.0])
+def test_all_or_none_found(people, share):
+    low, high = intervals.of_means(torch.arange(people), torch.full((people, 1), share))[0].tolist()
+    assert 0 <= low <= share <= high <= 1
+    assert high - low == pytest.approx({1: 1.0, 2: 0.99, 6: 0.56, 25: 0.15}[people], abs=0.01)
+
+
+def test_a_person_of_many_queries_counts_once():
+    """Of 10 people one has 91 of the 100 queries: the mean is that person's, and little is known of others."""
+    labels = torch.cat([torch.zeros(91), torch.arange(1, 10)]).long()
+    ap = torch.where(labels == 0, 0.9, 0.3)[:, None]
+    assert intervals.of_means(labels, ap)[0, 0] < 0.4
 
 
 # ------------------------------------------------------------------------------------------------- what people are told

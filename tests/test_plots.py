@@ -4,11 +4,12 @@ import io
 
 import numpy as np
 import pytest
+import torch
 from matplotlib.figure import Figure
 from PIL import Image
 
 from appearance.cli import InputError
-from appearance.pictures import plots, tsne
+from appearance.pictures import plots, report, tsne
 
 HISTORY = [
     {"epoch": i + 1, "train_loss": 3 / (i + 1), "val_loss": 4 / (i + 1), "train_acc": i / 10, "lr": 0.1}
@@ -42,6 +43,92 @@ def test_cmc_names_every_run():
     assert labels[3] == "run 3   rank-1 50.0%, mAP 28.0%"
     looks = {(line.get_color(), line.get_linestyle()) for line in axes.lines}
     assert len(looks) == 9  # no two runs look the same
+
+
+LONG = {
+    name: {"cmc": [0.5] * 50, "rank1": 0.5, "mAP": 0.25}
+    for name in ("osnet, forty epochs on two data sets, colour jitter", "_net", "cost $5 or $6", "李明")
+}
+
+
+def lies_within(figure) -> bool:
+    """Whether axes, their titles and labels, and all legends lie inside the picture, and the axes fill much of it."""
+    figure.draw_without_rendering()
+    boxes = [legend.get_window_extent() for legend in figure.legends] + [axes.get_tightbbox() for axes in figure.axes]
+    whole = figure.bbox
+    inside = all(box.x0 >= -1 and box.y0 >= -1 and box.x1 <= whole.x1 + 1 and box.y1 <= whole.y1 + 1 for box in boxes)
+    return inside and figure.axes[0].get_window_extent().width > 0.4 * whole.width
+
+
+@pytest.mark.parametrize("number", [1, 4, 14])
+def test_long_and_odd_labels_fit_into_the_picture(number):
+    runs = dict(list(LONG.items())[:number]) | {f"the_long_name_of_the_run_{i:030d}": run() for i in range(number - 4)}
+    figure = plots.cmc(runs)
+    assert lies_within(figure)
+    labels = [text.get_text() for text in figure.axes[0].get_legend().get_texts()]
+    assert len(labels) == len(runs)
+    if number >= 4:
+        names = [label.split("   ")[0] for label in labels[:4]]
+        assert names == ["osnet, forty ep…s, colour jitter", " _net", r"cost \$5 or \$6", "run 4"]
+        assert len(set(labels)) == len(labels)
+    figure = plots.reappear({label: {"reappear": curve([1, 2, 5, 10])} for label in runs})
+    assert lies_within(figure)
+
+
+def curve(gaps):
+    return {"gap": gaps[0], "curve": [{"gap": gap, "rank1": 0.5, "mAP": 0.25, "queries": 9} for gap in gaps]}
+
+
+@pytest.mark.parametrize(
+    ("gaps", "ticks"),
+    [
+        ([1, 2, 5, 10, 20], ["1", "2", "5", "10", "20"]),
+        ([0, 1, 2], ["0", "1", "2"]),
+        (
+            [step * 10**power for power in range(7) for step in (1, 2, 5)],
+            ["1", "10", "100", "1,000", "10,000", "100,000", "1,000,000"],
+        ),
+    ],
+)
+def test_gaps_are_plain_numbers(gaps, ticks):
+    figure = plots.reappear({"a": {"reappear": curve(gaps)}})
+    assert lies_within(figure)
+    axes = figure.axes[0]
+    assert [label.get_text() for label in axes.get_xticklabels()] == ticks
+    assert not axes.get_xticklabels(minor=True)
+    assert len(set(axes.lines[0].get_xdata())) == len(gaps)
+
+
+@pytest.mark.parametrize("cameras", [0, 1, 10, 25])
+@pytest.mark.parametrize("length", [3, 30])
+def test_the_map_has_room_for_its_names(length, cameras):
+    names = {i: f"{i:0{length}d}   AP 100 %" for i in range(12)}
+    shown = np.arange(60) % cameras * 1000 + 7 if cameras else np.full(60, -1)
+    figure = plots.feature_map(np.random.default_rng(0).normal(size=(60, 2)), np.arange(60) % 12, shown, names)
+    assert lies_within(figure)
+    legends = [[text.get_text() for text in legend.get_texts()] for legend in figure.legends]
+    assert legends[0] == list(names.values())
+    # as many markers as there are, or none: two cameras of one marker would be one
+    assert len(legends) == (2 if 0 < cameras <= 10 else 1)
+    assert cameras != 10 or len(legends[1]) == 10
+
+
+def test_the_map_shows_people_from_the_easiest_to_the_hardest():
+    people = 100
+    labels = torch.arange(people).repeat_interleave(5)
+    results = {
+        "identity": torch.arange(people).repeat(2),
+        "correct": torch.ones(2 * people),
+        "ap": torch.cat([torch.arange(people) / 100, torch.arange(people) / 100]).double(),
+    }
+    found = report._easy_to_hard(labels, results)
+    assert len(found) == 12
+    assert list(found)[:: len(found) - 1] == [99, 0]
+    assert list(found.values()) == sorted(found.values(), reverse=True)
+    assert np.diff(list(found)).min() >= -9
+    assert 50 not in report._easy_to_hard(labels[labels != 50], results | {"correct": results["identity"] != 50})
+    few = report._easy_to_hard(labels[: 5 * 98], results)  # of the last two there are no images
+    assert {98, 99}.isdisjoint(few)
 
 
 def test_ranked_lists_frame_right_and_wrong_and_missing_images():

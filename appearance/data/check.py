@@ -16,8 +16,9 @@ from appearance.cli import InputError, counted
 from appearance.data.compare import thumbnail
 from appearance.data.folders import few
 from appearance.data.images import load_rgb
-from appearance.data.layouts import DISTRACTOR, JUNK, OTHER_KINDS, ReIDData, Sample, images, sequence_hint
+from appearance.data.layouts import OTHER_KINDS, ReIDData, Sample, images, sequence_hint
 from appearance.data.names import UNKNOWN
+from appearance.identities import DISTRACTOR, JUNK, nobody
 from appearance.machine import by_threads, cores, side_by_side
 from appearance.progress import progress
 
@@ -42,10 +43,12 @@ def summary(data: ReIDData) -> str:
     seen_by = "sessions" if data.by_session else "cameras"
     lines = [f"{data.root}: {data.layout}", f"  {'split':<8} {'identities':>10} {'images':>8} {seen_by:>8}"]
     for split, samples in data.splits().items():
-        people = [s for s in samples if s.pid > DISTRACTOR]
+        # everybody among the training images is a person
+        without = nobody(s.pid for s in (samples if split == "train" else data.query))
+        people = [s for s in samples if s.pid not in without]
         known = [s.camera for s in people if s.camera != UNKNOWN]
         line = f"  {split:<8} {len({s.pid for s in people}):>10,} {len(people):>8,} {len(set(known)) or 'unknown':>8}"
-        extras = Counter(s.pid for s in samples if s.pid <= DISTRACTOR)
+        extras = Counter(s.pid for s in samples if s.pid in without)
         notes = [
             f"{extras[pid]:,} {name}" for pid, name in ((DISTRACTOR, "distractors"), (JUNK, "junk")) if extras[pid]
         ]
@@ -112,7 +115,7 @@ def _training_problems(data: ReIDData) -> list[Problem]:
 
 def _camera_problems(data: ReIDData) -> list[Problem]:
     """What the names tell of cameras, and what that makes impossible."""
-    test = [s for s in data.query + data.gallery if s.pid > DISTRACTOR]
+    test = data.tested()
     people = data.train + test
     known = {s.camera for s in people} - {UNKNOWN}
     problems = []
@@ -156,11 +159,11 @@ def _evaluation_problems(data: ReIDData) -> list[Problem]:
     if problems:
         return problems
 
-    both = {s.pid for s in data.train} & {s.pid for s in data.query + data.gallery if s.pid > DISTRACTOR}
+    people = data.tested()
+    both = {s.pid for s in data.train} & {s.pid for s in people}
     if both:
         names = few([data.names.get(pid, str(pid)) for pid in sorted(both)])
         problems.append(Problem(False, f"{len(both)} identities are both in train and in query/gallery: {names}"))
-    people = [s for s in data.query + data.gallery if s.pid > DISTRACTOR]
     lost = unmatched_queries(data.query, data.gallery)
     if lost:
         whole = len(lost) == len(data.query)
@@ -175,14 +178,15 @@ def unmatched_queries(query: Sequence[Sample], gallery: Sequence[Sample]) -> lis
 
     Where all are of one camera, it counts like an unknown one.
     """
-    single = one_camera(s for s in (*query, *gallery) if s.pid > DISTRACTOR)
+    without = nobody(s.pid for s in query)
+    single = one_camera(s for s in (*query, *gallery) if s.pid not in without)
     cameras = defaultdict(set)
     for sample in gallery:
         cameras[sample.pid].add(UNKNOWN if single else sample.camera)
     return [
         s
         for s in query
-        if not cameras[s.pid] or (s.camera != UNKNOWN and cameras[s.pid] == {s.camera}) or s.pid <= DISTRACTOR
+        if not cameras[s.pid] or (s.camera != UNKNOWN and cameras[s.pid] == {s.camera}) or s.pid in without
     ]
 
 

@@ -9,8 +9,9 @@ from appearance.cli import counted
 from appearance.data.check import Problem, inside, one_camera
 from appearance.data.compare import NEAR, STRANGERS, Order, alike, fingerprints
 from appearance.data.folders import few
-from appearance.data.layouts import DISTRACTOR, JUNK, ReIDData, Sample
+from appearance.data.layouts import ReIDData, Sample
 from appearance.data.names import UNKNOWN
+from appearance.identities import JUNK, nobody
 
 NEIGHBOURS = 0.05  # share of queries with a neighbouring frame in the gallery, below which it is no matter
 SPLITS = ("train", "query", "gallery")
@@ -43,7 +44,7 @@ class _Compared:
         self.split, self.pid = np.array(split), np.array([s.pid for s in self.samples])
         self.camera = np.array([s.camera for s in self.samples])
         self.prints = fingerprints([thumbnails.get(s.path) for s in self.samples])
-        self.single = one_camera(s for s in data.query + data.gallery if s.pid > DISTRACTOR)
+        self.single = one_camera(data.tested())
 
     def problems(self) -> list[Problem]:
         pid, split = torch.from_numpy(self.pid), torch.from_numpy(self.split)
@@ -79,7 +80,7 @@ class _Compared:
     def _again(self, copies: np.ndarray, frames: np.ndarray) -> Problem | None:
         """People of train who are tested on, whatever their names."""
         pairs = self._in(np.concatenate([copies, frames], 1), {TRAIN}, {QUERY, GALLERY})
-        pairs = pairs[:, self.pid[pairs[1]] > DISTRACTOR]
+        pairs = pairs[:, ~np.isin(self.pid[pairs[1]], list(nobody(s.pid for s in self.data.query)))]
         if not pairs.size:
             return None
         again = counted(len({*self.pid[pairs[0]]}), "identity")

@@ -9,8 +9,9 @@ from typing import NamedTuple
 
 from appearance.cli import InputError, counted
 from appearance.data.folders import few
-from appearance.data.layouts import DISTRACTOR, ReIDData, add_class_samples, images, number_identities
+from appearance.data.layouts import ReIDData, add_class_samples, images, number_identities
 from appearance.data.names import parse_name
+from appearance.identities import DISTRACTOR
 
 COLUMNS = {  # what a CSV file's columns may be called
     "file": ("file", "filename", "file_name", "path", "image", "image_name", "image_path", "img"),

@@ -44,9 +44,7 @@ from appearance.data.names import (
     parse_name,
     without_word,
 )
-
-JUNK = -1  # bad boxes: neither right nor wrong, left out of the ranking
-DISTRACTOR = 0  # people and background that are nobody's match: always wrong
+from appearance.identities import DISTRACTOR, JUNK, nobody
 
 OTHER_KINDS = (".gif", ".avif", ".heic", ".heif", ".jxl", ".jp2", ".jfif", ".tga")  # pictures that are not read
 
@@ -56,7 +54,7 @@ OTHER_KINDS = (".gif", ".avif", ".heic", ".heif", ".jxl", ".jp2", ".jfif", ".tga
 
 
 class Sample(NamedTuple):
-    """One image. `pid` is -1 for junk and 0 for distractors; camera, tracklet and time are -1 where unknown."""
+    """One image; `identities.py` says what a `pid` of -1 or 0 is. Camera, tracklet and time are -1 where unknown."""
 
     path: str
     pid: int
@@ -87,6 +85,11 @@ class ReIDData:
 
     def splits(self) -> dict[str, list[Sample]]:
         return {"train": self.train, "query": self.query, "gallery": self.gallery}
+
+    def tested(self) -> list[Sample]:
+        """The images of people in query and gallery, without distractors and junk."""
+        without = nobody(sample.pid for sample in self.query)
+        return [sample for sample in self.query + self.gallery if sample.pid not in without]
 
     def train_pids(self) -> list[int]:
         """The training identities, sorted: a sample's label is the position of its pid here."""
@@ -156,13 +159,16 @@ def merged(sets: Sequence[ReIDData]) -> ReIDData:
     for data in sets:
         splits = data.splits() if data is tested else {"train": data.train}
         everything = [sample for samples in splits.values() for sample in samples]
-        people = {s.pid for s in data.train} | {s.pid for s in everything if s.pid > DISTRACTOR}
-        pids = {JUNK: JUNK, DISTRACTOR: DISTRACTOR}
-        pids |= {pid: number for number, pid in enumerate(sorted(people), start=max(whole.names, default=0) + 1)}
+        without = nobody(s.pid for s in data.query)
+        people = {s.pid for s in data.train} | {s.pid for s in everything if s.pid not in without}
+        pids = {pid: number for number, pid in enumerate(sorted(people), start=max(whole.names, default=0) + 1)}
         whole.names |= {pids[pid]: f"{data.root.name}/{data.names[pid]}" for pid in people}
         for split, samples in splits.items():
             getattr(whole, split).extend(
-                s._replace(pid=pids[s.pid], camera=s.camera if s.camera == UNKNOWN else s.camera + cameras)
+                s._replace(
+                    pid=s.pid if split != "train" and s.pid in without else pids[s.pid],
+                    camera=s.camera if s.camera == UNKNOWN else s.camera + cameras,
+                )
                 for s in samples
             )
         cameras += max((s.camera for s in everything), default=0) + 1
@@ -207,13 +213,13 @@ def _read_mars(root: Path, layout: str) -> ReIDData:
     tracklets: dict[str, int] = {}
     for path in images(_below(root, "bbox_train") or root / "bbox_train"):
         sample = _mars_sample(path, tracklets)
-        if sample.pid > 0:
+        if sample.pid != JUNK:
             data.train.append(sample)
             data.names.setdefault(sample.pid, f"{sample.pid:04d}")
     if _below(root, "bbox_test"):
         try:
             data.query, data.gallery = _read_mars_test(root)
-            data.names |= {s.pid: f"{s.pid:04d}" for s in data.query + data.gallery if s.pid > DISTRACTOR}
+            data.names |= {s.pid: f"{s.pid:04d}" for s in data.tested()}
         except NotThere as missing:  # it can be trained with
             data.untestable = str(missing)
     return data

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from appearance.cli import counted
-from appearance.data.layouts import DISTRACTOR, ReIDData
+from appearance.data.layouts import ReIDData
 from appearance.machine import by_threads
 
 SET = {"data_dir": str, "layout": str, "identities": int, "images": int}
@@ -73,7 +73,7 @@ def people_met(trained_on: dict | None, class_names: Iterable[str], data: ReIDDa
     Those with an image that it was trained on, whatever its name; and those who bear the name of a training identity in
     the same folder, or in another one a name that is more than a number, which two data sets have by chance.
     """
-    tested = [sample for sample in data.query + data.gallery if sample.pid > DISTRACTOR]
+    tested = data.tested()
     if trained_on is None:
         return set()
     prints = fingerprints((sample.path for sample in tested), workers)

@@ -33,6 +33,7 @@ from appearance.drawn.cameras import HEIGHT, WIDTH, Appearance, Camera, Framing,
 from appearance.drawn.people import Identity
 from appearance.drawn.poses import Pose
 from appearance.drawn.variety import EVERYTHING, Variety
+from appearance.identities import DISTRACTOR, JUNK
 from appearance.machine import cores, side_by_side
 from appearance.progress import progress
 
@@ -42,7 +43,6 @@ LAST_TEST = 750  # every third identity up to this one is for testing: 250 are e
 MARKER = "sample.json"  # in the root: which parameters drew this folder
 TRAIN, QUERY, GALLERY = "bounding_box_train", "query", "bounding_box_test"
 FOLDERS = [TRAIN, QUERY, GALLERY]
-JUNK, DISTRACTOR = -1, 0  # the identities that Market-1501 gives to the two kinds of gallery images without an owner
 
 # What a stream is for: the first part of its key. Cameras and places have theirs in cameras.py.
 IDENTITY_STREAM, ROUTE_STREAM, IMAGE_STREAM, STRANGER_STREAM, VISIT_STREAM = range(5)

@@ -12,7 +12,7 @@ import torch
 
 from appearance.cli import InputError
 from appearance.measure import intervals
-from appearance.measure.pairs import BINS, GROUPS, Pairs
+from appearance.measure.pairs import BINS, EDGES, FLOOR, GROUPS, Pairs
 from appearance.measure.tracks import APART, Tracks
 
 PAIRS_RATE, TRACKS_RATE = 0.01, 0.02  # false matches where nobody says how many; docs/video.md has how they were chosen
@@ -57,12 +57,13 @@ def calibrate(
         rates = dict.fromkeys(counts, false_match_rate)
     # bars from 0 to where almost all pairs lie, which a poor network squeezes into a tenth of the range
     below = counts["all"].sum(0).cumsum(0)
-    bar = int(torch.searchsorted(below, int(0.999 * below[-1]))) // BARS + 1  # fine bins in a bar
-    groups = {}
+    bar = _rounded(EDGES[int(torch.searchsorted(below, int(0.999 * below[-1]))) + 1] / BARS)
+    groups, edges = {}, {}
     for name, count in counts.items():
         different, same = count.unbind(0)
         if same.sum() and different.sum():
-            groups[name] = {"title": titles[name]} | _group(same, different, rates[name], bar)
+            edges[name] = _last_edge(different, rates[name])
+            groups[name] = {"title": titles[name]} | _group(same, different, edges[name], bar)
     if "all" not in groups:
         raise InputError("--calibrate: the features hold no two images of one identity, or only one identity")
     enough = [
@@ -72,8 +73,7 @@ def calibrate(
     ]
     chosen = enough[0] if enough else "all"
     best = groups[chosen]
-    edge = round(best["threshold"] * BINS / 2)
-    by_identity = tracks.by_identity(edge) if chosen == "track" else pairs.by_identity(chosen, edge)
+    by_identity = tracks.by_identity(edges[chosen]) if chosen == "track" else pairs.by_identity(chosen, edges[chosen])
     return {
         "max_dist": best["threshold"],
         "max_dist_interval": _interval(by_identity, best["threshold"], counts[chosen][0], rates[chosen], seed),
@@ -83,7 +83,7 @@ def calibrate(
         "based_on": chosen,
         "warnings": _warnings(data, best, bool(enough), pairs.people, rates[chosen]),
         "groups": groups,
-        "bar_width": bar * 2 / BINS,
+        "bar_width": bar,
     }
 
 
@@ -134,17 +134,37 @@ def _interval(counted: torch.Tensor, threshold: float, different, rate: float, s
     moved *= ((squares - excess.square().sum() / 2) / squares).clamp(0.5, 1).sqrt()
     below = torch.cat([torch.zeros(1, dtype=torch.float64), different.cumsum(0) / different.sum()])
     edges = torch.searchsorted(below, (rate - moved).clamp(0, 1), right=True) - 1
-    low, high = intervals.of_estimates(edges.double() * 2 / BINS, len(excess)).tolist()
-    return [round(min(low, threshold), 4), round(max(high, threshold), 4)]
+    low, high = intervals.of_estimates(EDGES[edges], len(excess)).tolist()
+    return [_rounded(min(low, threshold)), _rounded(max(high, threshold))]
 
 
-def _group(same, different, false_match_rate: float, bar: int) -> dict:
-    """Threshold, ROC and histograms from counts (BINS,) of the distances of same- and different-identity pairs."""
+def in_digits(distance: float, decimals: int = 4) -> str:
+    """A distance as text: so many decimals, and more where these would leave less than three digits of it."""
+    needed = 2 - math.floor(math.log10(distance)) if distance >= FLOOR else 0
+    return f"{distance:.{max(decimals, needed)}f}"
+
+
+def _rounded(distance: float) -> float:
+    """To six digits, which is finer than any bin."""
+    return float(f"{distance:.6g}")
+
+
+def _last_edge(different, false_match_rate: float) -> int:
+    """The last bin edge below which no larger share of `different` (BINS,) lies."""
+    below = torch.cat([torch.zeros(1, dtype=torch.float64), different.cumsum(0) / different.sum()])
+    return int(torch.searchsorted(below, false_match_rate, right=True)) - 1
+
+
+def _group(same, different, at: int, bar: float) -> dict:
+    """Threshold, ROC and histograms from counts (BINS,) of the distances of same- and different-identity pairs.
+
+    Args:
+        at: the bin edge that is the threshold.
+        bar: width of a bar of the histograms.
+    """
     zero = torch.zeros(1, dtype=torch.float64)
     true_rate = torch.cat([zero, same.cumsum(0) / same.sum()])  # (BINS + 1,) share below each bin edge
     false_rate = torch.cat([zero, different.cumsum(0) / different.sum()])
-    edge = torch.linspace(0, 2, BINS + 1, dtype=torch.float64)
-    at = int(torch.searchsorted(false_rate, false_match_rate, right=True)) - 1  # last edge within the rate
     equal = int((false_rate - (1 - true_rate)).abs().argmin())
     # the ROC changes only where a pair lies; thin it out to readable JSON
     steps = torch.linspace(0, 1, 101, dtype=torch.float64)
@@ -152,18 +172,19 @@ def _group(same, different, false_match_rate: float, bar: int) -> dict:
     return {
         "same_pairs": int(same.sum()),
         "different_pairs": int(different.sum()),
-        "threshold": round(edge[at].item(), 4),
+        "threshold": _rounded(EDGES[at]),
         "kept": true_rate[at].item(),
         "false_matches": false_rate[at].item(),
         "equal_error_rate": ((false_rate[equal] + 1 - true_rate[equal]) / 2).item(),
-        "equal_error_threshold": round(edge[equal].item(), 4),
-        "roc": [[false_rate[i].item(), true_rate[i].item(), round(edge[i].item(), 4)] for i in points.tolist()],
+        "equal_error_threshold": _rounded(EDGES[equal]),
+        "roc": [[false_rate[i].item(), true_rate[i].item(), _rounded(EDGES[i])] for i in points.tolist()],
         "same_histogram": _bars(same, bar),
         "different_histogram": _bars(different, bar),
     }
 
 
-def _bars(counts, bar: int) -> list[float]:
-    """Shares of all pairs in the histogram's bars of `bar` fine bins each; the last few far pairs fall off the end."""
-    shown = torch.nn.functional.pad(counts, (0, BARS * bar))[: BARS * bar]
-    return (shown.view(BARS, bar).sum(1) / counts.sum()).tolist()
+def _bars(counts, bar: float) -> list[float]:
+    """Shares of all pairs in BARS bars of one width, from distance 0 on; the last few far pairs fall off the end."""
+    ends = torch.searchsorted(EDGES, bar * torch.arange(BARS + 1, dtype=torch.float64)).clamp(max=BINS)
+    below = torch.cat([torch.zeros(1, dtype=torch.float64), counts.cumsum(0) / counts.sum()])
+    return below[ends].diff().tolist()

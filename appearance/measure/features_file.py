@@ -3,7 +3,7 @@
 A dict, Nq query rows and Ng gallery rows:
 
     qf, gf            float32 (Nq, D), (Ng, D)   feature vectors of length 1
-    ql, gl            int64   (Nq,), (Ng,)       identities; -1 in the gallery is junk, neither right nor wrong
+    ql, gl            int64   (Nq,), (Ng,)       identities; -1 is junk, 0 a distractor unless a query has it
     qc, gc            int64   (Nq,), (Ng,)       cameras, -1 unknown
     qt, gt            int64   (Nq,), (Ng,)       time in frames, sequence * 10_000_000 + frame number, -1 unknown
     q_paths, g_paths  list of str                the images, absolute or relative to meta["data_dir"]; may be empty
@@ -138,7 +138,7 @@ def _integers(value, rows: int, name: str) -> torch.Tensor:
         raise InputError(f"{name} has {len(value)} entries for {rows} feature rows")
     if value.is_complex() or (value.is_floating_point() and not torch.equal(value, value.round())):
         raise InputError(f"{name} must hold whole numbers")
-    return value.to(torch.int64)
+    return value.to(torch.int64).contiguous()  # a column of a table is not
 
 
 def _paths(value, rows: int, name: str) -> list:

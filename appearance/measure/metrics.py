@@ -22,6 +22,7 @@ is r_k = k + w_k. The ranks of the correct images are all that the metrics need,
 import torch
 
 from appearance.cli import InputError
+from appearance.identities import JUNK
 from appearance.measure import intervals
 from appearance.measure.features_file import name_of
 from appearance.networks.precision import full_precision
@@ -36,7 +37,7 @@ SORT_ABOVE = 512  # correct images per query from which one sort is cheaper than
 
 def rank_queries(data: dict, memory: int = DEFAULT_MEMORY, shots: int = 0, seed: int = 0, device=None) -> dict:
     """Per-query results (see `rank_scores`) of a checked features dict, worked out on `device` (default: gf's)."""
-    kept = (data["gl"] != -1).nonzero()[:, 0]
+    kept = (data["gl"] != JUNK).nonzero()[:, 0]
     similarity = Similarity(data["qf"], data["gf"], kept.to(data["gf"].device), memory, device)
     columns = {key: data[key].to(similarity.device) for key in ("ql", "qc", "gl", "gc")}
     kept = kept.to(similarity.device)
@@ -51,7 +52,7 @@ def rank_distances(distances, ql, qc, gl, gc, memory: int = DEFAULT_MEMORY, shot
     """
     distances, ql, qc, gl, gc = (torch.as_tensor(x) for x in (distances, ql, qc, gl, gc))
     ql, qc, gl, gc = (x.to(distances.device) for x in (ql, qc, gl, gc))
-    kept = (gl != -1).nonzero()[:, 0]
+    kept = (gl != JUNK).nonzero()[:, 0]
 
     def score(rows, out):
         torch.neg(distances[rows][:, kept], out=out)
@@ -59,12 +60,12 @@ def rank_distances(distances, ql, qc, gl, gc, memory: int = DEFAULT_MEMORY, shot
     return rank_scores(score, ql, qc, gl[kept], gc[kept], memory // 2, shots, seed)
 
 
-def summary(results: dict, seed: int = 0) -> dict:
+def summary(results: dict) -> dict:
     """The metrics file's numbers from per-query results: fractions of 1, plain Python values.
 
     rank1, rank5, rank10, rank20, mAP, mINP, mAP_trapezoid, valid_queries, queries, gallery, cmc (list: ranks 1 to 50),
     identities (of the valid queries), rank1_interval and mAP_interval (lists of two: what other such people would give
-    in 95 % of cases, from draws with `seed`).
+    in 95 % of cases).
     Raises InputError when no query is valid, with the likely reason.
     """
     valid = results["correct"] > 0
@@ -75,7 +76,7 @@ def summary(results: dict, seed: int = 0) -> dict:
     hits = torch.bincount(first.clamp(max=CMC_RANKS + 1), minlength=CMC_RANKS + 2)[1:-1]
     cmc = (hits.cumsum(0).double() / len(first)).tolist()
     identities = results["identity"][valid]
-    sure = intervals.of_means(identities, hit_and_ap(results)[valid], seed).tolist()
+    sure = intervals.of_means(identities, hit_and_ap(results)[valid]).tolist()
     return {
         **{f"rank{k}": cmc[k - 1] for k in (1, 5, 10, 20)},
         "mAP": mean["ap"],
@@ -91,7 +92,7 @@ def summary(results: dict, seed: int = 0) -> dict:
     }
 
 
-def difference(results: dict, other: dict, seed: int = 0) -> dict:
+def difference(results: dict, other: dict) -> dict:
     """How much better `results` are than `other`, per-query results of the same queries, and whether that is chance.
 
     Returns {rank1, mAP: differences of the means over the queries that are valid in both; rank1_interval, mAP_interval;
@@ -105,7 +106,7 @@ def difference(results: dict, other: dict, seed: int = 0) -> dict:
     identities = results["identity"][valid]
     better = (hit_and_ap(results) - hit_and_ap(other))[valid]  # (N, 2)
     most = better.abs().amax(0)
-    sure = intervals.of_means(identities, better, seed, -most, most).tolist()
+    sure = intervals.of_means(identities, better, -most, most).tolist()
     found = {"queries": len(better), "identities": len(identities.unique())}
     for name, mean, (low, high) in zip(("rank1", "mAP"), better.mean(0).tolist(), sure, strict=True):
         found |= {name: mean, f"{name}_interval": [low, high], f"{name}_beyond_chance": not low <= 0 <= high}
@@ -131,7 +132,7 @@ def breakdown(data: dict, results: dict, memory: int = DEFAULT_MEMORY) -> dict:
     ]
     pairs = []
     for camera in data["gc"].unique().tolist() if (data["gc"] >= 0).any() else []:
-        rows = ((data["gc"].cpu() == camera) & (gl != -1)).nonzero()[:, 0].to(data["gf"].device)
+        rows = ((data["gc"].cpu() == camera) & (gl != JUNK)).nonzero()[:, 0].to(data["gf"].device)
         one = rank_queries(data | {key: data[key][rows.to(data[key].device)] for key in ("gf", "gl", "gc")}, memory)
         for query_camera, row in _grouped(qc, one, one["correct"] > 0):
             pairs.append({"query_camera": query_camera, "gallery_camera": camera} | row)
@@ -165,13 +166,15 @@ def ranked_list(data: dict, query: int, length: int = 10) -> list[dict]:
         left_out = (gc != camera) | ((gl == label) & near)
     else:
         left_out = (gl == label) & (gc == camera) & (gc != -1)
-    scores[(gl == -1) | left_out] = -torch.inf
+    scores[(gl == JUNK) | left_out] = -torch.inf
     best = scores.topk(min(length, len(scores)))
-    rows = zip(best.values.tolist(), best.indices.tolist(), strict=True)
+    rows = best.indices[best.values != -torch.inf]
+    # half the squared difference: of vectors that lie close together, 1 - cosine has no digits left
+    apart = data["gf"][rows.to(data["gf"].device)].cpu().double() - data["qf"][query].cpu().double()
+    distances = (apart.square().sum(1) / 2).tolist()
     return [
-        {"row": row, "distance": 1 - score, "correct": bool(gl[row] == label)}
-        for score, row in rows
-        if score != -torch.inf
+        {"row": row, "distance": distance, "correct": bool(gl[row] == label)}
+        for row, distance in zip(rows.tolist(), distances, strict=True)
     ]
 
 

@@ -5,6 +5,7 @@ import re
 import torch
 
 from appearance.cli import InputError
+from appearance.identities import are_people
 from appearance.measure import reappear
 from appearance.measure.metrics import rank_queries, summary
 
@@ -60,7 +61,7 @@ def fitting(name: str, data: dict, whole: bool = True) -> tuple[str, int | None,
     Returns (protocol, gap of `reappear`, lines that explain).
     """
     seen = torch.stack([torch.cat([data[f"q{key}"].cpu(), data[f"g{key}"].cpu()]) for key in "lc"])  # (2, Nq + Ng)
-    views = seen[:, seen[0] > 0].unique(dim=1)  # a person and a camera each
+    views = seen[:, are_people(seen[0], data["ql"])].unique(dim=1)  # a person and a camera each
     cameras = views[1].unique().tolist()
     somebody_in_two = len(views[0].unique()) < views.shape[1]
     if name != "market1501" or somebody_in_two or -1 in cameras:

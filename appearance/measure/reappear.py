@@ -11,6 +11,7 @@ import numpy as np
 import torch
 
 from appearance.cli import InputError
+from appearance.identities import JUNK
 from appearance.measure.metrics import full_precision, measures
 
 GAP = 50  # frames, where nobody says: two seconds of most videos
@@ -83,7 +84,7 @@ def _same_people(data: dict, known: dict) -> list[tuple[np.ndarray, np.ndarray]]
     """For each query (P,) (P,): of its person's P images in its camera, best first, how many wrong ones score at least
     as high, and how many frames away they are."""
     arrays = {key: data[key].cpu().numpy() for key in ("ql", "qc", "qt", "gl", "gc", "gt")}
-    usable = known["g"].cpu().numpy() & (arrays["gl"] != -1)
+    usable = known["g"].cpu().numpy() & (arrays["gl"] != JUNK)
     gallery = {camera: np.flatnonzero(usable & (arrays["gc"] == camera)) for camera in np.unique(arrays["gc"])}
     nothing = np.empty(0, np.int64)
     pairs = [(nothing, nothing)] * len(arrays["ql"])
@@ -106,7 +107,7 @@ def _results(data: dict, pairs: Sequence[tuple], gap: int) -> dict:
     """What `metrics.rank_scores` gives, for one gap."""
     return _measures(pairs, gap) | {
         "identity": data["ql"].cpu(),
-        "gallery": int((data["gl"] != -1).sum()),
+        "gallery": int((data["gl"] != JUNK).sum()),
         "same_camera_only": 0,
     }
 

@@ -11,6 +11,7 @@ from appearance.measure.metrics import DEFAULT_MEMORY
 from appearance.networks.precision import full_precision
 
 PAIRS_AT_ONCE = 4 << 20  # entries of a step's temporary tensors
+SMALLEST = 1e-30  # squared distance to divide by where all vectors are one and the same
 
 
 @torch.no_grad()
@@ -19,7 +20,8 @@ def re_ranking(qf, gf, k1: int = 20, k2: int = 6, lambda_value: float = 0.3, mem
 
     Args:
         qf, gf: (Nq, D), (Ng, D) unit rows, arrays or tensors. Leave junk out of the gallery: it would take part.
-        k1: neighbours that are looked at; k2: neighbours whose encodings are averaged (1: none).
+        k1: neighbours that are looked at; k2: nearest images, the image itself among them, whose encodings are
+            averaged (1: none). Either may be larger than the number of images: then it means all.
         lambda_value: weight of the original distance; the rest goes to the Jaccard distance of the encodings.
         memory: bytes for a block of similarities.
 
@@ -28,8 +30,9 @@ def re_ranking(qf, gf, k1: int = 20, k2: int = 6, lambda_value: float = 0.3, mem
     gf = torch.as_tensor(gf)
     features = torch.cat([torch.as_tensor(qf).to(gf.device), gf]).float()  # (N, D)
     queries, total = len(qf), len(features)
-    nearest, farthest, distances = _neighbours(features, queries, min(k1 + 1, total), memory)
-    row, column = _reciprocal_sets(nearest, round(k1 / 2) + 1)
+    # the image itself and k1 others; the nearest k2 may be more than these
+    nearest, farthest, distances = _neighbours(features, queries, min(max(k1 + 1, k2), total), memory)
+    row, column = _reciprocal_sets(nearest[:, : k1 + 1], round(k1 / 2) + 1)
     weight = torch.exp(-_squared_distances(features, row, column) / farthest[row])
     weight /= _add(torch.zeros(total, device=weight.device), row, weight)[row]
     if k2 > 1:
@@ -69,7 +72,7 @@ def _neighbours(features, queries: int, k: int, memory: int):
             block = features[start : start + height] @ features.T  # (B, N) similarities
             stop = start + len(block)
             nearest[start:stop] = block.topk(k, dim=1).indices
-            farthest[start:stop] = 2 - 2 * block.amin(1)
+            farthest[start:stop] = (2 - 2 * block.amin(1)).clamp_(min=SMALLEST)
             if start < queries:
                 top = block[: queries - start, queries:]
                 scale = farthest[start : start + len(top), None]

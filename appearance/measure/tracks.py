@@ -12,7 +12,6 @@ import torch
 from torch import Tensor
 
 from appearance.measure.pairs import BINS, CLUSTERS, PAIRS, Pairs
-from appearance.networks.precision import full_precision
 
 BUDGET = 100  # vectors that DeepSORT keeps of a track
 APART = 10  # frames; nearer images of a person are nearly copies, of which any network is sure
@@ -68,9 +67,7 @@ class Tracks:
         """Images (B,), an image of each track (T,), the bins of the distances between them (B, T), which of the tracks
         are of other people (B, T), which of all are seen at about that time (B, T), and the bin of the distance to the
         own track (B,), BINS where no vector of it lies so far away. A sample of the images where there are many."""
-        cameras, times, labels, features = (
-            getattr(self.pairs, key) for key in ("cameras", "times", "labels", "features")
-        )
+        cameras, times, labels = (getattr(self.pairs, key) for key in ("cameras", "times", "labels"))
         usable = (cameras >= 0) & (times >= 0)
         groups = [(usable & (cameras == camera)).nonzero()[:, 0] for camera in cameras[usable].unique()]
         share = min(1, PAIRS / max(1, sum(len(images) ** 2 for images in groups)))
@@ -84,9 +81,7 @@ class Tracks:
             last = torch.full_like(numbers, -1).scatter_reduce_(0, place, times[members], "amax")
             # images are in random order, so the first are a sample
             for rows in images[: max(1, round(share * len(images)))].split(max(1, BLOCK // len(members))):
-                with full_precision():
-                    distance = 1 - features[rows] @ features[members].T  # (B, M)
-                bins = (distance * (BINS / 2)).long().clamp_(0, BINS - 1)
+                bins = self.pairs.bins(rows, members)  # (B, M)
                 nearest = bins.new_full((len(rows), len(numbers)), BINS)
                 nearest.scatter_reduce_(1, place.expand_as(bins), bins, "amin")
                 when = times[rows, None]

@@ -13,9 +13,11 @@ from matplotlib.lines import Line2D
 from matplotlib.patches import Rectangle
 from matplotlib.text import Text
 from matplotlib.ticker import MaxNLocator
+from matplotlib.transforms import ScaledTranslation
 
 from appearance.cli import InputError
 from appearance.files import atomic_write
+from appearance.measure.calibrate import in_digits
 
 # Okabe and Ito's palette: told apart by colour-blind readers, too
 BLUE, ORANGE, GREEN, RED, PURPLE, SKY, GREY = (
@@ -27,6 +29,7 @@ RUN_COLOURS = (BLUE, RED, GREEN, PURPLE, ORANGE, SKY, GREY)
 MARKERS = "os^DvP*X<>"
 DARK_GROUND, DARK_TEXT = "#16181d", "#d8dbe2"
 DPI = 150
+NO_GAP = 0.5  # where a gap of 0 frames stands on an axis of logarithms
 
 
 def training_curves(history: list[dict], path):
@@ -68,46 +71,67 @@ def training_curves(history: list[dict], path):
 
 def cmc(runs: dict[str, dict]) -> Figure:
     """Share of queries with a correct image among the first k, of one or several runs {label: metrics}."""
-    figure = Figure(figsize=(5.6, 3.8), layout="constrained")
-    axes = figure.subplots()
+    figure, axes, legend = _runs_figure(len(runs))
     lowest = 1.0
     ranks = min(20, max(metrics.get("gallery", 20) for metrics in runs.values()))
     for i, (label, metrics) in enumerate(runs.items()):
         curve = np.array(metrics["cmc"][:ranks])
         lowest = min(lowest, curve[0])
-        name = f"{label}   rank-1 {metrics['rank1']:.1%}, mAP {metrics['mAP']:.1%}"
+        name = f"{_run_name(label, i)}   rank-1 {metrics['rank1']:.1%}, mAP {metrics['mAP']:.1%}"
         style = ("-", "--", ":")[i // len(RUN_COLOURS) % 3]  # an eighth run has to differ from the first
         colour = RUN_COLOURS[i % len(RUN_COLOURS)]
         # equal curves lie on one another: the ones below are the broader ones
-        broader = (len(runs) - 1 - i) * min(1, 4 / len(runs))
+        broader = (len(runs) - 1 - i) * min(1, 2 / len(runs))
         look = {"marker": "o", "markersize": 3 + 2 * broader, "linewidth": 1.5 + 2 * broader}
         axes.plot(np.arange(1, len(curve) + 1), 100 * curve, style, color=colour, label=name, **look)
     _tidy(axes, "cumulative match characteristic", "rank k", "queries with a correct image in the top k, %")
     axes.set_xlim(0.5, ranks + 0.5)
     axes.set_xticks([1, 5, 10, 15, 20] if ranks == 20 else range(1, ranks + 1))
     axes.set_ylim(max(0, np.floor(lowest * 10 - 1) * 10), 101)
-    axes.legend(frameon=False, fontsize=9)
+    axes.legend(frameon=False, fontsize=9, **legend)
     return figure
 
 
 def reappear(runs: dict[str, dict]) -> Figure:
     """Rank-1 and mAP of people who come back, against the frames they were away, of one or several runs."""
-    figure = Figure(figsize=(5.6, 3.8), layout="constrained")
-    axes = figure.subplots()
+    figure, axes, legend = _runs_figure(2 * len(runs))
+    shown = set()
     for i, (label, metrics) in enumerate(runs.items()):
         curve = metrics["reappear"]["curve"]
+        shown |= {point["gap"] for point in curve}
         for key, name, style in (("rank1", "rank-1", "-"), ("mAP", "mAP", "--")):
-            gaps, values = [max(point["gap"], 1) for point in curve], [100 * point[key] for point in curve]
-            name = name if len(runs) == 1 else f"{label}, {name}"
+            gaps = [max(point["gap"], NO_GAP) for point in curve]
+            values = [100 * point[key] for point in curve]
+            name = name if len(runs) == 1 else f"{_run_name(label, i)}, {name}"
             axes.plot(
                 gaps, values, style, color=RUN_COLOURS[i % len(RUN_COLOURS)], marker="o", markersize=3, label=name
             )
-    axes.axvline(max(metrics["reappear"]["gap"], 1), color=GREY, linewidth=0.8)
+    axes.axvline(max(metrics["reappear"]["gap"], NO_GAP), color=GREY, linewidth=0.8)
     _tidy(axes, "the same person in the same camera", "at least so many frames away", "%")
     axes.set_xscale("log")
+    powers = {gap for gap in shown if gap in (0, 10 ** (len(str(gap)) - 1))}
+    ticks = sorted(powers if len(shown) > 10 and len(powers) > 1 else shown)
+    axes.set_xticks([max(gap, NO_GAP) for gap in ticks], [f"{gap:,}" for gap in ticks])
+    axes.tick_params(axis="x", labelsize=8 if len(",".join(map(str, ticks))) > 30 else None)
+    axes.minorticks_off()
     axes.set_ylim(0, 101)
-    axes.legend(frameon=False, fontsize=9)
+    axes.legend(frameon=False, fontsize=9, **legend)
     return figure
+
+
+def _runs_figure(lines: int) -> tuple:
+    """A figure of curves, its axes, and where its legend of so many lines goes: beside few curves, below many."""
+    few = lines <= 4
+    figure = Figure(figsize=(5.6, 3.8 if few else 3.9 + 0.21 * lines), layout="constrained")
+    axes = figure.subplots()
+    if few:
+        return figure, axes, {}
+    below = axes.transAxes + ScaledTranslation(0, -0.55, figure.dpi_scale_trans)  # inches
+    return figure, axes, {"loc": "upper left", "bbox_to_anchor": (0, 0), "bbox_transform": below, "borderaxespad": 0}
+
+
+def _run_name(label: str, number: int) -> str:
+    return plain(label, f"run {number + 1}", most=32)
 
 
 def distances(calibration: dict) -> Figure:
@@ -130,10 +154,11 @@ def distances(calibration: dict) -> Figure:
             )
         threshold = group["threshold"]
         shares = f"keeps {group['kept']:.1%} of same, accepts {group['false_matches']:.2%} of different"
-        axes.axvline(threshold, ymax=0.57, color=BLUE, linewidth=1.8, label=f"{threshold:.4f}: {shares}")
+        axes.axvline(threshold, ymax=0.57, color=BLUE, linewidth=1.8, label=f"{in_digits(threshold)}: {shares}")
         mark = "  (max_dist)" if name == calibration["based_on"] else ""
         _tidy(axes, group["title"] + mark, "", "pairs, %")
         axes.set_xlim(0, edges[-1])
+        axes.xaxis.set_major_locator(MaxNLocator(nbins=6))  # small distances have long numbers
         axes.set_ylim(0, 1.8 * axes.get_ylim()[1])  # the legend gets the upper part to itself
         axes.legend(frameon=False, loc="upper right", fontsize=9)
     axes.set_xlabel("cosine distance")
@@ -147,7 +172,7 @@ def ranked_lists(lists: list[dict]) -> Figure:
         lists: one dict per query: `title` (str), `query` and `results` (list), each image of which is a dict with
             `image` (PIL image, or None if it could not be read), `caption` (str) and, of results, `correct` (bool).
     """
-    columns = 1 + max(len(one["results"]) for one in lists)
+    columns = max(6, 1 + max(len(one["results"]) for one in lists))  # 6 are as wide as a title
     images = [item["image"] for one in lists for item in (one["query"], *one["results"]) if item["image"] is not None]
     tallest = max((image.height / image.width for image in images), default=2)
     height = min(max(0.9 * tallest, 0.9), 1.8)  # of the place for an image, whose width is 0.9
@@ -167,38 +192,36 @@ def ranked_lists(lists: list[dict]) -> Figure:
 
 
 def feature_map(points, identities: list, cameras: list, names: dict[int, str]) -> Figure:
-    """(N, 2) points coloured by identity; one marker shape per camera where cameras are known (not -1).
+    """(N, 2) points coloured by identity; one marker shape per camera where these are known (not -1) and few enough.
 
-    `names` are those of the identities in the legend.
+    `names` are those of the identities in the legend, in its order.
     """
-    figure = Figure(figsize=(7.2, 5.2), layout="constrained")
+    figure = Figure(figsize=(7.6, 5.2), layout="constrained")
     axes = figure.subplots()
     identities, cameras = np.asarray(identities), np.asarray(cameras)
-    colours = colormaps["tab20"](
-        np.arange(len(np.unique(identities))) * 2 % 20 + np.arange(len(np.unique(identities))) // 10 % 2
-    )
-    known = np.unique(cameras[cameras >= 0])
-    for colour, identity in zip(colours, np.unique(identities), strict=True):
+    order = np.arange(len(names))
+    colours = [tuple(colour) for colour in colormaps["tab20"](order * 2 % 20 + order // 10 % 2)]
+    known = np.unique(cameras[cameras >= 0]).tolist()
+    markers = dict(zip(known, MARKERS, strict=False)) if len(known) <= len(MARKERS) else {}
+    for colour, identity in zip(colours, names, strict=True):
         for camera in np.unique(cameras):
             of_both = (identities == identity) & (cameras == camera)
-            marker = MARKERS[int(np.searchsorted(known, camera)) % len(MARKERS)] if camera >= 0 else "o"
+            marker = markers.get(camera, "o")
             axes.scatter(*points[of_both].T, color=[colour], marker=marker, s=26, edgecolors="none", alpha=0.85)
-        axes.scatter([], [], color=[colour], s=26, label=plain(names[identity], str(identity)))
-    first = axes.legend(title="identity", frameon=False, fontsize=8, loc="upper left", bbox_to_anchor=(1.0, 1.0))
-    if len(known):
-        for camera in known:
-            marker = MARKERS[int(np.searchsorted(known, camera)) % len(MARKERS)]
-            axes.scatter([], [], color=GREY, s=26, marker=marker, label=str(camera))
-        handles, labels = axes.get_legend_handles_labels()
-        axes.add_artist(first)
-        axes.legend(
-            handles[-len(known) :],
-            labels[-len(known) :],
-            title="camera",
-            frameon=False,
-            fontsize=8,
-            loc="lower left",
-            bbox_to_anchor=(1.0, 0.0),
+    look = {"linestyle": "", "markersize": 5}
+    dots = [
+        Line2D([], [], color=colour, marker="o", label=name, **look)
+        for colour, name in zip(colours, names.values(), strict=True)
+    ]
+    # of the figure, not of the axes: the layout makes room for all of them, however long their names
+    figure.legend(handles=dots, title="identity", frameon=False, fontsize=8, loc="outside right upper")
+    if markers:
+        shapes = [
+            Line2D([], [], color=GREY, marker=marker, label=str(camera), **look) for camera, marker in markers.items()
+        ]
+        columns = 1 + len(shapes) // 6
+        figure.legend(
+            handles=shapes, title="camera", frameon=False, fontsize=8, ncols=columns, loc="outside right lower"
         )
     axes.set_title("features on a plane (t-SNE): a person is one colour", fontsize=11, loc="left")
     axes.set_xticks([])
@@ -213,11 +236,15 @@ def _characters() -> frozenset[int]:
     return frozenset(get_font(findfont(FontProperties())).get_charmap())
 
 
-def plain(text: str, otherwise: str) -> str:
-    """A name from outside as text in a picture: short, no formula, and `otherwise` where the font lacks a letter."""
+def plain(text: str, otherwise: str, most: int = 24) -> str:
+    """A name from outside as text in a picture: short, no formula, and `otherwise` where the font lacks a letter.
+
+    Of more than `most` characters the middle is left out: names that begin alike differ at their ends.
+    """
     if not text.isprintable() or not {*map(ord, text)} <= _characters():
         text = otherwise
-    text = text if len(text) <= 24 else text[:23] + "…"
+    if len(text) > most:
+        text = text[: most // 2 - 1] + "…" + text[most // 2 - most :]
     return (" " * text.startswith("_") + text).replace("$", r"\$")  # legends leave out what begins with _
 
 

@@ -14,6 +14,7 @@ from PIL import Image
 
 from appearance.cli import InputError
 from appearance.files import atomic_write
+from appearance.measure.calibrate import in_digits
 from appearance.measure.features_file import name_of
 from appearance.measure.metrics import ranked_list
 from appearance.measure.protocols import with_cameras
@@ -22,6 +23,7 @@ from appearance.pictures.tsne import tsne
 
 LISTS = 3  # queries of each kind: best, worst, random
 MAP_IDENTITIES, MAP_IMAGES = 12, 600  # what fits on a map and can be told apart
+MAP_LEAST = 4  # images of each
 THUMBNAIL = (96, 192)
 FAMILIES = 12  # identities named in the table of the hardest
 
@@ -102,11 +104,13 @@ def write(folder, runs: dict, compared: list[dict], data: dict, results: dict, c
     for kind, rows in lists.items():
         text = f"{kind} queries with their first ten gallery images"
         parts.append(picture(f"{kind}.jpg", text, lambda rows=rows: plots.ranked_lists(rows), scroll=True))
-    drawn = _map(data)
+    drawn = _map(data, results)
     if drawn is not None:
         parts.append(
             "<h2>Map of the features</h2><p>Each point is an image, each colour a person: one tight cloud per colour "
-            "is what a tracker needs. Clouds that split by marker are people whose vector depends on the camera.</p>"
+            "is what a tracker needs. Clouds that split by marker are people whose vector depends on the camera. The "
+            f"people are {MAP_IDENTITIES} at most, from the one of the highest AP to the one of the lowest, evenly "
+            "spread in between.</p>"
         )
         parts.append(picture("map.png", "t-SNE map of the features, coloured by identity", lambda: drawn))
     parts.append(_breakdown(first.get("breakdown", {})))
@@ -197,7 +201,7 @@ def _calibration(calibration) -> str:
             html.escape(group["title"]),
             f"{group['same_pairs']:,}",
             f"{group['different_pairs']:,}",
-            f"{group['threshold']:.4f}",
+            in_digits(group["threshold"]),
             f"{group['kept']:.1%}",
             f"{group['equal_error_rate']:.1%}",
         ]
@@ -206,12 +210,12 @@ def _calibration(calibration) -> str:
     sure = ""
     if calibration["max_dist_interval"]:
         low, high = calibration["max_dist_interval"]
-        sure = f" In 95 % of cases other such people put it between {low:.4f} and {high:.4f}."
+        sure = f" In 95 % of cases other such people put it between {in_digits(low)} and {in_digits(high)}."
     warnings = "".join(f"<p><b>Warning:</b> {html.escape(text)}.</p>" for text in calibration["warnings"])
     head = ["what is compared", "same", "different", "max_dist", "matches kept", "equal error rate"]
     return (
         "<h2>Threshold for the tracker</h2>"
-        f"<p>With <b>max_dist = {calibration['max_dist']:.4f}</b>, {based_on['false_matches']:.2%} of the "
+        f"<p>With <b>max_dist = {in_digits(calibration['max_dist'])}</b>, {based_on['false_matches']:.2%} of the "
         f"comparisons with strangers are accepted and {calibration['kept']:.1%} of those with the same person are kept "
         f"({html.escape(based_on['title'])}).{sure}</p>{warnings}" + _html_table(head, rows)
     )
@@ -252,7 +256,7 @@ def _list_row(data, query: int, title: str) -> dict:
     results = [
         {
             "image": _open(data, "g", hit["row"]),
-            "caption": f"{_camera(data, 'g', hit['row'])}{hit['distance']:.3f}",
+            "caption": f"{_camera(data, 'g', hit['row'])}{in_digits(hit['distance'], 3)}",
             "correct": hit["correct"],
         }
         for hit in ranked_list(data, query)
@@ -293,22 +297,37 @@ def _lists_text(label, runs: int, data, missing: int) -> str:
     return text + "</p>"
 
 
-def _map(data):
-    """The map's figure of the identities with the most images, or None when there are too few."""
+def _map(data, results):
+    """The map's figure of people from the easiest to the hardest, or None when there are too few images."""
     labels = torch.cat([data["ql"].cpu(), data["gl"].cpu()])
     cameras = torch.cat([with_cameras(data)[key].cpu() for key in ("qc", "gc")])
-    people = data["ql"].cpu().unique()
-    known, counts = labels[torch.isin(labels, people) & (labels != -1)].unique(return_counts=True)
-    most = known[counts.argsort(descending=True, stable=True)[:MAP_IDENTITIES]]
-    rows = torch.isin(labels, most).nonzero()[:, 0]
+    people = _easy_to_hard(labels, results)
+    rows = torch.isin(labels, torch.tensor(list(people), dtype=labels.dtype)).nonzero()[:, 0]
     rows = rows[torch.randperm(len(rows), generator=torch.Generator().manual_seed(0))[:MAP_IMAGES].sort().values]
     if len(rows) < 3:
         return None
     queries = len(data["ql"])
     in_query = rows < queries
     chosen = torch.cat([data["qf"].cpu()[rows[in_query]], data["gf"][(rows[~in_query] - queries)].cpu()])
-    names = {label: name_of(data, label) for label in most.tolist()}
+    names = {label: plots.plain(name_of(data, label), str(label), most=32) for label in people}
+    names = {label: f"{name}   AP {100 * people[label]:.0f} %" for label, name in names.items()}
     return plots.feature_map(tsne(chosen.numpy()), labels[rows].numpy(), cameras[rows].numpy(), names)
+
+
+def _easy_to_hard(labels: torch.Tensor, results: dict) -> dict[int, float]:
+    """{identity: mean AP of its queries} of at most MAP_IDENTITIES, evenly spread over all from the highest AP on.
+
+    Of each there are MAP_LEAST of the images `labels` (N,), if anybody has so many: fewer make no cloud.
+    """
+    valid = results["correct"] > 0
+    people, place = results["identity"][valid].unique(return_inverse=True)
+    ap = torch.zeros(len(people), dtype=torch.float64).index_add_(0, place, results["ap"][valid])
+    ap /= torch.bincount(place, minlength=len(people))
+    images = torch.bincount(torch.searchsorted(people, labels[torch.isin(labels, people)]), minlength=len(people))
+    enough = (images >= min(MAP_LEAST, int(images.max()))).nonzero()[:, 0]
+    order = enough[ap[enough].argsort(descending=True, stable=True)]
+    chosen = order[torch.linspace(0, len(order) - 1, min(MAP_IDENTITIES, len(order))).round().long()]
+    return dict(zip(people[chosen].tolist(), ap[chosen].tolist(), strict=True))
 
 
 def _breakdown(breakdown) -> str:
