@@ -5,6 +5,7 @@ import zlib
 
 import numpy as np
 import pytest
+from conftest import call_script, make_class_folders
 from PIL import Image
 
 from appearance.cli import InputError
@@ -84,3 +85,19 @@ def test_dark_images_of_8_bits_stay_as_they_are(tmp_path):
     for name in ("dark.bmp", "dark.png", "dark.tiff"):
         Image.new("RGB", (16, 16), (3, 2, 1)).save(tmp_path / name)
         assert load_rgb(tmp_path / name).getpixel((0, 0)) == (3, 2, 1)
+
+
+def test_check_names_blank_images(tmp_path):
+    """A few one by one, many in one line; a dark picture is no blank one."""
+    data = make_class_folders(tmp_path / "people", images=8)
+    Image.new("L", (32, 64), 7).save(data / "person1" / "c1_900.png")
+    noise = np.random.default_rng(0).integers(0, 12, (64, 32), dtype=np.uint8)
+    Image.fromarray(noise).save(data / "person1" / "c1_901.png")
+    shown = call_script("datasets.py", "check", data, cwd=tmp_path).stdout
+    assert f"{data}/person1/c1_900.png: blank: all pixels have nearly one colour" in shown
+    assert "c1_901.png: blank" not in shown
+    for number in range(6):
+        Image.new("RGB", (32, 64), (number, 0, 0)).save(data / "person2" / f"c1_90{number}.jpg")
+    shown = call_script("datasets.py", "check", data, cwd=tmp_path).stdout
+    assert f"7 images are blank ({data}/person1/c1_900.png, " in shown
+    assert "blank: all" not in shown

@@ -23,6 +23,8 @@ from appearance.machine import by_threads, cores, side_by_side
 from appearance.progress import progress
 
 SMALLEST_SIDE = 16  # pixels; below it a crop holds nothing to recognise
+BLANK = 4  # grey levels between the darkest and the brightest pixel of an image that shows nothing
+FEW_LINES = 5  # images with one fault that get a line each
 WORTH_PROCESSES = 1000  # images, fewer are looked at before processes have begun
 STEP = 16  # pixels, of which height and width of a network's input are multiples
 FAR = 1.4  # times taller or wider than 128x64, from which another shape is proposed
@@ -196,7 +198,7 @@ def across_cores(work: Callable, paths: Sequence[str]) -> Iterator:
 
 
 def look(samples: Sequence[Sample], apply: Callable = across_cores) -> tuple[list[Problem], list[bytes | None]]:
-    """Open every image, in one pass: unreadable files and images too small to recognise anyone; and thumbnails.
+    """Open every image, in one pass: unreadable files, blank images and those too small to show anyone; and thumbnails.
 
     The thumbnail of an image that cannot be read is None.
 
@@ -213,20 +215,35 @@ def survey(
     """`look`, and the width and height of each image that can be read, in pixels (n, 2)."""
     seen = apply(_open, [sample.path for sample in samples])
     bar = progress(seen, total=len(samples), desc="reading images", unit="img")
-    problems, thumbnails, sizes = zip(*bar, strict=True) if samples else ((), (), ())
-    known = np.array([size for size in sizes if size], int).reshape(-1, 2)
-    return [problem for problem in problems if problem], list(thumbnails), known
+    problems, thumbnails, sizes, blank = zip(*bar, strict=True) if samples else ((), (), (), ())
+    found = [problem for problem in problems if problem]
+    small = [
+        (sample.path, size) for sample, size in zip(samples, sizes, strict=True) if size and min(size) < SMALLEST_SIDE
+    ]
+    found += _one_by_one(
+        [path for path, _ in small],
+        [f"{width}x{height} pixels, smaller than {SMALLEST_SIDE}" for _, (width, height) in small],
+        f"images are smaller than {SMALLEST_SIDE} pixels",
+    )
+    empty = [sample.path for sample, it_is in zip(samples, blank, strict=True) if it_is]
+    found += _one_by_one(empty, ["blank: all pixels have nearly one colour"] * len(empty), "images are blank")
+    return found, list(thumbnails), np.array([size for size in sizes if size], int).reshape(-1, 2)
 
 
-def _open(path: str) -> tuple[Problem | None, bytes | None, tuple[int, int] | None]:
+def _open(path: str) -> tuple[Problem | None, bytes | None, tuple[int, int] | None, bool]:
+    """What is wrong with an image that cannot be read; its thumbnail, width and height, and whether it is blank."""
     try:
         image = load_rgb(path)
     except InputError as error:
-        return Problem(True, str(error), path), None, None
-    problem, (width, height) = None, image.size
-    if min(width, height) < SMALLEST_SIDE:
-        problem = Problem(False, f"{path}: {width}x{height} pixels, smaller than {SMALLEST_SIDE}", path)
-    return problem, thumbnail(image), (width, height)
+        return Problem(True, str(error), path), None, None, False
+    return None, thumbnail(image), image.size, all(high - low <= BLANK for low, high in image.getextrema())
+
+
+def _one_by_one(paths: Sequence[str], faults: Sequence[str], together: str) -> list[Problem]:
+    """A warning for each of a few images, or one for all of many."""
+    if len(paths) > FEW_LINES:
+        return [Problem(False, f"{len(paths):,} {together} ({few(paths)})")]
+    return [Problem(False, f"{path}: {fault}", path) for path, fault in zip(paths, faults, strict=True)]
 
 
 def size_line(sizes: np.ndarray) -> str:

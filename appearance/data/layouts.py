@@ -374,7 +374,7 @@ def add_class_samples(
             data.by_session |= parts.by_session
             samples.append(Sample(path, pids[identity], parts.camera, time=parts.time))
         samples.sort(key=lambda sample: sample.path.split(os.sep))
-    people = [s for part in data.splits().values() for s in part if s.camera != UNKNOWN and s.pid > DISTRACTOR]
+    people = [s for s in (*data.train, *data.tested()) if s.camera != UNKNOWN]
     if own:
         data.notes.append(f"the names repeat the identity ({few(sorted(own))}), which is not read as a camera")
     elif _number_identity(people):
