@@ -135,6 +135,10 @@ def evaluate(path, args, device):
     shots = args.repeats if protocol == "cuhk03" else 0
     if protocol != "no-camera" and (bool((data["qc"] < 0).all()) or bool((data["gc"] < 0).all())):
         lines.append("no camera numbers: same-camera images of a query's identity were not removed")
+    if data["meta"].get("by_session"):
+        lines.append(
+            "sessions (clips, days) stand in the place of cameras: a query's own session holds no answers to it"
+        )
     data = _placed(data, device, memory)
     if args.aqe:
         kept = data["gf"][data["gl"].to(data["gf"].device) != JUNK]

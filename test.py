@@ -92,6 +92,7 @@ def main(args) -> None:
         found["meta"] = {
             "data_dir": os.path.abspath(data.root),
             "layout": data.layout,
+            "by_session": data.by_session,
             "names": _names(data),
             "weights": str(args.weights),
             "arch": checkpoint.arch,
