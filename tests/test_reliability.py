@@ -86,7 +86,9 @@ def test_a_kill_between_the_files_of_an_epoch_repeats_that_epoch(here, monkeypat
         with pytest.raises(Killed):
             train_on_data("--epochs", 2, "--output", "parts")
     assert sorted(files_of("parts")) == ["best.pth", "curves.png", "history.csv"]
-    train_on_data("--epochs", 2, "--output", "parts")  # nothing to resume from: not a run yet
+    with pytest.raises(InputError, match="holds a run already"):  # nothing to resume from, and weights to lose
+        train_on_data("--epochs", 2, "--output", "parts")
+    train_on_data("--epochs", 2, "--output", "parts", "--overwrite")
     whole, parts = (torch.load(f"{name}/last.pth", weights_only=True)["net_dict"] for name in ("whole", "parts"))
     assert all(torch.equal(whole[key], parts[key]) for key in whole)
 

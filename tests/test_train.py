@@ -430,7 +430,7 @@ def class_folders(root: Path, data: Path, identities: int) -> Path:
 def test_wrong_folders_get_one_line(data, here):
     result = command(sys.executable, ROOT / "train.py", "--data-dir", "nowhere", cwd=here)
     assert "nowhere: no such folder" in one_line_error(result)
-    with pytest.raises(InputError, match="images lie directly in it"):
+    with pytest.raises(InputError, match="its 14 images lie in no identity's folder"):
         run("--data-dir", data / "query", *SMALL)
     (here / "empty").mkdir()
     with pytest.raises(InputError, match="no images found"):
