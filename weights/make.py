@@ -49,7 +49,7 @@ class Plan:
 
 
 PLANS = {
-    "small": Plan((18, 3), (24, 3), (1, 1), (1, 1), 1, batch=16, size=(32, 16), light="osnet_x0_25", half=False),
+    "small": Plan((9, 3), (15, 3), (1, 1), (1, 1), 1, batch=16, size=(32, 16), light="osnet_x0_25", half=False),
     "cpu": Plan((1750, 200), (8250, 400), (10, 4), (4, 4), 1),
     "large": Plan((5250, 400), (40250, 1000), (20, 20), (20, 20), 10),
 }
