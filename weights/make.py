@@ -64,7 +64,7 @@ def run(script, *flags) -> None:
 
 def draw(folder: Path, crowd: tuple[int, int], seed: int) -> Path:
     people, cameras = crowd
-    run(datasets, "draw", folder, "--identities", people, "--cameras", cameras, "--seed", seed)
+    run(datasets, "draw", folder, "--identities", people, "--cameras", cameras, "--seed", seed, "--variety", "rich")
     return folder
 
 

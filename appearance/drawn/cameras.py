@@ -17,7 +17,7 @@ from appearance.drawn.people import Identity
 from appearance.drawn.places import Place, draw_place
 from appearance.drawn.poses import Pose
 from appearance.drawn.solids import Eye
-from appearance.drawn.variety import EVERYTHING, Variety, within
+from appearance.drawn.variety import EVERYTHING, Variety
 
 WIDTH, HEIGHT = 64, 128  # pixels of an image
 TALL = 160  # height in pixels in which a box is drawn, before the camera takes it
@@ -164,10 +164,7 @@ def put(canvas: Image.Image, person: Appearance, camera: Camera, framing: Framin
     unit = height * framing.fill / (math.cos(tilt) + 0.16 * math.sin(tilt))
     x, y = width * (0.5 + framing.dx), height * (1 + framing.dy) - 0.07 * unit * math.sin(tilt)
     eye = Eye(person.heading, tilt, camera.nearness, unit * 0.985, x, y)
-    light = Light(
-        camera.light, camera.shading, float(rng.uniform(*variety.folds)), int(rng.integers(256)),
-        within(rng, variety.hollows), within(rng, variety.relief),
-    )  # fmt: skip
+    light = Light(camera.light, camera.shading, float(rng.uniform(*variety.folds)), int(rng.integers(256)))
     pixels, colour = draw_person(person.identity, person.pose, eye, canvas.size, light)
 
     draw = ImageDraw.Draw(canvas, "RGBA")

@@ -10,7 +10,7 @@ from PIL import Image
 from appearance.drawn.cloth import Cloth
 from appearance.drawn.people import Identity
 from appearance.drawn.poses import Joints, Pose, joints
-from appearance.drawn.solids import Eye, Solid, Surface, render
+from appearance.drawn.solids import Eye, Solid, render
 
 
 @dataclass(frozen=True)
@@ -21,8 +21,6 @@ class Light:
     strength: float = 0.5  # how far it models the body: 0 flat, 1 black on the far side
     folds: float = 0.25  # depth of the cloth's folds, in brightness
     crease: int = 0  # which folds: they are others in every step
-    hollows: float = 0.0  # how dark it is behind what stands out
-    relief: float = 0.0  # spread of broad, soft differences in brightness
 
 
 class Wardrobe:
@@ -323,36 +321,6 @@ def bag(wardrobe: Wardrobe, identity: Identity, frame: Joints):
 
 
 @functools.lru_cache(maxsize=1)
-def swells() -> np.ndarray:
-    """Smooth noise (256, 256) with unit spread that repeats, in features of about a fifth of the stature."""
-    rng = np.random.default_rng(2)
-    y, x = np.meshgrid(np.fft.fftfreq(256), np.fft.fftfreq(256), indexing="ij")
-    frequency = np.hypot(x, y)
-    spectrum = np.fft.fft2(rng.standard_normal((256, 256))) * np.exp(-((frequency * 30) ** 2)) * (frequency > 0.005)
-    noise = np.fft.ifft2(spectrum).real
-    return (noise / noise.std()).astype(np.float32)
-
-
-def hollowness(surface: Surface, size: tuple[int, int], unit: float) -> np.ndarray:
-    """How far each visible pixel lies behind those around it: (n,) from 0 to 1, for a stature of `unit` pixels."""
-    width, height = size
-    maps = np.zeros((2, height * width), np.float32)
-    maps[0, surface.pixels], maps[1, surface.pixels] = surface.depth, 1
-    reach = max(1, round(0.035 * unit))
-    depth, there = (box_sum(image.reshape(height, width), reach).ravel()[surface.pixels] for image in maps)
-    return ((depth / there - surface.depth) / np.float32(0.06 * unit)).clip(0, 1)
-
-
-def box_sum(image: np.ndarray, reach: int) -> np.ndarray:
-    """The sum over the square of 2 * reach + 1 pixels around each, in an image of (H, W) that is 0 outside."""
-    for axis in (0, 1):
-        padded = np.pad(image, [(reach + 1, reach) if axis == a else (0, 0) for a in (0, 1)]).cumsum(axis)
-        n = image.shape[axis]
-        image = padded.take(np.arange(n) + 2 * reach + 1, axis) - padded.take(np.arange(n), axis)
-    return image
-
-
-@functools.lru_cache(maxsize=1)
 def creases() -> np.ndarray:
     """Smooth noise (256, 256) with unit spread that repeats: the folds of all clothes."""
     rng = np.random.default_rng(1)
@@ -383,10 +351,6 @@ def draw_person(
     bright = np.float32(1 + 0.25 * light.strength) * (1 - light.strength * (0.5 - 0.5 * surface.light))
     bright += folds * 0.4 * creases()[down & 255, across & 255]
     bright -= np.float32(0.1) * (1 - surface.height)
-    if light.relief:
-        bright *= 1 + np.float32(light.relief) * swells()[down & 255, (across + light.crease) & 255]
-    if light.hollows:
-        bright *= 1 - np.float32(light.hollows) * hollowness(surface, size, eye.unit)
     colour *= bright[:, None]
     return surface.pixels, colour
 

@@ -35,7 +35,6 @@ class Surface:
     azimuth: np.ndarray  # (n,) around the solid, radians: 0 in front, positive to the person's right
     height: np.ndarray  # (n,) on the body: 0 the ground, 1 the crown, as in the bones
     light: np.ndarray  # (n,) cosine between the surface and the light, -1 to 1
-    depth: np.ndarray  # (n,) pixels; larger is nearer
 
 
 @dataclass(frozen=True)
@@ -133,7 +132,6 @@ def render(solids: list[Solid], eye: Eye, size: tuple[int, int], light: Point) -
         turned[owner] - np.arcsin(s),
         foot[owner] + rise[owner] * t,
         s * leaning[owner] + np.sqrt(1 - s * s) * np.float32(light[2]),
-        nearest.ravel()[pixels],
     )
 
 

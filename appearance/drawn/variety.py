@@ -88,8 +88,6 @@ class Variety:
     second: Range = (1.0, 1.0)  # contrast of a pattern: the share of its second colour
     vivid: Range = (1.0, 1.0)  # saturation of a garment's colours
     skin: Range = (1.0, 1.0)  # brightness of a person's skin
-    hollows: Range = (0.0, 0.0)  # how dark it is where something stands out beside: under an arm, between the legs
-    relief: Range = (0.0, 0.0)  # soft light and dark on the body, broader than folds
 
     def without(self, *names: str) -> "Variety":
         """All but these; an unknown name is a KeyError."""
@@ -100,7 +98,9 @@ class Variety:
         return replace(self, **plain)
 
 
-EVERYTHING = Variety()
+EVERYTHING = Variety()  # of the sample dataset
+RICH = replace(EVERYTHING, second=(0.3, 1.0), vivid=(0.7, 1.5), skin=(0.7, 0.98))  # of the weights that come along
+NAMED = {"sample": EVERYTHING, "rich": RICH}
 
 
 def within(rng: np.random.Generator, bounds: Range) -> float:
