@@ -32,6 +32,7 @@ def test_two_networks_are_made_and_measured(made):
         assert 0 < figures["drawn people"]["mAP"] < 100
     assert said.count("$ python train.py") == 5
     assert said.count("$ python datasets.py draw") == 2
+    assert json.loads((out / "second" / "sample.json").read_text())["variety"]["vivid"] == [0.7, 1.5]
 
 
 def test_what_is_done_is_not_done_again(made):
