@@ -33,7 +33,7 @@ from appearance.data.sequences import Reading
 from appearance.data.split import Wishes, write_split
 from appearance.data.unread import unread
 from appearance.drawn import sample
-from appearance.drawn.variety import EVERYTHING
+from appearance.drawn.variety import EVERYTHING, NAMED
 
 
 class PersonImages(ImageFolder):
@@ -121,7 +121,7 @@ def crops(args) -> None:
 
 
 def draw(args) -> None:
-    variety = EVERYTHING.without(*args.without)
+    variety = NAMED[args.variety].without(*args.without)
     sample.ensure(args.out, args.seed, args.identities, args.workers, args.cameras, variety)
     if args.contact_sheet:
         sample.contact_sheet(args.out, args.contact_sheet)
@@ -186,6 +186,8 @@ def get_args_parser() -> cli.ArgumentParser:
     add("--cameras", type=int, default=sample.DEFAULT_CAMERAS, metavar="C", help=help)
     add("--seed", type=int, default=0, help="another seed draws other people and cameras")
     add("--workers", type=int, default=0, help="processes that draw; 0: one per core; changes no pixel")
+    help = "rich: patterns from faint to strong, colours from pale to vivid and darker skin as well"
+    add("--variety", choices=sorted(NAMED), default="sample", help=help)
     help = "draw without these variations, named in appearance/drawn/variety.py: to find out what each is worth"
     names = [field.name for field in fields(EVERYTHING)]
     add("--without", nargs="+", default=(), choices=names, metavar="NAME", help=help)

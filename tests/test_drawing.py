@@ -6,7 +6,7 @@ from dataclasses import fields, replace
 import numpy as np
 import pytest
 
-from appearance.drawn import figures, places
+from appearance.drawn import figures, places, sample
 from appearance.drawn.cameras import Appearance, Camera, Framing, photograph, stream
 from appearance.drawn.cloth import Cloth
 from appearance.drawn.people import Identity
@@ -124,6 +124,25 @@ def test_light_from_one_side_makes_that_side_bright():
         right = pixels % 160 > 85
         means.append(colour[right].mean() - colour[~right].mean())
     assert means[0] < 0 < means[1]
+
+
+def test_the_colours_of_richer_drawings():
+    plain, rich = EVERYTHING, replace(EVERYTHING, second=(0.5, 0.5), vivid=(2.0, 2.0), skin=(0.8, 0.8))
+    one, other = (Identity.random(stream(3), variety) for variety in (plain, rich))
+    assert other.skin == pytest.approx([0.8 * value for value in one.skin])
+    assert (other.stature, other.top.pattern, other.shoes) == (one.stature, one.top.pattern, one.shoes)
+    grey = sum(one.top.colour) / 3
+    assert other.top.colour == pytest.approx([min(250, max(8, grey + 2 * (value - grey))) for value in one.top.colour])
+
+
+def test_settings_that_came_later_leave_the_pictures_of_the_sample_as_they_are():
+    one = sample.plan(identities=4)[5]
+    assert (one.variety.second, one.variety.vivid, one.variety.skin) == ((1, 1), (1, 1), (1, 1))
+    darker = replace(one, variety=replace(one.variety, skin=(0.5, 0.5)))
+    plain, other = (np.asarray(shot.draw()).astype(int) for shot in (one, darker))
+    changed = np.abs(plain - other).max(axis=2) > 0
+    assert 0.005 < changed.mean() < 0.6  # no random number was used up: all but the skin is the same
+    assert plain[changed].mean() > other[changed].mean() + 10
 
 
 def test_changed_is_the_same_person_with_less_on():

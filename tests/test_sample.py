@@ -4,6 +4,7 @@ import json
 import re
 import subprocess
 import sys
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -153,6 +154,16 @@ def test_ensure_refuses_another_or_a_damaged_sample(tmp_path):
     next((root / sample.TRAIN).iterdir()).unlink()
     with pytest.raises(cli.InputError, match=r"delete .* to draw it anew"):
         sample.ensure(root, identities=3)
+
+
+def test_a_sample_from_before_some_settings_is_the_same_sample(tmp_path):
+    root = sample.ensure(tmp_path / "sample", identities=3, workers=1)
+    marker = json.loads((root / sample.MARKER).read_text())
+    del marker["variety"]["vivid"]
+    (root / sample.MARKER).write_text(json.dumps(marker))
+    assert sample.ensure(root, identities=3) == root
+    with pytest.raises(cli.InputError, match=r"with another vivid\)"):
+        sample.ensure(root, identities=3, variety=replace(EVERYTHING, vivid=(0.5, 1.5)))
 
 
 def test_ensure_fills_an_empty_folder(tmp_path):

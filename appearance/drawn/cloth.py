@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from appearance.drawn.variety import Variety
+from appearance.drawn.variety import Variety, within
 
 Rgb = tuple[float, float, float]
 
@@ -98,6 +98,12 @@ def fashion(rng: np.random.Generator, variety: Variety) -> Rgb:
     return dye(rng, BRIGHT if rng.random() < variety.colours else MUTED)
 
 
+def saturated(colour: Rgb, factor: float) -> Rgb:
+    """The colour with its distance from grey multiplied."""
+    grey = sum(colour) / 3
+    return tuple(min(250.0, max(8.0, grey + (value - grey) * factor)) for value in colour)
+
+
 @dataclass(frozen=True)
 class Cloth:
     """A garment's colours; lengths are in statures."""
@@ -116,6 +122,11 @@ class Cloth:
         second = fashion(rng, variety)
         if sum(abs(a - b) for a, b in zip(colour, second, strict=True)) < 120:  # to be told from the first
             second = tuple(225.0 - 0.3 * value if sum(colour) < 380 else 0.25 * value for value in colour)
+        vivid, share = within(rng, variety.vivid), within(rng, variety.second)
+        if vivid != 1:
+            colour, second = saturated(colour, vivid), saturated(second, vivid)
+        if share != 1:
+            second = tuple(a + (b - a) * share for a, b in zip(colour, second, strict=True))
         pattern = pick(rng, PATTERNS) if rng.random() < variety.pattern * (0.4 if colours else 1) else "plain"
         period, duty = rng.uniform(0.018, 0.075), rng.uniform(0.15, 0.6)
         picture = emblem(rng, second) if not colours and rng.random() < variety.print else None

@@ -9,13 +9,17 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from appearance.drawn.cloth import BRIGHT, HAIRS, LOWER, MUTED, SKINS, Cloth, Rgb, dye, fashion, pick
-from appearance.drawn.variety import EVERYTHING, Variety
+from appearance.drawn.variety import EVERYTHING, Variety, within
 
 HAIR_STYLES = {"bald": 0.05, "short": 0.46, "full": 0.12, "long": 0.2, "bun": 0.06, "ponytail": 0.11}
 HATS = {"cap": 0.55, "hat": 0.25, "hood": 0.1, "wool": 0.1}
 LOWERS = {"trousers": 0.5, "shorts": 0.32, "tights": 0.18}  # where it is no skirt
 BAGS = {"backpack": 0.42, "shoulder": 0.28, "hand": 0.16, "plastic": 0.1, "suitcase": 0.04}
 SHOES = {(30, 30, 32): 0.42, (225, 225, 222): 0.28, (110, 80, 56): 0.15, (190, 50, 60): 0.07, (70, 90, 140): 0.08}
+
+
+def scaled(colour: Rgb, factor: float) -> Rgb:
+    return tuple(value * factor for value in colour)
 
 
 @dataclass(frozen=True)
@@ -83,7 +87,7 @@ class Identity:
             legs=float(rng.uniform(0.5, 0.545)),
             gait=float(rng.uniform(0.75, 1.2)),
             posture=float(rng.normal(0.04, 0.05)),
-            skin=dye(rng, SKINS),
+            skin=scaled(dye(rng, SKINS), within(rng, variety.skin)),
             hair=dye(rng, HAIRS),
             hair_style=style,
             hat=pick(rng, HATS) if chance() < variety.hat else None,

@@ -216,9 +216,8 @@ def ensure(
         raise cli.InputError(f"--workers {workers}: give 0 (one per core) or more")
     shots = plan(identities, seed, cameras, variety)
     images = {folder: sum(shot.folder == folder for shot in shots) for folder in FOLDERS}
-    settings = {name: list(value) if isinstance(value, tuple) else value for name, value in vars(variety).items()}
     marker = {"version": VERSION, "seed": seed, "identities": identities, "cameras": cameras, "images": images}
-    marker["variety"] = settings
+    marker["variety"] = settings(variety)
     if is_drawn(root, marker):
         return root
 
@@ -244,20 +243,28 @@ def ensure(
     return root
 
 
+def settings(variety: Variety) -> dict:
+    """As JSON has them."""
+    return {name: list(value) if isinstance(value, tuple) else value for name, value in vars(variety).items()}
+
+
 def is_drawn(root: Path, marker: dict) -> bool:
     """True: the dataset of this marker is there. False: nothing is. Anything else in that place is an InputError."""
     if not root.exists() or (root.is_dir() and not any(root.iterdir())):
         return False
     try:
         found = dict(json.loads((root / MARKER).read_text()))
+        found["variety"] = settings(EVERYTHING) | found.get(
+            "variety", {}
+        )  # drawn before there were some of the settings
     except (OSError, ValueError, TypeError):
         raise cli.InputError(f"{root}: exists and is not a sample dataset: name another folder") from None
     if found != marker:
         keys = ("version", "seed", "identities", "cameras")
         kept = ", ".join(f"{key} {found.get(key)}" for key in keys)
         wanted = ", ".join(f"{key} {marker[key]}" for key in keys)
-        settings = [name for name, value in marker["variety"].items() if found.get("variety", {}).get(name) != value]
-        wanted += f", with another {' and '.join(settings)}" if settings and kept == wanted else ""
+        others = [name for name, value in marker["variety"].items() if found["variety"].get(name) != value]
+        wanted += f", with another {' and '.join(others)}" if others and kept == wanted else ""
         raise cli.InputError(f"{root}: is another sample ({kept}; not {wanted}): delete it or name another folder")
     for folder, count in marker["images"].items():
         present = len(list((root / folder).glob("*.jpg")))

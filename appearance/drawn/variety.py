@@ -6,6 +6,8 @@ A setting is a range (low, high) from which a value is drawn evenly, or the chan
 
 from dataclasses import dataclass, replace
 
+import numpy as np
+
 Range = tuple[float, float]
 
 
@@ -22,6 +24,9 @@ PLAIN = {
     "stride": 0.6,
     "size": 0.93,
     "aspect": 0.5,
+    "second": 1.0,
+    "vivid": 1.0,
+    "skin": 1.0,
 }
 
 
@@ -79,6 +84,10 @@ class Variety:
     occlusion: float = 0.2  # a pole, a plant, furniture in front
     company: float = 0.28  # other people, beside or in front
     behind: float = 0.3  # and far away
+    # what came later; plain in the sample dataset, whose pictures must stay what they are
+    second: Range = (1.0, 1.0)  # contrast of a pattern: the share of its second colour
+    vivid: Range = (1.0, 1.0)  # saturation of a garment's colours
+    skin: Range = (1.0, 1.0)  # brightness of a person's skin
 
     def without(self, *names: str) -> "Variety":
         """All but these; an unknown name is a KeyError."""
@@ -89,4 +98,15 @@ class Variety:
         return replace(self, **plain)
 
 
-EVERYTHING = Variety()
+EVERYTHING = Variety()  # of the sample dataset
+RICH = replace(EVERYTHING, second=(0.3, 1.0), vivid=(0.7, 1.5), skin=(0.7, 0.98))  # of the weights that come along
+NAMED = {"sample": EVERYTHING, "rich": RICH}
+
+
+def within(rng: np.random.Generator, bounds: Range) -> float:
+    """A value drawn evenly; where there is nothing to choose, no random number is used up.
+
+    So a setting that came later, and is plain, leaves all other numbers as they were.
+    """
+    low, high = bounds
+    return low if low == high else float(rng.uniform(low, high))
