@@ -8,8 +8,6 @@
 `appearance/data/layouts.py` tells which folders are understood.
 """
 
-import appearance.loading  # noqa: F401
-
 import random
 from collections import defaultdict
 from collections.abc import Sequence

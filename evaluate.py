@@ -4,8 +4,6 @@ Reads what test.py wrote (features.pth), or the same arrays as .npz, .mat or a f
 compared in one table and one picture.
 """
 
-import appearance.loading  # noqa: F401
-
 import json
 import re
 import shlex

@@ -20,8 +20,6 @@ unit rows. With `--flip` they are the mean of each crop and its mirror image, bo
 A file appears under its name only after its vectors were compared with those of the checkpoint on real images.
 """
 
-import appearance.loading  # noqa: F401
-
 import functools
 import json
 import logging
@@ -39,7 +37,7 @@ from torch import Tensor, nn
 
 from appearance import cli
 from appearance.cli import InputError, RunFailed
-from appearance.data import layouts, ready
+from appearance.data import layouts, prepare
 from appearance.data.augment import IMAGENET_MEAN, IMAGENET_STD, normalize
 from appearance.machine import decoders
 from appearance.measure import features_file, protocols
@@ -315,7 +313,7 @@ def main(args) -> None:
     checkpoint = checkpoints.load(args.weights).with_input(args.height, args.width, args.last_stride)
     for doubt in checkpoint.doubts():
         print(f"note: {doubt}")
-    data = layouts.find(args.data_dir or ready.the_sample(single_process("cpu")))
+    data = layouts.find(args.data_dir or prepare.the_sample(single_process("cpu")))
     count = args.calibration_images if "onnx-int8" in args.format else 1
     calibration = some_pixels(data.train or data.gallery, count, checkpoint)
     job = Job(checkpoint, args.normalize == "inside", calibration, args.flip, args.half)

@@ -12,8 +12,6 @@ Crops are resized as `test.py` resizes images, so a crop has the vector that was
 and gets nothing else under a name that it may use itself (docs/trackers.md says where to put the folder).
 """
 
-import appearance.loading  # noqa: F401
-
 import importlib.util
 import io
 import sys

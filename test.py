@@ -7,8 +7,6 @@
 Then `python evaluate.py` reads the file. (Run this as a script: Python's own `test` package has the same name.)
 """
 
-import appearance.loading  # noqa: F401
-
 import math
 import os
 import time
@@ -20,9 +18,9 @@ from torch import nn
 
 from appearance import cli
 from appearance.cli import InputError
-from appearance.data import origin, ready
+from appearance.data import origin, prepare
 from appearance.data.check import summary
-from appearance.faults import explained_failures
+from appearance.failures import explained_failures
 from appearance.machine import decoders
 from appearance.measure import features_file
 from appearance.measure.embed import test_features
@@ -71,7 +69,7 @@ def main(args) -> None:
     say(f"  {origin.sentence(trained_on)}")
     for doubt in checkpoint.doubts():
         say(f"note: {doubt}")
-    data = ready.for_testing(args, world, say)
+    data = prepare.for_testing(args, world)
     say(summary(data))
     if slow := emulation_warning(args.amp, world.device):
         say(slow)

@@ -1,13 +1,14 @@
 """Train the appearance network: `python train.py [--data-dir ROOT]`, or on several GPUs through `train_multiGPU.py`.
 
+Each batch holds P identities with K images each. The network turns an image into a vector; the losses pull vectors of
+one identity together and push those of others away (`ReIDLoss`). Only the vectors are used afterwards: a tracker
+compares them by their cosine.
+
 Leaves in the output folder: `best.pth` (for testing and trackers), `last.pth` (for `--resume`), `history.csv` and
 `curves.png`.
 """
 
-import appearance.loading  # noqa: F401
-
-import math
-import time
+import copy
 from contextlib import nullcontext
 from functools import partial
 
@@ -15,355 +16,292 @@ import torch
 from torch import Tensor, nn
 
 from appearance import cli
-from appearance.cli import InputError
-from appearance.data import batches, layouts, origin, pixels, ready
-from appearance.data.augment import normalize
-from appearance.data.images import Decoded
-from appearance.faults import GracefulStop, explained_failures
+from appearance.cli import InputError, RunFailed
+from appearance.data import batches, prepare
+from appearance.data.augment import Augment, normalize
+from appearance.distributed import World, no_sync, single_process
+from appearance.failures import explained_failures
 from appearance.files import claimed
-from appearance.measure import features_file, protocols
-from appearance.measure.embed import features_of, fixed_batches, test_features
-from appearance.networks import checkpoints
+from appearance.measure import embed, features_file, protocols
+from appearance.networks import checkpoints, inference
 from appearance.networks.convolve import take_products
-from appearance.networks.inference import fuse_for_inference
-from appearance.networks.precision import autocast, fastest_precision
-from appearance.training import graph, log, recipe, resume, starting, statistics
+from appearance.networks.precision import autocast
+from appearance.training import losses, messages, resume, schedule, starting
+from appearance.training.batch_norm import measure_batch_norm
 from appearance.training.flags import get_args_parser
-from appearance.training.kept import KeptStart
-from appearance.training.later import Later, snapshot
-from appearance.training.losses import Objective, classification
-from appearance.training.tally import Tally
+from appearance.training.measurements import Measurements
+from appearance.training.optimizer import build_optimizer
+from appearance.training.recipe import Facts, Recipe, choose_recipe
+from appearance.training.run import Run, about
 from appearance.training.teacher import Teacher
-from appearance.world import World
+from appearance.training.totals import Totals
 from datasets import PersonImages, split_validation
 from model import HAVE_OPTIONS, build_model, from_checkpoint
-from utils import seed_everything, single_process
+from utils import seed_everything
 
-SECONDS_BETWEEN_CURVES = 30
+
+class ReIDLoss(nn.Module):
+    """The network and the losses that train it, in one module so that DistributedDataParallel synchronises both.
+
+    The sum of:
+
+    * `classification`: cross-entropy of the network's own classifier, which is of no use after training;
+    * `cosine`: softmax over the cosines between the vector and one learned unit vector per identity;
+    * `triplet`: for each image, the farthest one of its identity against the nearest one of another, in the batch;
+    * `circle`: the same idea over all pairs, instead of or beside the triplet (an option);
+    * distillation, with a teacher: its cosines between the images of a batch, and its classes.
+
+    Args:
+        net: a network of `model.build_model`.
+        num_classes: training identities.
+        recipe: weights, margin and label smoothing; `metric_loss` names the losses on the vectors.
+        teacher: another, trained network.
+    """
+
+    def __init__(self, net: nn.Module, num_classes: int, recipe: Recipe, teacher: Teacher | None = None):
+        super().__init__()
+        self.net, self.recipe, self.teacher = net, recipe, teacher
+        self.names = losses.metric_losses(recipe.metric_loss)
+        if "cosine" in self.names:
+            self.cosine = losses.CosineSoftmax(net.feature_dim, num_classes, margin=recipe.margin)
+        if recipe.freeze_layers:
+            for name, parameter in net.named_parameters():
+                parameter.requires_grad = name.startswith(net.classifier_prefix)
+
+    def forward(self, images: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
+        """(B, 3, H, W) normalised images, (B,) labels -> scalar loss, (B, C) logits."""
+        recipe = self.recipe
+        if self.teacher:
+            teacher_vectors, teacher_logits = self.teacher(images)  # (B, D'), (B, C) or None
+        features = self.net.embed(images)  # (B, 3, H, W) -> (B, D)
+        logits = self.net.classify(features)  # (B, D) -> (B, C)
+        loss = recipe.classifier_weight * losses.classification(logits, labels, recipe.label_smoothing)
+        # cosines and distances in float32, whatever the network runs in: bfloat16 has errors of 1 % in their gradients
+        with torch.autocast(features.device.type, enabled=False):
+            features = features.float()
+            if "cosine" in self.names:
+                loss = loss + self.cosine(features, labels, recipe.label_smoothing)
+            if "triplet" in self.names:
+                loss = loss + losses.batch_hard_triplet(features, labels, recipe.margin or None)
+            if "circle" in self.names:
+                loss = loss + losses.circle(features, labels)
+            if self.teacher:
+                loss = loss + recipe.teacher_weight * losses.same_neighbours(features, teacher_vectors, labels)
+                if teacher_logits is not None:
+                    loss = loss + recipe.teacher_weight * losses.same_classes(logits.float(), teacher_logits)
+        return loss, logits
+
+    def train(self, mode: bool = True) -> "ReIDLoss":
+        """As ever; but frozen layers stay in eval mode, so that their batch norm statistics stay as well."""
+        super().train(mode)
+        if self.recipe.freeze_layers:
+            for name, child in self.net.named_children():
+                child.train(mode and f"{name}.".startswith(self.net.classifier_prefix))
+        return self
+
+
+def train_step(model, images, labels, optimizer, rates, scaler, recipe) -> tuple[Tensor, Tensor]:
+    """One update of the weights.
+
+    Args:
+        model: a `ReIDLoss`, compiled or wrapped for several processes, or not.
+        images, labels: this process's part of the batch, (B, 3, H, W) augmented and (B,).
+        rates, scaler: steps the learning rate; scales fp16's gradients.
+
+    Returns:
+        mean loss and number of correctly classified images, as scalars on the device: nobody waits for them here.
+    """
+    loss_sum = correct = 0.0
+    parts = min(recipe.accumulate, len(labels) // 2)
+    for number, (part, part_labels) in enumerate(
+        zip(images.tensor_split(parts), labels.tensor_split(parts), strict=True)
+    ):
+        with no_sync(model) if number + 1 < parts else nullcontext():  # the last part's backward sums over processes
+            with autocast(images.device, recipe.amp):
+                loss, logits = model(part, part_labels)  # scalar, (B / parts, C)
+            share = len(part_labels) / len(labels)
+            scaler.scale(loss * share).backward()
+        loss_sum = loss_sum + loss.detach().double() * share
+        correct = correct + (logits.detach().argmax(1) == part_labels).sum().double()
+    if recipe.clip:
+        scaler.unscale_(optimizer)
+        nn.utils.clip_grad_norm_(model.parameters(), recipe.clip)
+    scaler.step(optimizer)
+    scaler.update()
+    optimizer.zero_grad(set_to_none=True)
+    rates.step()
+    return loss_sum, correct
+
+
+def train_one_epoch(model, optimizer, rates, scaler, feed: batches.Feed, augment: Augment, recipe: Recipe, run: Run):
+    """The steps of an epoch that are still to do. `feed` delivers batches of uint8 images; `run` keeps the books."""
+    model.train()
+    order = batch_order(recipe, feed.labels, run.epoch)  # (steps, B) numbers of images
+    own = feed.columns(order.shape[1])  # this process's part of each batch
+    run.begin_epoch(feed.size, order)
+    for step, (images, labels) in enumerate(feed(order[run.step :]), start=run.step):
+        # all random numbers are functions of seed, epoch, step and rank: resuming needs no state of generators
+        torch.manual_seed(batches.seed_for(recipe.seed, run.epoch, step, 1 + run.world.rank))  # dropout
+        generator = batches.generator_for(recipe.seed, run.epoch, step)
+        numbers = augment.draw(order.shape[1], *images.shape[-2:], generator)
+        images = augment.apply(images, numbers[own])  # (B, 3, H, W) uint8 -> float32, normalised
+        loss, correct = train_step(model, images, labels, optimizer, rates, scaler, recipe)
+        run.end_step(loss, correct, len(labels))
+
+
+def batch_order(recipe: Recipe, labels: Tensor, epoch: int) -> Tensor:
+    """(steps, B) int64: which training images, with labels (N,), each step of an epoch takes."""
+    if recipe.sampler == "balanced":
+        return batches.balanced_order(labels, recipe.batch_size, recipe.images_per_identity, recipe.seed, epoch)
+    return batches.shuffled_order(len(labels), recipe.batch_size, recipe.seed, epoch)
+
+
+@torch.inference_mode()
+def validate(net: nn.Module, feed: batches.Feed, amp: str) -> dict[str, float]:
+    """Loss and accuracy of the classifier on the validation images, each scored exactly once; {} without any."""
+    if not len(feed.labels):
+        return {}
+    net, totals, world = inference.fuse_for_inference(net), Totals(feed.world), feed.world
+    for number, rows in enumerate(embed.fixed_batches(len(feed.labels), 256)[world.rank :: world.size]):
+        images, labels = feed.rows(rows)  # (B, 3, H, W) uint8, (B,)
+        with autocast(world.device, amp):
+            logits = net.classify(net.embed(normalize(images)))  # (B, 3, H, W) -> (B, D) -> (B, C)
+        correct = (logits.argmax(1) == labels).sum().double()
+        totals.add(number, losses.classification(logits, labels).double(), correct, len(labels))
+    totals.reduce()
+    assert totals.images == len(feed.labels)
+    return totals.means("val")
+
+
+def retrieval(
+    net: nn.Module, query: PersonImages, gallery: PersonImages, world: World, workers: int
+) -> dict[str, float]:
+    """Rank-1 and mAP on people that training never saw, as `test.py` measures them; {} on all processes but the first.
+
+    Raises:
+        RunFailed: the vectors cannot be compared.
+    """
+    found = embed.test_features(
+        net, query, gallery, world, workers=workers
+    )  # qf (Q, D), gf (G, D), identities, cameras
+    if found is None:
+        return {}
+    try:
+        metrics = protocols.figures(features_file.check(found))
+    except InputError:  # units that have died
+        raise RunFailed(
+            "the network has died: vectors that it gives are zero or no numbers; start anew with a lower --lr"
+        ) from None
+    return {"rank1": metrics["rank1"], "mAP": metrics["mAP"]}
 
 
 @explained_failures("lower --batch_size, or run it in parts with --accumulate 2")
 def main(args, world: World | None = None, otherwise: str = "net") -> None:
     """Train as `args` say; `otherwise` is the network where neither `--model` nor `--weights` names one."""
     if world is None:
-        resumed = resume.find(args)
+        args, resumed, recipe = resume.find(args)
         world = single_process(args.device, args.gpu_id)
-    else:
-        resumed = resume.agree(args, world)
-    say = partial(print, flush=True) if world.is_main else (lambda *_: None)
-    if resumed and resumed.extra["epoch"] >= args.epochs:
-        say(resume.finished(args, resumed))
+    else:  # rank 0 reads for all, so other machines need not have the file
+        args, resumed, recipe = world.broadcast(resume.find(args) if world.is_main else None)
+    if resumed and resumed.extra["epoch"] == recipe.epochs:
+        world.say(messages.finished(resumed.path, recipe.epochs))
         return
-    recipe.fill_in(args)
-    graph.check(args, world)
-    seed_everything(args.seed)
-    start = None if resumed else checkpoints.starting_point(args, otherwise)
+    seed = recipe.seed if resumed else args.seed or 0
+    seed_everything(seed)
+    arch, start = (resumed.arch, None) if resumed else starting.starting_weights(args, otherwise)
     with claimed(args.output) if world.is_main else nullcontext():
-        data = ready.for_training(args, world, say)
-        training = Training(args, world, data, say, start, resumed)
-        say(log.description(training))
-        training.load_pixels(recipe.resolution(args, training.epoch))  # names images that cannot be read
+        # The images. Some of each identity are held out for validation.
+        data = prepare.for_training(args, world)
+        train_samples, val_samples = split_validation(data.train, args.val_ratio, seed)
+        if len(train_samples) < 2 * world.size:
+            raise InputError(f"{data.root}: {len(train_samples)} training images are too few")
+        pids = data.train_pids()
+        class_names = [data.names[pid] for pid in pids]
+        number = {pid: number for number, pid in enumerate(pids)}
+        labels = torch.tensor([number[sample.pid] for sample in train_samples])  # (N,)
+        feeds = batches.Feeds(PersonImages, train_samples, val_samples, pids, args.cache, args.workers, world)
+
+        # The network, with its starting weights, and its teacher.
+        options = resumed.model_options if resumed else network_options(args, arch, start)
+        net = take_products(build_model(arch, len(pids), **options))
+        if start:
+            world.say(checkpoints.load_pretrained(net, arch, start))
+        teacher = Teacher(args.teacher, from_checkpoint, class_names, world.device) if args.teacher else None
+        if teacher:
+            world.say(teacher.description)
+
+        # The recipe: every number that trains.
+        facts = Facts.of(args, arch, start, len(train_samples), len(pids), world.size)
+        world.say(messages.description(facts, len(val_samples), world.device))
+        reasons = {}
+
+        def steps_of(recipe: Recipe) -> int:
+            return len(batch_order(recipe, labels, epoch=0))
+
+        if not resumed:
+            trial = partial(trial_step, net, len(pids), teacher, world)
+            tested = len(data.query) + len(data.gallery)
+            measure = Measurements(
+                net, world, train_samples, feeds.images, trial, steps_of, len(val_samples), tested, args.workers
+            )
+            recipe, reasons = choose_recipe(args, facts, measure)
+        steps = steps_of(recipe)
+        world.say(messages.plan(recipe, reasons, steps, facts, world.device))
+
+        # What is trained, and what trains it.
+        model = ReIDLoss(net, len(pids), recipe, teacher)
+        if getattr(args, "syncBN", False) and world.device.type == "cuda":
+            model = nn.SyncBatchNorm.convert_sync_batchnorm(model)
+        model = model.to(world.device, memory_format=torch.channels_last)
+        optimizer, rates, scaler = build_optimizer(model, recipe, steps)
+        wrapped = world.wrapped(model, compile=args.compile, in_parts=recipe.accumulate > 1)
+        augment = Augment(flip=recipe.flip, pad=recipe.pad, jitter=recipe.jitter, erase=recipe.erase)
+
+        # The run: a new one, or one that goes on.
+        known = about(args, arch, options, class_names, data, resumed or start, world)
+        run = Run(args.output, recipe, world, model, optimizer, rates, scaler, known, train_samples, args.save_interval)
+        if resumed:
+            run.restore(resumed)
+        feeds.at(schedule.image_size(recipe, run.epoch))  # names images that cannot be read
         if world.is_main and not resumed:
-            resume.make_room(args)
-        with GracefulStop() as stop, training.later:
-            for epoch in range(training.epoch, args.epochs):
-                training.train_epoch(epoch, stop)
-                training.validate(epoch)
-                training.finish_epoch()
-    say(f"Done. Weights: {args.output / 'best.pth'}\n{log.next_step(training)}")
+            resume.make_room(args.output, args.overwrite)
+        with run:
+            while run.epoch < recipe.epochs:
+                size = schedule.image_size(recipe, run.epoch)
+                train_feed, val_feed = feeds.at(size)
+                train_one_epoch(wrapped, optimizer, rates, scaler, train_feed, augment, recipe, run)
+                if schedule.is_precise(recipe, run.epoch):
+                    measure_batch_norm(net, train_feed, augment, recipe, run.epoch)
+                world.average_(run.statistics())
+                saved = run.saved_net()
+                measured = validate(saved, val_feed, recipe.amp)
+                if data.can_evaluate and schedule.is_test(recipe, run.epoch, args.eval_interval):
+                    query, gallery = (feeds.images(samples, *size) for samples in (data.query, data.gallery))
+                    measured |= retrieval(saved, query, gallery, world, args.workers)
+                run.end_epoch(measured)
+    world.say(f"Done. Weights: {args.output / 'best.pth'}\n{messages.next_step(args, data)}")
 
 
-def build_network(args, num_classes: int, start: checkpoints.Checkpoint | None) -> tuple[nn.Module, dict]:
-    """The network that `--model` and its flags name, and the options it was built with."""
+def network_options(args, arch: str, start: checkpoints.Checkpoint | None) -> dict:
+    """What `build_model` is told beside the architecture."""
     options = {}
-    if args.model in HAVE_OPTIONS:
+    if arch in HAVE_OPTIONS:
         options = {"last_stride": args.last_stride, "pooling": args.pooling, "neck": args.neck}
     if start and start.model_options.get("truncated"):
         options["truncated"] = True
-    return take_products(build_model(args.model, num_classes, **options)), options
+    return options
 
 
-class Learner:
-    """The network with its losses and its optimizer: one step at a time.
-
-    Args:
-        net: the network, with the weights it starts from.
-        num_classes: training identities.
-        lr_factors: what `--lr` is multiplied by at each step.
-        teacher: another network whose vectors and classes it learns as well.
-    """
-
-    def __init__(
-        self,
-        args,
-        world: World,
-        net: nn.Module,
-        num_classes: int,
-        lr_factors: list[float],
-        teacher: Teacher | None = None,
-    ):
-        self.args, self.world, self.lr_factors, self.teacher = args, world, lr_factors, teacher
-        self.augment = recipe.augmentation(args)
-        if args.freeze_layers:
-            for name, parameter in net.named_parameters():
-                parameter.requires_grad = name.startswith(net.classifier_prefix)
-        objective = recipe.objective(args, net, num_classes)
-        if getattr(args, "syncBN", False):
-            objective = nn.SyncBatchNorm.convert_sync_batchnorm(objective)
-        self.objective: Objective = objective.to(world.device, memory_format=torch.channels_last)
-        self.net = self.objective.net
-        self.average = recipe.weight_average(self.net, args.ema)
-        self.kept = KeptStart(self.net, args.keep_start) if args.keep_start else None
-        self.optimizer = recipe.optimizer(args, self.objective)
-        self.scheduler = torch.optim.lr_scheduler.LambdaLR(
-            self.optimizer,
-            lambda step: self.lr_factor(step),  # a function: of other callables the scheduler saves the attributes
-        )
-        self.scaler = torch.amp.GradScaler(world.device.type, enabled=args.amp == "fp16")
-        # one graph for each image size, not one for all of them
-        self.forward = torch.compile(self.objective, dynamic=False) if args.compile else self.objective
-        self.forward = world.wrapped(self.forward)
-        self.update = graph.StepGraph(self.on_device, self.optimizer) if args.cuda_graph else self.on_device
-
-    def lr_factor(self, step: int) -> float:
-        """Of a step counted from the start; the scheduler also asks for the one after the last."""
-        return self.lr_factors[min(step, len(self.lr_factors) - 1)]
-
-    def train_mode(self) -> None:
-        self.objective.train()
-        if self.args.freeze_layers:
-            for name, child in self.net.named_children():
-                if not f"{name}.".startswith(self.net.classifier_prefix):
-                    child.eval()  # frozen means BatchNorm's statistics as well
-
-    def step(self, images: Tensor, labels: Tensor, numbers) -> tuple[Tensor, Tensor]:
-        """One update from (B, 3, H, W) uint8 images; the mean loss and the number of correct ones, on the device.
-
-        They hold until the next step.
-        """
-        results = self.update(images, labels, numbers)
-        self.scheduler.step()
-        if self.average:
-            self.average.n_averaged += 1
-        return results
-
-    def on_device(self, images: Tensor, labels: Tensor, numbers) -> tuple[Tensor, Tensor]:
-        """All of a step that the device does."""
-        args, world = self.args, self.world
-        images = self.augment.apply(images, numbers)  # (B, 3, H, W) float32
-        loss_sum = correct = 0.0
-        parts = min(args.accumulate, len(labels) // 2)
-        for number, (part, part_labels) in enumerate(
-            zip(images.tensor_split(parts), labels.tensor_split(parts), strict=True)
-        ):
-            waits = world.size > 1 and number + 1 < parts
-            with self.forward.no_sync() if waits else nullcontext():
-                with autocast(world.device, args.amp):
-                    taught = self.teacher(part) if self.teacher else ()
-                    loss, logits = self.forward(part, part_labels, *taught)
-                share = len(part_labels) / len(labels)
-                self.scaler.scale(loss * share).backward()
-            loss_sum = loss_sum + loss.detach().double() * share
-            correct = correct + (logits.detach().argmax(1) == part_labels).sum().double()
-        if args.clip:
-            self.scaler.unscale_(self.optimizer)
-            nn.utils.clip_grad_norm_(self.objective.parameters(), args.clip)
-        self.scaler.step(self.optimizer)
-        self.scaler.update()
-        self.optimizer.zero_grad(set_to_none=True)
-        if self.average:
-            self.average.update()
-        return loss_sum, correct
-
-    def trained_net(self) -> nn.Module:
-        """The network as the training leaves it."""
-        return self.average.module if self.average else self.net
-
-    def usable_net(self) -> nn.Module:
-        """The network that is tested and saved."""
-        return self.kept.between(self.trained_net()) if self.kept else self.trained_net()
-
-    def buffers(self) -> list[Tensor]:
-        """BatchNorm's running statistics, each process's own until the end of an epoch."""
-        modules = [self.objective, self.average] if self.average else [self.objective]
-        return [buffer for module in modules for buffer in module.buffers() if buffer.is_floating_point()]
-
-    def synchronise_statistics(self) -> None:
-        """Average them over the processes, so that all end with the same network."""
-        if self.world.size > 1:
-            for buffer in self.buffers():
-                buffer.copy_(self.world.total(buffer) / self.world.size)
-
-
-class Training:
-    """A run: its images, the learner, and how far it has come."""
-
-    def __init__(self, args, world: World, data: layouts.ReIDData, say, start=None, resumed=None):
-        self.args, self.world, self.data, self.say = args, world, data, say
-        self.train_samples, self.val_samples = split_validation(data.train, args.val_ratio, args.seed)
-        self.pids = data.train_pids()
-        self.class_names = [data.names[pid] for pid in self.pids]
-        if len(self.train_samples) < 2 * world.size:
-            raise InputError(f"{data.root}: {len(self.train_samples)} training images are too few")
-        self.resumed = bool(resumed)
-        self.refining = bool(start) and start.knows_people and not args.freeze_layers
-        recipe.fit(args, len(self.train_samples), len(self.pids), world.size, self.refining)
-        if args.batch_size % world.size or args.batch_size < 2 * world.size:
-            raise InputError(
-                f"--batch_size {args.batch_size}: must be a multiple of the {world.size} processes, "
-                "with two images or more for each"
-            )
-        label = {pid: number for number, pid in enumerate(self.pids)}
-        self.labels = torch.tensor([label[sample.pid] for sample in self.train_samples], dtype=torch.int64)
-        self.trained_on = None
-        if world.is_main:
-            before = resumed or start
-            earlier = origin.of_checkpoint(before.extra) if before else None
-            self.trained_on = origin.describe(data, earlier, args.workers, args.data_dir or ())
-        net, self.model_options = build_network(args, len(self.pids), start)
-        if args.amp == "auto":
-            fastest = fastest_precision(net, args.height, args.width, world.device)
-            args.amp = world.broadcast(fastest)  # kept: a resumed run goes on with it
-        if start:
-            say(checkpoints.load_pretrained(net, args.model, start))
-        self.decoded = Decoded(pixels.memory_for_images(args.cache, world))
-        if args.keep_start and "keep_start" not in args.given:
-            self.keep_what_holds(net)
-        teacher = Teacher(args.teacher, from_checkpoint, self.class_names, world.device) if args.teacher else None
-        if teacher:
-            say(teacher.description)
-        self.epoch, self.step = 0, 0  # done: whole epochs, and steps of the one under way
-        self.history: list[dict] = []
-        self.best: tuple[int, bool, float] = (0, False, -1.0)  # pixels, whether settled, accuracy
-        self.size: tuple[int, int] | None = None  # height and width of the pixels at hand
-        self.steps_per_epoch = len(recipe.order(args, self.labels, 0))
-        factors = recipe.lr_factors(args, self.steps_per_epoch)
-        self.learner = Learner(args, world, net, len(self.pids), factors, teacher)
-        self.tally = Tally(world)
-        self.later = Later()
-        self.curves_drawn = -math.inf  # when
-        if resumed:
-            resume.restore(self, resumed)
-
-    def keep_what_holds(self, net: nn.Module) -> None:
-        """Lower the share of the starting weights that is kept, where these do not tell the new identities apart."""
-        args = self.args
-        some = starting.some_of_each(self.train_samples)
-        images = PersonImages(some, args.height, args.width, loader=self.decoded)
-        rows = features_of(net, images, self.world, workers=args.workers, desc="starting weights")
-        error = self.world.broadcast(None if rows is None else starting.equal_error_rate(rows, some))
-        if error is not None:
-            args.keep_start = round(args.keep_start * recipe.trust(error), 2)
-            known = "do not tell" if not args.keep_start else "tell"
-            self.say(
-                f"The starting weights {known} these identities apart: equal error rate {error:.0%} on "
-                f"{len(some):,} training images"
-            )
-
-    def load_pixels(self, size: tuple[int, int]) -> None:
-        """Have training and validation images at the size of the coming epoch, decoded once."""
-        if self.size == size:
-            return
-        self.size, args = size, self.args
-
-        def feed(samples) -> batches.Feed:
-            people = PersonImages(samples, *size, self.pids, self.decoded)
-            found = pixels.load_shared(people, args.cache, args.cache_dir, args.workers, self.world)
-            return batches.Feed(people, found, self.world, args.workers)
-
-        self.feed, self.validation = feed(self.train_samples), feed(self.val_samples)
-
-    def train_epoch(self, epoch: int, stop: GracefulStop) -> None:
-        """Steps `self.step` to the last one of an epoch."""
-        args, world, learner = self.args, self.world, self.learner
-        self.load_pixels(recipe.resolution(args, epoch))
-        self.started, self.images_before = time.perf_counter(), self.tally.images
-        learner.train_mode()
-        order = recipe.order(args, self.labels, epoch)  # (steps, B)
-        batch_size = order.shape[1]
-        read_every = 1 if world.device.type == "cpu" else args.log_interval  # reading makes the host wait for a GPU
-        with log.epoch_bar(self, epoch, order) as bar:
-            for step, (images, labels) in enumerate(self.feed(order[self.step :]), start=self.step):
-                torch.manual_seed(batches.seed_for(args.seed, epoch, step, 1 + world.rank))  # dropout: nothing to save
-                generator = batches.generator_for(args.seed, epoch, step)
-                numbers = learner.augment.draw(batch_size, *images.shape[-2:], generator)
-                loss, correct = learner.step(images, labels, numbers[self.feed.columns(batch_size)])
-                self.tally.add(step, loss, correct, len(labels))
-                self.step = step + 1
-                last = self.step == len(order)
-                save = args.save_interval and self.step % args.save_interval == 0 and not last
-                if last or save or self.step % read_every == 0:
-                    if self.tally.read(stop, lambda bad: log.not_finite(self, epoch, bad)):
-                        resume.save(self, epoch)
-                        self.later.wait()
-                        log.stopped(self, epoch, stop)
-                    bar.set_postfix_str(self.tally.text(), refresh=False)  # `update` draws
-                    if save:
-                        resume.save(self, epoch)
-                bar.update(batch_size)
-        statistics.settle(self, epoch)
-        learner.synchronise_statistics()
-
-    @torch.inference_mode()
-    def validate(self, epoch: int) -> None:
-        """Closed-set accuracy on the held-out images; every so often rank-1 and mAP on query and gallery."""
-        resume.check_weights(self)
-        seconds = time.perf_counter() - self.started
-        row = {"epoch": epoch + 1, "height": self.size[0], "width": self.size[1]}
-        row |= {"lr": self.learner.scheduler.get_last_lr()[0]} | self.tally.means("train")
-        row["images_per_second"] = (self.tally.images - self.images_before) / seconds
-        if self.val_samples:
-            row |= self.closed_set()
-        interval = self.args.eval_interval or max(1, round(self.args.epochs / 5))
-        if self.data.can_evaluate and (self.args.epochs - epoch - 1) % interval == 0:
-            row |= self.retrieval()
-        row["seconds"] = time.perf_counter() - self.started
-        self.history.append(row)
-
-    def closed_set(self) -> dict:
-        """Loss and accuracy of the classifier on the validation images, each scored exactly once."""
-        net = fuse_for_inference(self.learner.usable_net())
-        tally = Tally(self.world)
-        fixed = fixed_batches(len(self.val_samples), 256)
-        for number, rows in enumerate(fixed[self.world.rank :: self.world.size]):
-            images, labels = self.validation.rows(rows)  # (B, 3, H, W) uint8, (B,)
-            with autocast(self.world.device, self.args.amp):
-                logits = net.classify(net.embed(normalize(images)))  # (B, identities)
-            correct = (logits.argmax(1) == labels).sum().double()
-            tally.add(number, classification(logits, labels).double(), correct, len(labels))
-        tally.read()
-        assert tally.images == len(self.val_samples)
-        return tally.means("val")
-
-    def retrieval(self) -> dict:
-        """Rank-1 and mAP, in float32, so that `test.py` gives the same figures; {} on all processes but the first."""
-        sides = (self.data.query, self.data.gallery)
-        query, gallery = (PersonImages(people, *self.size, loader=self.decoded) for people in sides)
-        found = test_features(self.learner.usable_net(), query, gallery, self.world, workers=self.args.workers)
-        if found is None:
-            return {}
-        with log.blamed_on_the_rate():
-            features = features_file.check(found)
-        metrics = protocols.figures(features)
-        return {"rank1": metrics["rank1"], "mAP": metrics["mAP"]}
-
-    def finish_epoch(self) -> None:
-        """Have checkpoints, history and curves written while training goes on, and print the epoch's line."""
-        self.later.wait()  # for the last epoch's: what is to be written lies in memory
-        row = self.history[-1]
-        self.epoch, self.step, self.tally = row["epoch"], 0, Tally(self.world)
-        # the query and gallery never choose the weights: they are the test
-        score = (math.prod(self.size), recipe.settles(self.args, self.epoch - 1), row.get("val_acc", 0.0))
-        is_best, self.best = score >= self.best, max(score, self.best)
-        if self.world.is_main:
-            if is_best:
-                self.later(checkpoints.save, self.args.output / "best.pth", snapshot(resume.weights(self)))
-            curves = self.epoch == self.args.epochs or time.monotonic() - self.curves_drawn > SECONDS_BETWEEN_CURVES
-            self.curves_drawn = time.monotonic() if curves else self.curves_drawn
-            self.later(log.write_history, list(self.history), self.args.output, curves)
-        resume.save(self, self.epoch)  # at the end: what is in it is done, and a kill before it repeats the epoch
-        self.say(log.epoch_line(self, row) + ("  -> best.pth" if is_best else ""))
-        self.world.barrier()
+def trial_step(net: nn.Module, num_classes: int, teacher: Teacher | None, world: World, recipe: Recipe, size):
+    """A function that makes one training step, on a copy of the network, of random images of (height, width) `size`."""
+    model = ReIDLoss(copy.deepcopy(net), num_classes, recipe, teacher)
+    model = model.to(world.device, memory_format=torch.channels_last)
+    tools = build_optimizer(model, recipe, 1)
+    model = world.wrapped(model).train()
+    count = recipe.batch_size // world.size
+    images = normalize(torch.randint(0, 256, (count, 3, *size), dtype=torch.uint8, device=world.device))
+    labels = torch.arange(count, device=world.device) // recipe.images_per_identity % num_classes
+    return lambda: train_step(model, images, labels, *tools, recipe)
 
 
 if __name__ == "__main__":

@@ -6,8 +6,6 @@ Several machines: the same command on each, with --nnodes, --node_rank and --rdz
 `--batch_size` and `--lr` belong to the batch of all processes together, so a recipe keeps its meaning.
 """
 
-import appearance.loading  # noqa: F401
-
 import argparse
 import os
 import sys
@@ -42,9 +40,7 @@ def main(args) -> None:
         raise InputError("--syncBN --compile: PyTorch cannot compile across the processes; leave one of them out")
     world = join_process_group(args.device, args.dist_url, args.timeout)
     if args.syncBN and world.device.type != "cuda":
-        args.syncBN = False
-        if world.is_main:
-            print("note: --syncBN: PyTorch has it on GPUs only; each process keeps its own BatchNorm statistics")
+        world.say("note: --syncBN: PyTorch has it on GPUs only; each process keeps its own BatchNorm statistics")
     train.main(args, world, otherwise="resnet18")
     world.leave()
 

@@ -3,7 +3,6 @@
 import argparse
 import os
 import shlex
-import signal
 import sys
 import time
 from pathlib import Path
@@ -87,8 +86,6 @@ class ArgumentParser(argparse.ArgumentParser):
 
 def run(main, parser: argparse.ArgumentParser):
     """Parse the command line, call `main(args)` and leave with the right exit code; never returns."""
-    if signal.getsignal(signal.SIGINT) is signal.SIG_DFL:  # as it was while the modules were loaded
-        signal.signal(signal.SIGINT, signal.default_int_handler)
     for stream in (sys.stdout, sys.stderr):
         stream.reconfigure(errors="backslashreplace")  # file names may hold what the terminal cannot show
     sys.stdout, sys.stderr = (s if isinstance(s, Lasting) else Lasting(s) for s in (sys.stdout, sys.stderr))

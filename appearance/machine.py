@@ -9,7 +9,7 @@ from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from pathlib import Path
 
-from appearance.cli import RunFailed
+from appearance.cli import SCRIPTS, RunFailed
 
 AT_ONCE = 16  # images that a thread is given each time: asking costs as much as decoding a small one
 
@@ -33,6 +33,17 @@ def free_memory() -> int:
     except OSError:
         pass
     return 4 << 30  # not Linux: a cautious guess
+
+
+def data_folder() -> Path:
+    """Where the sample and files of decoded images lie: the folder that APPEARANCE_DATA names, else `data` beside the
+    scripts, or where that cannot be written the user's cache."""
+    if os.environ.get("APPEARANCE_DATA"):
+        return Path(os.environ["APPEARANCE_DATA"])
+    beside = SCRIPTS / "data"
+    if (beside / "sample").is_dir() or os.access(beside if beside.is_dir() else SCRIPTS, os.W_OK):
+        return beside
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache", "appearance")
 
 
 def by_threads(work: Callable, jobs: Sequence, workers: int) -> Iterator:

@@ -5,7 +5,7 @@
     python benchmarks/gpu.py --device cpu --small           tries all parts out
 
 First whether results are right (`gpu_checks.py`: GPU against CPU, resuming, every mode of training, `torchrun`), then
-training speed at each image size, plain, as a CUDA graph and compiled, with memory and the share of time in which the
+training speed at each image size, plain and compiled, with memory and the share of time in which the
 GPU was idle; a whole run; extraction; evaluator; re-ranking; latency. Each part is another script of this folder with
 flags that anyone can type, in a process of its own with a time limit of its own: one that crashes, hangs or is killed
 costs no other its results. `results.json` in `--output` is written after each part, what a part printed lies in
@@ -78,9 +78,6 @@ def parts(args) -> dict[str, Part]:
         whole = f"recipe.py {device} --output {runs} --data-dir {own} --variants default:{args.epochs}"
         found["accuracy"] = Part(whole, 150)
         found["extract_net"] = Part(f"{extract} --batch_size 512 --images 4096", 45)
-        for size in SIZES:
-            height, width = size.split()[1::2]
-            found[f"train_net_{height}x{width}_graph"] = Part(f"{train} {size} --cuda-graph", 45)
         for size in (SIZES[0], SIZES[-1]):
             height, width = size.split()[1::2]
             found[f"train_net_{height}x{width}_compiled"] = Part(f"{train} {size} --compile", 100)

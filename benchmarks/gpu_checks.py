@@ -27,12 +27,10 @@ import train
 from appearance import cli
 from appearance.data.augment import normalize
 from appearance.data.resize import resize_all
+from appearance.distributed import World
 from appearance.drawn import sample
 from appearance.measure.embed import extract_features
 from appearance.networks.inference import fuse_for_inference, unit_rows
-from appearance.networks.precision import full_precision
-from appearance.training.graph import WARM_UP
-from appearance.world import World
 from evaluate import rank_metrics, re_ranking
 from model import build_model
 
@@ -95,42 +93,6 @@ def waits(args) -> dict:
     return {"passed": True}
 
 
-def replayed(args) -> dict:
-    """Each step of a CUDA graph moves the weights as a plain one from the same state does, also when the rate changes.
-
-    Of several steps no two runs agree that differ in their last bits: the optimizer makes small gradients large.
-    """
-
-    def state(steps: Steps) -> list[torch.Tensor]:
-        optimizer = steps.learner.optimizer.state.values()
-        return [*steps.learner.objective.state_dict().values(), *(x for values in optimizer for x in values.values())]
-
-    def movement(steps: Steps, number: int) -> torch.Tensor:
-        weights = [parameter.detach() for parameter in steps.learner.net.parameters()]
-        before = [weight.clone() for weight in weights]
-        steps.order = order[number % 2, None]
-        torch.manual_seed(number)
-        steps.run()
-        return torch.cat([(now - then).flatten() for now, then in zip(weights, before, strict=True)])
-
-    flags = ["--model", args.model, "--batch_size", "8" if args.small else "64", "--lr", str(2**-9)]
-    factors = [1.0] * (WARM_UP + 1) + [0.25, 4.0]
-    runs = []
-    for more in ([], [], ["--cuda-graph"]):
-        torch.manual_seed(0)
-        runs.append(Steps([*flags, *more], args.height, args.width, str(args.device), classes=8, factors=factors))
-    order, worst = runs[0].order, [0.0, 0.0]
-    with full_precision():
-        for number in range(len(factors)):
-            for other in runs[1:]:
-                for own, wanted in zip(state(other), state(runs[0]), strict=True):
-                    own.copy_(wanted)
-            plain, *others = [movement(steps, number) for steps in runs]
-            apart = [((moved - plain).norm() / plain.norm()).item() for moved in others]
-            worst = list(map(max, worst, apart))
-    return {"passed": worst[1] < 0.1, "largest_difference": worst[1], "of_a_repetition": worst[0]}
-
-
 def one_epoch(args, *flags: str) -> dict:
     """Training with some flags: the loss is a number."""
     with tempfile.TemporaryDirectory() as folder:
@@ -148,14 +110,14 @@ def resumed(args) -> dict:
     with tempfile.TemporaryDirectory() as folder:
         flags = ["--epochs", "2", "--amp", "fp32", "--val-ratio", "0"]
         whole, again = (trained(args, Path(folder) / name, *flags)["net_dict"] for name in ("whole", "again"))
-        epoch, parts = train.Training.train_epoch, Path(folder) / "parts"
+        begin, parts = train.Run.begin_epoch, Path(folder) / "parts"
 
-        def breaking(training, number, stop):
-            if number:
+        def breaking(run, *epoch):
+            if run.epoch:
                 raise Broken
-            epoch(training, number, stop)
+            begin(run, *epoch)
 
-        with mock.patch.object(train.Training, "train_epoch", breaking), contextlib.suppress(Broken):
+        with mock.patch.object(train.Run, "begin_epoch", breaking), contextlib.suppress(Broken):
             trained(args, parts, *flags)
         found = trained(args, parts, "--resume", "--epochs", "2")["net_dict"]
     repeated, difference = (
@@ -201,11 +163,9 @@ CHECKS = {
         "plain": mode(),
         "fp16": mode("--amp", "fp16"),
         "fp16 with SGD": mode("--amp", "fp16", "--recipe", "deepsort"),
-        "bf16, averaged, in parts": mode("--amp", "bf16", "--ema", "0.9", "--accumulate", "2"),
+        "bf16, in parts": mode("--amp", "bf16", "--accumulate", "2"),
         "pixels that do not stay": mode("--cache", "none", "--workers", "0"),
         "resumed": resumed,
-        "graph as eager": replayed,
-        "graph": mode("--cuda-graph"),
         "compiled": mode("--compile"),
     },
     "torchrun": {
@@ -213,7 +173,6 @@ CHECKS = {
         "one process, --syncBN": lambda args: launched(args, "--syncBN"),
     },
 }
-ON_CUDA = ("graph as eager", "graph")
 
 
 def get_args_parser() -> argparse.ArgumentParser:
@@ -238,7 +197,7 @@ def main(args) -> None:
     with tempfile.TemporaryDirectory() as folder:
         args.data_dir = args.data_dir or sample.ensure(Path(folder) / "sample", identities=12)
         for name, check in CHECKS[args.kind].items():
-            if (name == "compiled" and args.small) or (name in ON_CUDA and args.device.type != "cuda"):
+            if name == "compiled" and args.small:
                 continue
             started = time.perf_counter()
             try:

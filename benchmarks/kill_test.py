@@ -32,7 +32,7 @@ ROOT = Path(__file__).resolve().parents[1]
 FLAGS = ["--model", "osnet_x0_25", "--height", "32", "--width", "16", "--batch_size", "16", "--workers", "1"]
 FLAGS += ["--amp", "fp32"]  # auto measures, and two runs may find another answer
 FLAGS += ["--save-interval", "2", "--device", "cpu", "--eval-interval", "2"]
-SINGLE = [*FLAGS, "--epochs", "4", "--ema", "0.9"]
+SINGLE = [*FLAGS, "--epochs", "4"]
 GROUP = [*FLAGS, "--epochs", "6"]
 TIMES = ("seconds", "images_per_second")
 

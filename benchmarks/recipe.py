@@ -48,9 +48,7 @@ VARIANTS = {
     "no softmax over cosines": ["--metric-loss", "triplet"],
     "no triplet, shuffled batches": ["--metric-loss", "cosine", "--sampler", "shuffle"],
     "shuffled batches": ["--sampler", "shuffle"],
-    "circle": ["--metric-loss", "circle", "--metric-weight", "0.05"],
-    "arcface": ["--metric-loss", "arcface", "--margin", "0.2"],
-    "center": ["--metric-loss", "center"],
+    "circle": ["--metric-loss", "circle"],
     "margin 0.1": ["--margin", "0.1"],
     "no label smoothing": ["--label-smoothing", "0"],
     "no erasing": ["--erase", "0"],
@@ -69,7 +67,6 @@ VARIANTS = {
     "no triplet, label smoothing, warm-up, clipping": [
         *("--metric-loss", "cosine", "--label-smoothing", "0", "--warmup", "0", "--clip", "0")
     ],
-    "moving average": ["--ema", "0.99"],
     "stronger augmentation": ["--erase", "0.5", "--jitter", "0.3", "--pad", "0.1"],
     **{f"batch {size}": ["--batch_size", str(size)] for size in (128, 64, 32, 16)},
     **{f"batch {size}, whole size": ["--batch_size", str(size), "--no-progressive"] for size in (128, 64, 32, 16)},

@@ -26,11 +26,13 @@ from torch.utils._pytree import tree_leaves
 
 import train
 from appearance import cli
+from appearance.data.augment import Augment
 from appearance.data.batches import Feed, generator_for
+from appearance.distributed import World
 from appearance.drawn import sample
-from appearance.training import recipe
-from appearance.training.tally import Tally
-from appearance.world import World
+from appearance.training.optimizer import build_optimizer
+from appearance.training.recipe import Facts, choose_recipe
+from appearance.training.totals import Totals
 from model import build_model
 
 SIZES = ((32, 16), (128, 64))
@@ -96,20 +98,21 @@ def pretended_pinning(watch: Watch):
 
 
 class Steps:
-    """Training steps of made-up images, as `Training.train_epoch` takes them; each factor of the rate is for one."""
+    """Training steps of made-up images, as `train.train_one_epoch` takes them."""
 
-    def __init__(
-        self, flags: list[str], height: int, width: int, device: str = "cpu", classes: int = CLASSES, factors=(1.0,)
-    ):
-        self.args = train.get_args_parser().parse_args([*flags, "--amp", "fp32"])
-        recipe.fill_in(self.args)
-        self.args.model = self.args.model or "net"
-        world = World(torch.device(device))
-        net = build_model(self.args.model, classes)
-        self.learner = train.Learner(self.args, world, net, classes, list(factors))
-        self.learner.train_mode()
-        self.tally = Tally(world)
-        images = mock.Mock(targets=[number % classes for number in range(2 * self.args.batch_size)])
+    def __init__(self, flags: list[str], height: int, width: int, device: str = "cpu", classes: int = CLASSES):
+        flags = [*flags, "--amp", "fp32", "--height", str(height), "--width", str(width), "--epochs", "1"]
+        args = train.get_args_parser().parse_args(flags)
+        name = args.model or "net"
+        self.recipe, _ = choose_recipe(args, Facts(name, images=1, identities=classes), measure=None)
+        world, batch = World(torch.device(device)), self.recipe.batch_size
+        model = train.ReIDLoss(build_model(name, classes), classes, self.recipe)
+        model = model.to(world.device, memory_format=torch.channels_last).train()
+        self.tools = build_optimizer(model, self.recipe, steps_per_epoch=2)
+        self.model = world.wrapped(model, compile=args.compile)
+        self.augment = Augment(self.recipe.flip, self.recipe.pad, self.recipe.jitter, self.recipe.erase)
+        self.totals = Totals(world)
+        images = mock.Mock(targets=[number % classes for number in range(2 * batch)], height=height, width=width)
         pixels = torch.randint(0, 256, (len(images.targets), 3, height, width), dtype=torch.uint8)
         self.feed = Feed(images, pixels, world)
         self.order = torch.arange(len(images.targets)).view(2, -1)
@@ -117,9 +120,10 @@ class Steps:
     def run(self) -> None:
         """Two steps."""
         for step, (images, labels) in enumerate(self.feed(self.order)):
-            generator = generator_for(0, 0, step)
-            numbers = self.learner.augment.draw(len(labels), *images.shape[-2:], generator)
-            self.tally.add(step, *self.learner.step(images, labels, numbers), len(labels))
+            numbers = self.augment.draw(len(labels), *images.shape[-2:], generator_for(0, 0, step))
+            images = self.augment.apply(images, numbers)
+            results = train.train_step(self.model, images, labels, *self.tools, self.recipe)
+            self.totals.add(step, *results, len(labels))
 
 
 def _without(*_, **__):
@@ -158,9 +162,10 @@ def step_cost(flags: list[str], height: int, width: int) -> dict:
 
         return call
 
-    steps.learner.optimizer.step = timed("optimizer", steps.learner.optimizer.step)
-    draw = timed("draw", type(steps.learner.augment).draw)
-    with mock.patch.object(type(steps.learner.augment), "draw", lambda *args: draw(*args)):
+    optimizer = steps.tools[0]
+    optimizer.step = timed("optimizer", optimizer.step)
+    draw = timed("draw", Augment.draw)
+    with mock.patch.object(Augment, "draw", lambda *args: draw(*args)):
         timed("whole step", steps.run)()
     return {
         "operations": counted.operations.total() // 2,
@@ -172,16 +177,16 @@ def step_cost(flags: list[str], height: int, width: int) -> dict:
 
 def between_epochs(args) -> list[dict]:
     """From the last step of an epoch to the first of the next, of a short run: seconds and processor seconds."""
-    clocks, step = [], train.Learner.step
+    clocks, step = [], train.train_step
 
-    def watched_step(learner, *batch):
+    def watched_step(*args):
         begun = time.perf_counter(), time.process_time()
         try:
-            return step(learner, *batch)
+            return step(*args)
         finally:
-            clocks.append((len(batch[1]), *begun, time.perf_counter(), time.process_time()))
+            clocks.append((len(args[2]), *begun, time.perf_counter(), time.process_time()))
 
-    with tempfile.TemporaryDirectory() as folder, mock.patch.object(train.Learner, "step", watched_step):
+    with tempfile.TemporaryDirectory() as folder, mock.patch.object(train, "train_step", watched_step):
         data = args.data_dir or sample.ensure(Path(folder) / "sample", identities=30)
         flags = ["--data-dir", data, "--output", Path(folder) / "run", "--epochs", EPOCHS, "--eval-interval", EPOCHS]
         flags += [
@@ -211,14 +216,13 @@ def get_args_parser() -> argparse.ArgumentParser:
     add = parser.add_argument
     add("--model", default="net", help="architecture to train")
     add("--batch_size", type=int, default=16, help="images of a timed step")
-    add("--ema", type=float, default=0.0, help="decay of the weights' moving average")
     add("--data-dir", type=Path, help="dataset for the end of an epoch; drawn if left out")
     add("--json", type=Path, help="also write the result to this file")
     return parser
 
 
 def main(args) -> None:
-    flags = ["--model", args.model, "--batch_size", str(args.batch_size), "--ema", str(args.ema)]
+    flags = ["--model", args.model, "--batch_size", str(args.batch_size)]
     result = {"benchmark": "step_cost", "model": args.model, "batch_size": args.batch_size}
     result |= {f"step_{height}x{width}": step_cost(flags, height, width) for height, width in SIZES}
     publish(result | {"between_epochs": between_epochs(args)} | machine(), args.json)

@@ -3,7 +3,7 @@
     python benchmarks/train_speed.py [--model net] [--height 128 --width 64] [--images 512] [--rounds 5]
 
 The reference does what simple scripts do: float32 in the default memory layout, each image decoded and augmented one by
-one in a DataLoader every epoch, SGD, loss and accuracy read at every step. Ours is `Training.train_epoch` with the
+one in a DataLoader every epoch, SGD, loss and accuracy read at every step. Ours is `train_one_epoch` with the
 default recipe at one size (no progressive resizing, which would only flatter it). The two take turns; the figures are
 medians. Images are the sample's, drawn once. Prints JSON: images/s of both, their ratio, and the share of the device's
 measured matrix-product peak that our forward and backward passes reach. `--profile` adds where our time goes.
@@ -14,7 +14,9 @@ import statistics
 import sys
 import tempfile
 import time
+from functools import partial
 from pathlib import Path
+from types import SimpleNamespace
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # the scripts of the collection
 
@@ -29,12 +31,17 @@ from torchvision.transforms import v2
 import train
 from appearance import cli
 from appearance.data import layouts
-from appearance.data.augment import IMAGENET_MEAN, IMAGENET_STD
+from appearance.data.augment import IMAGENET_MEAN, IMAGENET_STD, Augment
+from appearance.data.batches import Feeds
 from appearance.data.images import load_rgb
 from appearance.drawn import sample
 from appearance.machine import decoders
-from appearance.training import recipe
-from appearance.training.tally import Tally
+from appearance.networks.convolve import take_products
+from appearance.networks.precision import fastest_precision
+from appearance.training.optimizer import build_optimizer
+from appearance.training.recipe import Facts, choose_recipe
+from appearance.training.totals import Totals
+from datasets import PersonImages
 from model import build_model
 from utils import seed_everything, single_process
 
@@ -96,25 +103,37 @@ class Ours:
     """`train.py`'s own loop."""
 
     def __init__(self, args, data, folder: str, device):
-        flags = ["--output", folder, "--val-ratio", "0", "--no-progressive", "--epochs", "1000"]
-        flags += ["--height", str(args.height), "--width", str(args.width), "--model", args.model]
-        flags += ["--batch_size", str(args.batch_size)] + (["--compile"] if args.compile else [])
-        flags += ["--cuda-graph"] if args.cuda_graph else []
-        given = train.get_args_parser().parse_args(flags)
-        recipe.fill_in(given)
-        self.training = train.Training(given, single_process(str(device)), data, lambda *_: None)
-        self.number, self.steps = 0, args.steps
+        flags = ["--no-progressive", "--epochs", "1000", "--height", str(args.height), "--width", str(args.width)]
+        flags += ["--model", args.model, "--batch_size", str(args.batch_size)] + (["--compile"] if args.compile else [])
+        given, world = train.get_args_parser().parse_args(flags), single_process(str(device))
+        pids = data.train_pids()
+        net = take_products(build_model(args.model, len(pids)))
+        facts = Facts(args.model, len(data.train), len(pids))
+        self.recipe, _ = choose_recipe(given, facts, SimpleNamespace(precision=partial(fastest, net, world.device)))
+        recipe = self.recipe
+        model = train.ReIDLoss(net, len(pids), recipe).to(world.device, memory_format=torch.channels_last)
+        feeds = Feeds(PersonImages, data.train, [], pids, "auto", decoders(), world)
+        feed = feeds.at((args.height, args.width))[0]
+        tools = build_optimizer(model, recipe, len(train.batch_order(recipe, feed.labels, 0)))
+        self.run = train.Run(Path(folder), recipe, world, model, *tools, about={}, samples=data.train)
+        augment = Augment(recipe.flip, recipe.pad, recipe.jitter, recipe.erase)
+        self.parts = (world.wrapped(model, compile=args.compile), *tools, feed, augment, recipe, self.run)
+        self.steps = args.steps
 
     def epoch(self) -> int:
         """One epoch, or as many as make `steps` steps."""
         images = steps = 0
         while not steps or steps < self.steps:
-            self.training.step, self.training.tally = 0, Tally(self.training.world)
-            with train.GracefulStop() as stop:
-                self.training.train_epoch(self.number, stop)
-            self.number += 1
-            images, steps = images + int(self.training.tally.images), steps + self.training.step
+            self.run.step, self.run.totals = 0, Totals(self.run.world)
+            train.train_one_epoch(*self.parts)
+            images, steps = images + int(self.run.totals.images), steps + self.run.step
+            self.run.epoch += 1
         return images
+
+
+def fastest(net, device, height: int, width: int) -> str:
+    """The precision that `--amp auto` takes."""
+    return fastest_precision(net, height, width, device)
 
 
 def timed(loop, device) -> float:
@@ -186,7 +205,6 @@ def get_args_parser() -> argparse.ArgumentParser:
     add("--workers", type=int, default=decoders(), help="decoding workers of the reference on a GPU")
     add("--device", default="auto", help="auto, cpu or cuda")
     add("--compile", action="store_true", help="let ours use torch.compile")
-    add("--cuda-graph", action="store_true", help="let ours replay its steps as a CUDA graph")
     add("--profile", action="store_true", help="profile one more epoch of ours: the operations that take the time")
     add("--json", type=Path, help="also write the result to this file")
     return parser
@@ -207,7 +225,7 @@ def main(args) -> None:
                 speed = timed(loop, device)
                 if number:
                     speeds[name].append(speed)
-        precision = loops["ours"].training.args.amp
+        precision = loops["ours"].recipe.amp
         shares = where_time_goes(loops["ours"], device) if args.profile else None
     ours = statistics.median(speeds["ours"])
     compared = {}
@@ -225,7 +243,6 @@ def main(args) -> None:
         "batch_size": args.batch_size,
         "precision": precision,
         "compile": args.compile,
-        "cuda_graph": args.cuda_graph,
         "images_per_second": round(ours, 1),
         **compared,
         "rounds": {name: [round(s, 1) for s in values] for name, values in speeds.items()},

@@ -26,7 +26,7 @@ from appearance.data.augment import normalize
 from appearance.measure import features_file, protocols
 from appearance.measure.embed import features_of, fixed_batches, stream_pixels, test_features
 from appearance.networks import checkpoints, shipped
-from appearance.training.statistics import measured_afresh
+from appearance.training.batch_norm import measured_afresh
 from datasets import PersonImages
 from model import from_checkpoint
 from utils import single_process

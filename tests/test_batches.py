@@ -8,7 +8,7 @@ import torch
 from appearance.cli import InputError
 from appearance.data import layouts, pixels
 from appearance.data.batches import Feed, balanced_order, generator_for, shuffled_order
-from appearance.world import World
+from appearance.distributed import World
 from datasets import PersonImages
 
 CPU = torch.device("cpu")
@@ -114,7 +114,7 @@ def test_the_smallest_sets_have_an_order(images, batch_size):
 def feed_of(root, rank, size, cached):
     data = layouts.find(root)
     images = PersonImages(data.train, 32, 16, data.train_pids())
-    stored = pixels.load(images, "ram", "", 1) if cached else None
+    stored = pixels.load(images, "ram", 1) if cached else None
     return Feed(images, stored, World(CPU, rank, size))
 
 

@@ -82,18 +82,17 @@ def test_a_stopped_recipe_benchmark_resumes_the_run_it_was_in(capsys, tmp_path, 
         (found,) = json.loads((tmp_path / "results.json").read_text())["results"]
         return {key: found[key] for key in found.keys() - {"command", "load_average_before"}}  # the folder, the machine
 
-    whole, train_epoch = row("whole"), train.Training.train_epoch
+    whole, begin_epoch = row("whole"), train.Run.begin_epoch
 
-    def killed_in_the_second(training, epoch, stop):
-        if epoch == 1:
-            training.later.wait()
+    def killed_in_the_second(run, *epoch):
+        if run.epoch == 1:
             raise KeyboardInterrupt
-        train_epoch(training, epoch, stop)
+        begin_epoch(run, *epoch)
 
-    monkeypatch.setattr(train.Training, "train_epoch", killed_in_the_second)
+    monkeypatch.setattr(train.Run, "begin_epoch", killed_in_the_second)
     with pytest.raises(KeyboardInterrupt):
         row("stopped")
-    monkeypatch.setattr(train.Training, "train_epoch", train_epoch)
+    monkeypatch.setattr(train.Run, "begin_epoch", begin_epoch)
     capsys.readouterr()
     resumed = row("stopped")
     text = capsys.readouterr().out

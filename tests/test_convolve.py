@@ -9,11 +9,9 @@ import torch.nn.functional as F
 from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
-import train
 from appearance.networks.convolve import Conv2d, take_products
 from appearance.networks.inference import fuse_for_inference
 from appearance.networks.precision import autocast
-from appearance.training import recipe
 from model import build_model
 
 CPU = torch.device("cpu")
@@ -92,9 +90,7 @@ def test_which_convolutions_are_products(size, channels, options, replaced):
 def test_small_images_have_finite_features_and_gradients_whatever_lies_in_memory(name):
     """128x64 pixels begin at a quarter, 32x16, which `Net` and the ResNets bring down to one column by a stride."""
     torch.manual_seed(0)
-    args = train.get_args_parser().parse_args(["--model", name])
-    recipe.fill_in(args)
-    net = train.build_network(args, 10, None)[0].to(memory_format=torch.channels_last)
+    net = take_products(build_model(name, 10)).to(memory_format=torch.channels_last)
     images = torch.randn(16, 3, 32, 16).contiguous(memory_format=torch.channels_last)
     exact = net.embed(images).detach()
     for _ in range(5):

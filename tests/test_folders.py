@@ -12,7 +12,7 @@ from appearance.data.compare import Order
 from appearance.data.layouts import Sample
 from appearance.data.names import counters, marked, parse_name
 from appearance.data.unread import unread
-from appearance.world import World
+from appearance.distributed import World
 
 
 def tree(root, *paths):

@@ -7,7 +7,6 @@ import shlex
 import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -24,13 +23,13 @@ from conftest import (
 )
 from test_intervals import clouds
 
-from appearance import cli
+from appearance import cli, machine
 from appearance.cli import InputError
-from appearance.data import layouts, ready
+from appearance.data import layouts
 from appearance.measure import features_file
 from appearance.networks import checkpoints
 from appearance.pictures import plots, report
-from appearance.training import log
+from appearance.training import messages
 from model import build_model
 from utils import choose_device
 
@@ -63,35 +62,27 @@ def test_lines_to_paste_have_the_scripts_path_as_typed_and_quoted_words(monkeypa
     assert shlex.split(cli.command("test.py"))[1] == str(ROOT / "test.py")
 
 
-def training(tmp_path, **changes) -> SimpleNamespace:
+def test_the_next_step_after_training_has_all_flags_that_matter(tmp_path):
     args = SimpleNamespace(data_dir=[tmp_path / "my data"], output=Path("out/sp ace"), skip_bad_images=True)
     data = SimpleNamespace(can_evaluate=True, root=tmp_path / "my data")
-    return SimpleNamespace(**{"args": args, "data": data, "world": SimpleNamespace(size=1), "step": 1} | changes)
-
-
-def test_the_next_step_after_training_has_all_flags_that_matter(tmp_path):
-    words = shlex.split(log.next_step(training(tmp_path)).removeprefix("Next: "))
+    words = shlex.split(messages.next_step(args, data).removeprefix("Next: "))
     assert words[2:] == [
         *("--data-dir", f"{tmp_path}/my data", "--weights", "out/sp ace/best.pth", "--skip-bad-images")
     ]
-    nothing = training(tmp_path, data=SimpleNamespace(can_evaluate=False))
-    assert "test.py" not in log.next_step(nothing)
+    assert "test.py" not in messages.next_step(args, SimpleNamespace(can_evaluate=False))
 
 
-def test_a_stopped_run_says_how_to_go_on(tmp_path, capsys, monkeypatch):
+def test_a_stopped_run_says_how_to_go_on(monkeypatch):
     monkeypatch.delenv("LOCAL_WORLD_SIZE", raising=False)
     monkeypatch.setattr(sys, "argv", ["/elsewhere/program.py"])
-    run = training(tmp_path, world=SimpleNamespace(is_main=True, size=1))
-    with pytest.raises(SystemExit) as stopped:
-        log.stopped(run, 1, SimpleNamespace(signal=signal.SIGINT))
-    assert stopped.value.code == 128 + signal.SIGINT
-    told = capsys.readouterr().err
-    assert "after 1 epoch and 1 step, saved" in told
-    assert shlex.split(told.strip().split("Go on with: ")[1])[2:] == ["--resume", "out/sp ace/last.pth"]
+
+    def told() -> str:
+        return messages.stopped("SIGINT", 1, 1, Path("out/sp ace"))
+
+    assert "after 1 epoch and 1 step, saved" in told()
+    assert shlex.split(told().strip().split("Go on with: ")[1])[2:] == ["--resume", "out/sp ace/last.pth"]
     monkeypatch.setenv("LOCAL_WORLD_SIZE", "2")
-    with pytest.raises(SystemExit):
-        log.stopped(run, 1, SimpleNamespace(signal=signal.SIGINT))
-    line = capsys.readouterr().err.strip().split("Go on with: ")[1]
+    line = told().strip().split("Go on with: ")[1]
     assert line.startswith(f"torchrun --nproc_per_node=2 {ROOT / 'train_multiGPU.py'} --resume ")
 
 
@@ -126,19 +117,6 @@ def heeding_interrupts() -> None:
     signal.signal(signal.SIGINT, signal.SIG_DFL)
 
 
-@pytest.mark.skipif(not Path("/proc/self/maps").exists(), reason="looks at what a process has loaded")
-def test_ctrl_c_while_modules_load_is_quiet(tmp_path):
-    command = [sys.executable, str(ROOT / "train.py"), "--help"]
-    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True, "preexec_fn": heeding_interrupts}
-    process = subprocess.Popen(command, cwd=tmp_path, env=script_environment(), **pipes)
-    until = time.monotonic() + 60
-    while "libtorch" not in Path(f"/proc/{process.pid}/maps").read_text() and time.monotonic() < until:
-        time.sleep(0.005)
-    process.send_signal(signal.SIGINT)
-    out, err = process.communicate(timeout=60)
-    assert (process.returncode, out, err) == (-signal.SIGINT, "", "")
-
-
 def test_an_imported_script_leaves_the_programs_signals_alone():
     code = "import signal, evaluate; assert signal.getsignal(signal.SIGINT) is signal.default_int_handler"
     how = {"cwd": "/", "env": script_environment(PYTHONPATH=str(ROOT)), "preexec_fn": heeding_interrupts}
@@ -152,7 +130,7 @@ def test_an_imported_script_leaves_the_programs_signals_alone():
 def test_help_is_short_on_top_and_shows_defaults_that_are_zero(tmp_path):
     shown = call_script("train.py", "--help", cwd=tmp_path).stdout
     assert shown.splitlines()[0] == "usage: train.py [flags]"
-    assert "order and augmentation (default: 0)" in " ".join(shown.split())
+    assert "about five a run (default: 0)" in " ".join(shown.split())
     assert call_script("evaluate.py", "--help", cwd=tmp_path).stdout.startswith(
         "usage: evaluate.py [flags] [features ...]\n"
     )
@@ -230,15 +208,15 @@ def test_refused_formats_do_not_keep_the_others_from_being_written(tmp_path):
 
 def test_the_sample_lies_where_the_scripts_or_the_user_keep_things(tmp_path, monkeypatch):
     monkeypatch.setenv("APPEARANCE_DATA", str(tmp_path / "named"))
-    assert ready.sample_place() == tmp_path / "named" / "sample"
+    assert machine.data_folder() == tmp_path / "named"
     monkeypatch.delenv("APPEARANCE_DATA")
-    monkeypatch.setattr(ready, "SCRIPTS", tmp_path)
-    assert ready.sample_place() == tmp_path / "data" / "sample"
+    monkeypatch.setattr(machine, "SCRIPTS", tmp_path)
+    assert machine.data_folder() == tmp_path / "data"
     monkeypatch.setattr(os, "access", lambda path, mode: False)
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
-    assert ready.sample_place() == tmp_path / "cache" / "appearance" / "sample"
+    assert machine.data_folder() == tmp_path / "cache" / "appearance"
     (tmp_path / "data" / "sample").mkdir(parents=True)  # put there by somebody who could
-    assert ready.sample_place() == tmp_path / "data" / "sample"
+    assert machine.data_folder() == tmp_path / "data"
 
 
 # ------------------------------------------------------------------------------------------------------- evaluate.py

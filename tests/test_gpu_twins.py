@@ -8,36 +8,29 @@ import pytest
 import torch
 from conftest import benchmark, call_script, load_script, make_market
 from networks import lively_network, random_crops, write_checkpoint
+from recipes import recipe_of
 from torch import nn
-from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 import train
 import train_multiGPU
 import utils
+from appearance import distributed
 from appearance.cli import InputError, RunFailed
 from appearance.data import augment as augment_module
 from appearance.data.augment import Augment, normalize
-from appearance.data.device import to_device
 from appearance.data.resize import resize_all
-from appearance.faults import explained_failures
+from appearance.device import to_device
+from appearance.distributed import World
+from appearance.failures import explained_failures
 from appearance.measure import metrics, rerank
 from appearance.measure.embed import extract_features
 from appearance.networks.inference import fuse_for_inference
 from appearance.networks.precision import fastest_precision, full_precision
-from appearance.training import recipe
-from appearance.training.average import MovingAverage
-from appearance.training.losses import Objective
-from appearance.world import World
+from appearance.training.optimizer import build_optimizer
 from feature_extractor import Extractor
 
 step_cost = benchmark("step_cost")
 CPU = torch.device("cpu")
-
-
-def arguments(*flags):
-    args = train.get_args_parser().parse_args([str(flag) for flag in flags])
-    recipe.fill_in(args)
-    return args
 
 
 # -- the optimizer -----------------------------------------------------------------------------------------------------
@@ -55,7 +48,10 @@ def memory_full_of_nan():
 def test_a_first_step_that_overflows_in_fp16_leaves_no_trace(optimizer, memory_full_of_nan):
     net = nn.Sequential(nn.Conv2d(4, 4, 1), nn.Conv2d(4, 2, 1))
     before = copy.deepcopy(net.state_dict())
-    optimizer = recipe.optimizer(arguments("--optimizer", optimizer, "--amp", "fp16", "--lr", 0.01), net)
+    recipe = recipe_of("--optimizer", optimizer, "--amp", "fp16", "--lr", 0.01)
+    optimizer, *_ = build_optimizer(net, recipe, steps_per_epoch=1)
+    for group in optimizer.param_groups:
+        group["lr"] = 0.01  # no warm-up
     scaler = torch.amp.GradScaler("cpu", init_scale=1024.0)
     for gradient in (math.inf, 1.0):
         assert all(torch.equal(value, before[key]) for key, value in net.state_dict().items())
@@ -66,27 +62,6 @@ def test_a_first_step_that_overflows_in_fp16_leaves_no_trace(optimizer, memory_f
         scaler.update()
     moved = max((value - before[key]).abs().max() for key, value in net.state_dict().items())
     assert 0 < moved < 0.1
-
-
-def test_the_moving_average_is_pytorchs():
-    net = lively_network("osnet_x0_25")
-    ours, theirs = MovingAverage(net, 0.9), AveragedModel(net, multi_avg_fn=get_ema_multi_avg_fn(0.9), use_buffers=True)
-    for seed in range(3):
-        torch.manual_seed(seed)
-        net.train()(torch.randn(4, 3, 32, 16))
-        with torch.no_grad():
-            for parameter in net.parameters():
-                parameter.add_(torch.randn_like(parameter))
-        ours.update()
-        ours.n_averaged += 1
-        theirs.update_parameters(net)
-    wanted = theirs.state_dict()
-    assert ours.state_dict().keys() == wanted.keys()
-    for key, value in ours.state_dict().items():
-        if "num_batches_tracked" in key:  # counts nothing that is used: the network's own
-            assert value == net.state_dict()[key.removeprefix("module.")]
-        else:
-            assert torch.equal(value, wanted[key]), key
 
 
 # -- arithmetic --------------------------------------------------------------------------------------------------------
@@ -131,7 +106,7 @@ def test_auto_is_bfloat16_on_a_gpu_that_has_it(has_it, chosen, monkeypatch):
     assert fastest_precision(nn.Identity(), 32, 16, torch.device("cuda")) == chosen
 
 
-@pytest.mark.parametrize("loss", ["cosine", "arcface", "triplet", "circle", "center"])
+@pytest.mark.parametrize("loss", ["cosine", "triplet", "circle"])
 def test_metric_losses_are_float32_under_autocast(loss):
     class Net(nn.Module):
         feature_dim = 16
@@ -148,7 +123,8 @@ def test_metric_losses_are_float32_under_autocast(loss):
 
     def gradients(dtype):
         torch.manual_seed(0)
-        objective = Objective(Net(), 4, metric_loss=loss, classifier_weight=0.0, margin=0.2)
+        recipe = recipe_of("--metric-loss", loss, "--classifier-weight", 0, "--margin", 0.2)
+        objective = train.ReIDLoss(Net(), 4, recipe)
         with torch.autocast("cpu", dtype, enabled=dtype is not None):
             value, _ = objective(torch.zeros(12), torch.arange(12) // 3)
         value.backward()
@@ -226,7 +202,7 @@ def test_one_gpu_for_all_processes_is_refused(monkeypatch):
     monkeypatch.setenv("RANK", "0")
     monkeypatch.setenv("WORLD_SIZE", "2")
     with pytest.raises(InputError, match=r"--device cuda:1: all 2 processes would share one GPU"):
-        utils.join_process_group("cuda:1")
+        distributed.join_process_group("cuda:1")
 
 
 def test_a_device_without_its_number_is_the_device_with_it():
@@ -248,7 +224,7 @@ def test_pixels_of_the_host_travel_through_pinned_memory():
     assert watch.waits == ["_to_copy"]
 
 
-@pytest.mark.parametrize("flags", [[], ["--ema", "0.9"], ["--optimizer", "adamw", "--metric-loss", "arcface+circle"]])
+@pytest.mark.parametrize("flags", [[], ["--optimizer", "adamw", "--metric-loss", "cosine+circle"]])
 def test_a_step_never_waits_for_its_device(flags):
     watch = step_cost.watched([*flags, "--batch_size", "8"], 32, 16, "meta", classes=4)
     assert watch.operations["convolution"] == 40

@@ -5,18 +5,16 @@ import math
 import pytest
 import torch
 import torch.nn.functional as F
-from torch import nn
+from recipes import recipe_of
 
 from appearance.training.losses import (
-    ArcFace,
-    CenterLoss,
     CosineSoftmax,
-    Objective,
     batch_hard_triplet,
     circle,
     classification,
 )
 from model import build_model
+from train import ReIDLoss
 
 
 @pytest.fixture
@@ -41,21 +39,9 @@ def test_cosine_softmax_by_hand():
     assert loss.item() == pytest.approx(-math.log(math.exp(4 * 0.55) / (math.exp(4 * 0.55) + math.exp(4 * 0.6))))
 
 
-def test_arcface_by_hand():
-    head = ArcFace(2, 2, scale=4.0, margin=0.5)
-    with torch.no_grad():
-        head.weight.copy_(torch.eye(2))
-    loss = head(torch.tensor([[3.0, 4.0]]), torch.tensor([1]))
-    own = math.cos(math.acos(0.8) + 0.5)
-    assert loss.item() == pytest.approx(-math.log(math.exp(4 * own) / (math.exp(4 * own) + math.exp(4 * 0.6))))
-    # past pi - margin the cosine does not rise again
-    assert head(torch.tensor([[0.0, -1.0]]), torch.tensor([1])).item() == pytest.approx(math.log(1 + math.exp(4)), 1e-4)
-
-
-@pytest.mark.parametrize("head", [CosineSoftmax, ArcFace])
-def test_without_margin_both_are_a_softmax_of_cosines(batch, head):
+def test_without_margin_it_is_a_softmax_of_cosines(batch):
     features, labels = batch
-    module = head(6, 4, scale=16.0, margin=0.0)
+    module = CosineSoftmax(6, 4, scale=16.0, margin=0.0)
     cosines = F.cosine_similarity(features[:, None], module.weight[None], dim=2)
     expected = F.cross_entropy(16 * cosines, labels, label_smoothing=0.1)
     torch.testing.assert_close(module(features, labels, 0.1), expected, atol=1e-4, rtol=1e-4)
@@ -124,33 +110,35 @@ def test_gradients_are_finite_without_positives_or_negatives_and_for_copies(loss
         assert value.item() == 0
 
 
-def test_center_by_hand():
-    module = CenterLoss(2, 2)
-    with torch.no_grad():
-        module.centers.copy_(torch.tensor([[0.0, 0.0], [0.6, 0.0]]))
-    loss = module(torch.tensor([[9.0, 0.0], [0.6, 0.8]]), torch.tensor([0, 1]))
-    assert loss.item() == pytest.approx((0.5 * 1.0 + 0.5 * 0.64) / 2)
-
-
-@pytest.mark.parametrize("name", ["none", "cosine", "arcface", "triplet", "circle", "center", "cosine+triplet"])
-def test_objective_adds_the_weighted_losses_and_every_parameter_learns(name):
+@pytest.mark.parametrize("name", ["none", "cosine", "triplet", "circle", "cosine+triplet"])
+def test_the_loss_is_the_weighted_sum_and_every_parameter_learns(name):
     torch.manual_seed(0)
     net = build_model("resnet18", 3)
-    objective = Objective(net, 3, smoothing=0.1, metric_loss=name, metric_weight=0.5, classifier_weight=2.0)
+    recipe = recipe_of("--label-smoothing", 0.1, "--metric-loss", name, "--classifier-weight", 2)
+    model = ReIDLoss(net, 3, recipe)
     images, labels = torch.randn(6, 3, 32, 16), torch.tensor([0, 0, 1, 1, 2, 2])
-    loss, logits = objective(images, labels)
+    loss, logits = model(images, labels)
     assert logits.shape == (6, 3)
     features = net.embed(images)  # in training mode BatchNorm gives the same numbers again
     expected = 2.0 * F.cross_entropy(net.classify(features), labels, label_smoothing=0.1)
+    if "cosine" in name:
+        expected = expected + model.cosine(features, labels, 0.1)
     if "triplet" in name:
-        expected = expected + 0.5 * batch_hard_triplet(features, labels)
+        expected = expected + batch_hard_triplet(features, labels)
     if name == "circle":
-        expected = expected + 0.5 * circle(features, labels)
-    if name == "center":
-        expected = expected + 0.5 * objective.heads["center"](features, labels)
-    if "cosine" in name or "arcface" in name:
-        expected = expected + 0.5 * objective.heads[name.split("+")[0]](features, labels, 0.1)
+        expected = expected + circle(features, labels)
     torch.testing.assert_close(loss, expected)
     loss.backward()
-    assert all(p.grad is not None and p.grad.isfinite().all() for p in objective.parameters())
-    assert isinstance(objective, nn.Module)
+    assert all(p.grad is not None and p.grad.isfinite().all() for p in model.parameters())
+
+
+def test_frozen_layers_get_no_gradient_and_keep_their_statistics():
+    model = ReIDLoss(build_model("net", 3), 3, recipe_of("--freeze-layers", "--metric-loss", "none"))
+    before = {name: value.clone() for name, value in model.net.state_dict().items()}
+    loss, _ = model.train()(torch.randn(6, 3, 32, 16), torch.arange(6) // 2)
+    loss.backward()
+    learning = {name.partition(".")[0] for name, one in model.net.named_parameters() if one.grad is not None}
+    after = model.net.state_dict()
+    moved = {name.partition(".")[0] for name in before if not torch.equal(after[name], before[name])}
+    assert learning == moved == {"classifier"}
+    assert not any(module.training for module in model.eval().modules())

@@ -18,9 +18,9 @@ import torch
 from conftest import ROOT, assert_one_line_error, call_script, make_market, run_script, script_environment
 
 import train
-import utils
+from appearance import distributed
 from appearance.cli import InputError, RunFailed
-from appearance.faults import explained_failures
+from appearance.failures import explained_failures
 from appearance.files import claimed
 from appearance.networks import checkpoints
 from appearance.training import resume
@@ -77,12 +77,12 @@ def test_a_kill_between_the_files_of_an_epoch_repeats_that_epoch(here, monkeypat
     class Killed(Exception):
         pass
 
-    def killed(training, epoch):
+    def killed(run):
         raise Killed
 
     train_on_data("--epochs", 2, "--output", "whole")
     with monkeypatch.context() as patch:
-        patch.setattr(train.resume, "save", killed)
+        patch.setattr(train.Run, "save", killed)
         with pytest.raises(Killed):
             train_on_data("--epochs", 2, "--output", "parts")
     assert sorted(files_of("parts")) == ["best.pth", "curves.png", "history.csv"]
@@ -231,8 +231,8 @@ def test_a_restart_goes_on_with_its_own_run_and_no_other(here, monkeypatch):
     args = train.get_args_parser().parse_args(["--epochs", "2"])
     monkeypatch.setenv("TORCHELASTIC_RUN_ID", "none")
     monkeypatch.setenv("TORCHELASTIC_RESTART_COUNT", "1")
-    assert resume.find(args).extra["epoch"] == 1
-    assert args.resume is True
+    _, resumed, recipe = resume.find(args)
+    assert (resumed.extra["epoch"], recipe.epochs) == (1, 2)
     os.utime("checkpoint/last.pth", (0, 0))  # of long ago
     args = train.get_args_parser().parse_args(["--epochs", "2"])
     with pytest.raises(InputError, match="holds a run already"):
@@ -240,15 +240,15 @@ def test_a_restart_goes_on_with_its_own_run_and_no_other(here, monkeypatch):
 
 
 def test_a_dataset_that_vanishes_is_named_and_the_run_can_go_on(here, monkeypatch):
-    finish = train.Training.finish_epoch
+    end_epoch = train.Run.end_epoch
 
-    def finish_then_lose_data(self):
-        finish(self)
+    def end_then_lose_data(self, measured):
+        end_epoch(self, measured)
         os.rename("data", "elsewhere")
 
     flags = ["--epochs", 2, "--cache", "none", "--workers", 0]
     with monkeypatch.context() as patch:
-        patch.setattr(train.Training, "finish_epoch", finish_then_lose_data)
+        patch.setattr(train.Run, "end_epoch", end_then_lose_data)
         with pytest.raises(InputError, match=r"data/bounding_box_train/.*missing"):
             train_on_data(*flags)
     assert checkpoints.load("checkpoint/last.pth").extra["epoch"] == 1
@@ -270,15 +270,21 @@ def test_a_loss_that_is_not_finite_names_step_rate_and_batch(here):
 def test_weights_that_are_not_finite_are_never_saved(here, monkeypatch):
     train_on_data("--epochs", 1)
     before = files_of("checkpoint")
-    step = train.Learner.step
+    measure = train.schedule.is_precise
 
-    def poisoned(self, *arguments):
-        done = step(self, *arguments)
-        next(self.net.parameters()).data[0] = float("nan")
-        return done
+    def poisoned(recipe, epoch):  # after the last step of an epoch, whose loss was finite
+        poison.net.conv1.conv.weight.data[0] = float("nan")
+        return measure(recipe, epoch)
 
-    monkeypatch.setattr(train.Learner, "step", poisoned)
-    monkeypatch.setattr(train.Tally, "read", lambda self, *a: self.totals.add_(1) is None)
+    class Poison(train.Run):
+        def begin_epoch(self, *arguments):
+            nonlocal poison
+            poison = self.model
+            super().begin_epoch(*arguments)
+
+    poison = None
+    monkeypatch.setattr(train, "Run", Poison)
+    monkeypatch.setattr(train.schedule, "is_precise", poisoned)
     with pytest.raises(RunFailed, match="weights are no longer finite"):
         run("--resume", "--epochs", 2)
     assert {name: files_of("checkpoint")[name] for name in ("best.pth", "last.pth")} == {
@@ -322,7 +328,7 @@ def test_mutated_files_end_with_a_sentence(tmp_path):
 def test_a_damaged_last_checkpoint_is_refused(here):
     train_on_data("--epochs", 1)
     whole = torch.load("checkpoint/last.pth", weights_only=True)
-    for key, value in [("args", {"lr": "fast"}), ("args", {"model": "resnet19"}), ("history", 3), ("buffers", None)]:
+    for key, value in [("args", {"model": "resnet19"}), ("recipe", {"lr": 1.0}), ("history", 3), ("buffers", None)]:
         torch.save(whole | {key: value}, "odd.pth")
         with pytest.raises(InputError, match=r"odd\.pth: not a whole last\.pth"):
             run("--resume", "odd.pth", "--epochs", 2)
@@ -385,7 +391,7 @@ def test_a_restarted_group_does_not_read_what_the_dead_wrote():
 
     def meet() -> list:
         with ThreadPoolExecutor(2) as pool:
-            return list(pool.map(lambda rank: utils._unused_part(store, rank, 2, 20.0), (0, 1)))
+            return list(pool.map(lambda rank: distributed._unused_part(store, rank, 2, 20.0), (0, 1)))
 
     first, second = meet()
     first.set("address", "of the dead")
@@ -393,14 +399,14 @@ def test_a_restarted_group_does_not_read_what_the_dead_wrote():
     for again in meet():
         assert not again.check(["address"])
     with pytest.raises(TimeoutError, match="--timeout"):
-        utils._unused_part(store, 0, 2, 0.2)  # rank 1 is only there by its old name
+        distributed._unused_part(store, 0, 2, 0.2)  # rank 1 is only there by its old name
 
 
 def test_out_of_memory_says_what_helps(here, monkeypatch):
     def full(*_):
         raise torch.OutOfMemoryError("CUDA")
 
-    monkeypatch.setattr(train.Learner, "step", full)
+    monkeypatch.setattr(train, "train_step", full)
     with pytest.raises(RunFailed, match=r"^out of memory; lower --batch_size, or run it in parts with --accumulate 2$"):
         train_on_data("--epochs", 1)
     with pytest.raises(RuntimeError, match="a bug"), explained_failures("do this"):

@@ -1,18 +1,20 @@
-"""A teacher: what its pupil is measured against, and a run that has one."""
+"""A teacher: what its student is measured against, and a run that has one."""
 
 import pytest
 import torch
 import torch.nn.functional as F
 from networks import write_checkpoint
+from recipes import recipe_of
 from test_train import SMALL, run, same
 
 from appearance.cli import InputError
 from appearance.drawn import sample
 from appearance.networks import checkpoints
 from appearance.networks.inference import unit_rows
-from appearance.training.losses import Objective, same_classes, same_neighbours
+from appearance.training.losses import same_classes, same_neighbours
 from appearance.training.teacher import Teacher
 from model import build_model, from_checkpoint
+from train import ReIDLoss
 
 CPU = torch.device("cpu")
 
@@ -67,19 +69,21 @@ def test_a_teacher_sees_its_own_size_and_knows_whether_the_classes_are_its_own(t
     assert not vectors.requires_grad
     teacher = Teacher(path, from_checkpoint, names[::-1], CPU)
     assert teacher(images)[1] is None
-    assert teacher.description == f"Taught by {path}: net, 64x32, vectors (it was trained on other identities)"
+    assert teacher.description == f"Teacher {path}: net, 64x32, vectors (it was trained on other identities)"
 
 
-def test_a_pupil_comes_nearer_to_its_teacher(tmp_path):
+def test_a_student_comes_nearer_to_its_teacher(tmp_path):
     path = write_checkpoint(tmp_path / "best.pth", "resnet18", height=32, width=16)
     checkpoints.save(path, checkpoints.read(path) | {"class_names": list("abcdefg")})
     teacher = Teacher(path, from_checkpoint, list("abcdefg"), CPU)
     images, labels = torch.randn(14, 3, 32, 16), torch.arange(14) % 7
-    objective = Objective(build_model("osnet_x0_25", 7), 7, classifier_weight=0.0)
-    optimizer = torch.optim.Adam(objective.parameters(), lr=3e-3)
+    recipe = recipe_of("--classifier-weight", 0, "--metric-loss", "none")
+    model = ReIDLoss(build_model("osnet_x0_25", 7), 7, recipe, teacher)
+    assert not any("teacher" in name for name in model.state_dict())
+    optimizer = torch.optim.Adam(model.parameters(), lr=3e-3)
     losses = []
     for _ in range(20):
-        loss, _ = objective(images, labels, *teacher(images))
+        loss, _ = model(images, labels)
         loss.backward()
         optimizer.step()
         optimizer.zero_grad()
@@ -96,7 +100,7 @@ def test_a_run_learns_from_its_teacher_and_resumes_with_it(data, here, capsys):
     with pytest.raises(InputError, match="--teacher-weight"):
         run("--resume", "--output", "parts", "--epochs", 2, "--teacher-weight", 3)
     run("--resume", "--output", "parts", "--epochs", 2)
-    told = "Taught by teacher.pth: resnet18, 32x16, vectors (it was trained on other identities)"
+    told = "Teacher teacher.pth: resnet18, 32x16, vectors (it was trained on other identities)"
     assert capsys.readouterr().out.count(told) == 3
     alone, whole, parts = (checkpoints.load(f"{name}/last.pth") for name in ("alone", "whole", "parts"))
     first = [run.extra["history"][0]["train_loss"] for run in (alone, whole, parts)]

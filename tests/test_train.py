@@ -11,12 +11,12 @@ import time
 import urllib.error
 from contextlib import nullcontext
 from pathlib import Path
-from types import SimpleNamespace
 
 import pytest
 import torch
 import torchvision
 from conftest import call_script, make_class_folders
+from recipes import chosen, recipe_of
 
 import datasets
 import evaluate
@@ -27,7 +27,8 @@ from appearance.cli import InputError, RunFailed
 from appearance.data import layouts
 from appearance.drawn import sample
 from appearance.networks import checkpoints, precision
-from appearance.training import log, recipe
+from appearance.training import measurements, messages, schedule
+from appearance.training.recipe import FEW_PEOPLE, Facts
 from model import Net
 
 ROOT = Path(__file__).parent.parent
@@ -106,11 +107,12 @@ def test_train_test_evaluate_as_a_user_runs_them(data, here):
     assert metrics["rank1"] == pytest.approx(float(rows[1]["rank1"]), abs=1e-6)
 
 
-def test_a_network_learns_its_training_images(data, here):
-    flags = ["--val-ratio", 0, "--batch_size", 16, "--eval-interval", 12, "--no-progressive", "--erase", 0]
-    run("--data-dir", data, "--epochs", 12, *flags, *TINY)
+def test_a_network_learns_its_training_images(here):
+    """Four people, each in a colour."""
+    flags = ["--val-ratio", 0, "--batch_size", 16, "--no-progressive", "--erase", 0, "--jitter", 0]
+    run("--data-dir", make_class_folders(here / "people", images=8), "--epochs", 4, *flags, *TINY)
     history = torch.load(here / "checkpoint/last.pth", weights_only=True)["history"]
-    assert max(row["train_acc"] for row in history[-3:]) > 0.65 > 0.35 > history[0]["train_acc"]
+    assert history[-1]["train_acc"] > 0.9 > 0.7 > history[0]["train_acc"]
     assert history[-1]["train_loss"] < 0.6 * history[0]["train_loss"]
 
 
@@ -119,13 +121,13 @@ def test_deepsort_recipe_and_other_networks_train(data, here):
     best = checkpoints.load(here / "checkpoint/best.pth")
     assert best.arch == "resnet18"
     assert best.model_options == {"last_stride": 1, "pooling": "avg", "neck": "none"}
-    assert best.extra["args"]["optimizer"] == "sgd"
+    assert best.extra["recipe"]["optimizer"] == "sgd"
 
 
-@pytest.mark.parametrize("loss", ["arcface", "cosine+triplet", "circle", "center"])
+@pytest.mark.parametrize("loss", ["cosine+triplet", "circle"])
 def test_every_metric_loss_trains(data, here, loss):
     run(
-        *("--data-dir", data, "--epochs", 1, "--metric-loss", loss, "--sampler", "balanced", "--ema", 0.9),
+        *("--data-dir", data, "--epochs", 1, "--metric-loss", loss, "--sampler", "balanced"),
         *("--accumulate", 2, "--batch_size", 16, "--margin", 0.2, "--eval-interval", 9, *SMALL),
     )
     history = torch.load(here / "checkpoint/last.pth", weights_only=True)["history"]
@@ -134,12 +136,12 @@ def test_every_metric_loss_trains(data, here, loss):
 
 def test_auto_arithmetic_is_measured_once_a_run(data, here, monkeypatch):
     def amp():
-        return torch.load(here / "checkpoint/last.pth", weights_only=True)["args"]["amp"]
+        return torch.load(here / "checkpoint/last.pth", weights_only=True)["recipe"]["amp"]
 
-    monkeypatch.setattr(train, "fastest_precision", lambda *_: "bf16")
+    monkeypatch.setattr(measurements, "fastest_precision", lambda *_: "bf16")
     run("--data-dir", data, "--epochs", 1, *SMALL)
     assert amp() == "bf16"
-    monkeypatch.setattr(train, "fastest_precision", lambda *_: "fp32")
+    monkeypatch.setattr(measurements, "fastest_precision", lambda *_: "fp32")
     run("--resume", "--epochs", 2)
     assert amp() == "bf16"
     run("--data-dir", data, "--epochs", 1, "--output", "checkpoint", "--overwrite", *SMALL)
@@ -292,34 +294,32 @@ class Killed(Exception):
 
 
 def test_resumed_run_is_bit_identical(data, here, monkeypatch, capsys):
-    flags = ["--data-dir", data, "--epochs", 3, "--batch_size", 16, "--ema", 0.9, "--eval-interval", 1, *SMALL]
+    flags = ["--data-dir", data, "--epochs", 3, "--batch_size", 16, "--eval-interval", 1, *SMALL]
     flags += ["--amp", "fp32"]  # auto measures, and two runs may find another answer
     run(*flags, "--output", "start", "--epochs", 1)
     flags += ["--weights", "start/best.pth", "--keep-start", 0.4]
     run(*flags, "--output", "whole")
     count = 0
-    step = train.Learner.step
+    step = train.train_step
 
-    def dying_step(self, *args):
+    def dying_step(*args):
         nonlocal count
         count += 1
         if count in (8, 9):  # in the middle of the second epoch, and right after resuming
             raise Killed
-        return step(self, *args)
+        return step(*args)
 
-    monkeypatch.setattr(train.Learner, "step", dying_step)
+    monkeypatch.setattr(train, "train_step", dying_step)
     with pytest.raises(Killed):
         run(*flags, "--output", "parts", "--save-interval", 2)
     with pytest.raises(Killed):
         run("--output", "parts", "--resume")
     (here / "start/best.pth").unlink()  # what is kept of it is in last.pth
-    monkeypatch.setattr(recipe, "TOO_FEW_STEPS", 0)
-    capsys.readouterr()
     run("--output", "parts", "--resume")  # every other flag comes from the run itself
-    assert ", as before: " in capsys.readouterr().out
     whole, parts = (torch.load(here / name / "last.pth", weights_only=True) for name in ("whole", "parts"))
     assert same(whole["objective"], parts["objective"])
     assert same(whole["net_dict"], parts["net_dict"])
+    assert whole["recipe"] == parts["recipe"]
     assert without_times(whole["history"]) == without_times(parts["history"])
 
 
@@ -470,7 +470,7 @@ def test_several_datasets_train_as_one(data, here, capsys):
     assert torch.load(here / "checkpoint/last.pth", weights_only=True)["epoch"] == 2
     with pytest.raises(InputError, match="trained on other data"):
         run("--resume", "--epochs", 3, "--data-dir", data)
-    with pytest.raises(InputError, match="named twice"):
+    with pytest.raises(InputError, match="same folder twice"):
         run("--data-dir", own, own / ".." / "own", "--output", "other")
 
 
@@ -500,27 +500,27 @@ def test_batch_size_must_suit_the_processes(data, here):
 def test_diverged_training_is_a_failed_run_and_keeps_the_checkpoint(data, here, monkeypatch):
     run("--data-dir", data, "--epochs", 1, *SMALL)
     good = (here / "checkpoint/last.pth").read_bytes()
-    real = train.Learner.step
+    real = train.train_step
 
-    def exploding(self, *batch):
-        loss, correct = real(self, *batch)
+    def exploding(*batch):
+        loss, correct = real(*batch)
         return loss * float("inf"), correct
 
-    monkeypatch.setattr(train.Learner, "step", exploding)
+    monkeypatch.setattr(train, "train_step", exploding)
     with pytest.raises(RunFailed, match=r"step 1 of epoch 2 \(learning rate"):
         run("--resume", "--epochs", 2)
     assert (here / "checkpoint/last.pth").read_bytes() == good
 
 
 def test_a_network_that_died(data, here, monkeypatch):
-    found = train.test_features
+    found = train.embed.test_features
 
     def dead(*args, **more) -> dict:
         features = found(*args, **more)
         features["qf"][3] = 0
         return features
 
-    monkeypatch.setattr(train, "test_features", dead)
+    monkeypatch.setattr(train.embed, "test_features", dead)
     with pytest.raises(RunFailed, match=r"the network has died: .* start anew with a lower --lr"):
         run("--data-dir", data, "--epochs", 1, *SMALL)
 
@@ -545,22 +545,30 @@ def test_the_table_of_help_says_which_values_are_chosen_for_the_data(here):
     rows = (line.split() for line in shown.partition("recipes:")[2].splitlines() if line.startswith("  --"))
     table = {flag: default for flag, deepsort, default in rows}
     assert {flag for flag, value in table.items() if value == "auto"} == {
-        *("--amp", "--batch_size", "--progressive", "--precise-bn", "--keep-start")
+        *("--epochs", "--batch_size", "--lr", "--amp", "--height", "--width"),
+        *("--progressive", "--precise-bn", "--keep-start"),
     }
-    assert table["--lr"] == "0.002"
-    assert "auto: chosen for the data and the starting weights; the value is printed" in shown
+    assert table["--weight-decay"] == "0.05"
+    assert "auto: chosen for the data, the starting weights and the machine" in shown
 
 
 def test_old_flag_names_stand_and_dashes_work():
     flags = "--data-dir x --epochs 3 --batch-size 8 --lr 0.1 --lrf 0.2 --weights w --freeze-layers --gpu-id 1"
     args = train_multiGPU.get_args_parser().parse_args([*flags.split(), "--no-syncBN", "--world-size=2"])
     assert (args.batch_size, args.gpu_id, args.lrf, args.syncBN, args.world_size) == (8, 1, 0.2, False, 2)
-    recipe.fill_in(args)
-    assert args.lr == 0.1  # given flags win over the recipe
+    assert (args.lr, args.freeze_layers, args.epochs) == (0.1, True, 3)
 
 
-def test_recipes_set_the_same_flags():
-    assert recipe.RECIPES["default"].keys() == recipe.RECIPES["deepsort"].keys()
+def test_auto_can_be_typed_and_given_flags_win_over_the_recipe():
+    assert recipe_of("--lr", 0.1, "--no-progressive").lr == 0.1
+    plain = recipe_of("--recipe", "deepsort", images=60)
+    assert (plain.epochs, plain.batch_size, plain.lr, plain.progressive) == (40, 32, 0.01, False)
+    auto = recipe_of("--recipe", "deepsort", "--epochs", "auto", "--progressive", "auto", images=60)
+    assert (auto.epochs, auto.lr) == (160, 0.01)
+    assert recipe_of("--batch_size", "auto", images=60) == recipe_of(images=60)
+    for wrong in (["--progressive", "yes"], ["--no-progressive", "auto"], ["--clip", "auto"]):
+        with pytest.raises(SystemExit):
+            recipe_of(*wrong)
 
 
 @pytest.mark.parametrize(
@@ -586,83 +594,86 @@ def test_recipes_set_the_same_flags():
     ],
 )
 def test_the_recipe_suits_the_number_of_images(images, flags, batch_size, epochs, progressive):
-    args = train.get_args_parser().parse_args(flags.split())
-    recipe.fill_in(args)
-    recipe.fit(args, images, 50)
-    assert (args.batch_size, args.epochs, args.progressive) == (batch_size, epochs, progressive)
+    recipe = recipe_of(*flags.split(), images=images)
+    assert (recipe.batch_size, recipe.epochs, recipe.progressive) == (batch_size, epochs, progressive)
 
 
 def test_each_process_keeps_eight_images():
-    few = ((1, 32), (2, 32), (4, 32), (8, 64), (16, 128), (32, 128), (3, 128))  # the last two suit none
+    few = ((1, 32), (2, 32), (4, 32), (8, 64), (16, 128), (32, 128))
     many = ((1, 64), (2, 128), (4, 128), (16, 128))  # and no more than 64
-    for images, epochs, chosen in ((252, "1", few), (12_936, "40", many)):
-        for processes, batch_size in chosen:
-            args = train.get_args_parser().parse_args(["--epochs", epochs])
-            recipe.fill_in(args)
-            recipe.fit(args, images, 50, processes)
-            assert args.batch_size == batch_size
+    for images, epochs, choices in ((252, 1, few), (12_936, 40, many)):
+        for processes, batch_size in choices:
+            assert recipe_of("--epochs", epochs, images=images, processes=processes).batch_size == batch_size
+    with pytest.raises(InputError, match="multiple of the 3 processes"):
+        recipe_of(processes=3)
 
 
 @pytest.mark.parametrize(
-    ("flags", "lr", "progressive"),
+    ("flags", "lr", "progressive", "why"),
     [
-        ([], 5e-4, False),
-        (["--lr", "0.001", "--progressive"], 1e-3, True),
-        (["--teacher", "large.pth"], 2e-3, False),
-        (["--teacher", "large.pth", "--model", "osnet_x0_25"], 8e-3, False),
-        (["--recipe", "deepsort"], 0.01, False),
+        ([], 5e-4, False, "a quarter of the usual: the starting weights know people already"),
+        (["--lr", "0.001", "--progressive"], 1e-3, True, None),
+        (["--teacher", "large.pth"], 2e-3, False, None),
+        (["--teacher", "large.pth", "--model", "osnet_x0_25"], 8e-3, False, "4 times the usual: narrow network"),
+        (["--recipe", "deepsort"], 0.01, False, None),
     ],
 )
-def test_weights_that_know_people_are_refined(flags, lr, progressive):
-    args = train.get_args_parser().parse_args(flags)
-    recipe.fill_in(args)
-    recipe.fit(args, 13_000, 751, refining=True)
-    assert (args.lr, args.progressive) == (lr, progressive)
-    told = recipe.explanation(args, 600, 50, refining=True)
-    assert ("rate 0.0005, low because" in told) == (lr == 5e-4)
-    assert ("rate 0.008, high because the network is narrow" in told) == (lr == 8e-3)
-    for people, refining, kept in ((10, True, 0.0), (50, True, 0.0), (10, False, 0.0), (10, True, 0.5)):
-        args.keep_start = kept
-        noted = "few people to refine on" in recipe.explanation(args, 600, people, refining=refining)
-        assert noted == (people == 10 and refining and not kept)
+def test_weights_that_know_people_are_fine_tuned(flags, lr, progressive, why):
+    recipe, reasons = chosen(*flags, images=13_000, identities=751, fine_tuning=True)
+    assert (recipe.lr, recipe.progressive) == (lr, progressive)
+    assert reasons.get("lr", "").startswith(why) if why else "lr" not in reasons
+    told = plan(recipe, reasons, Facts("net", 13_000, 751, fine_tuning=True))
+    assert f"learning rate {lr:g}" + (f" ({why}" if why else "") in told
 
 
-def test_refining_takes_smaller_batches():
-    """12 epochs of Market-1501's identities 0:250: batches of 64 from nothing, of 32 from weights that know people."""
-    for refining, batch_size in ((False, 64), (True, 32)):
-        args = train.get_args_parser().parse_args(["--epochs", "12"])
-        recipe.fill_in(args)
-        recipe.fit(args, 4_199, 250, refining=refining)
-        assert args.batch_size == batch_size
+def plan(recipe, reasons, facts, steps_per_epoch=8) -> str:
+    return messages.plan(recipe, reasons, steps_per_epoch, facts, torch.device("cpu"))
+
+
+def test_fine_tuning_on_few_people_is_warned_of_unless_much_is_kept():
+    for people, fine_tuning, kept in ((10, True, 0), (FEW_PEOPLE, True, 0), (10, False, 0), (10, True, 0.5)):
+        facts = Facts("net", 600, people, fine_tuning=fine_tuning)
+        noted = "can make the network worse on everyone else" in plan(*chosen("--keep-start", kept), facts)
+        assert noted == (people == 10 and fine_tuning and not kept)
+
+
+def test_fine_tuning_takes_smaller_batches():
+    """12 epochs of Market-1501's identities 0:250: batches of 64 from scratch, of 32 from weights that know people."""
+    for fine_tuning, batch_size in ((False, 64), (True, 32)):
+        recipe = recipe_of("--epochs", 12, images=4_199, identities=250, fine_tuning=fine_tuning)
+        assert recipe.batch_size == batch_size
 
 
 def test_what_was_chosen_is_said_and_too_few_steps_warned_of():
-    args = train.get_args_parser().parse_args([])
-    recipe.fill_in(args)
-    recipe.fit(args, 252, 28)
-    assert recipe.explanation(args, 315, 28) == (
-        "batches of 32, small, because up to 600 more steps count for more than larger batches: 315 steps, "
-        "all epochs at 128x64"
+    recipe, reasons = chosen(images=252, identities=28)
+    facts = Facts("net", 252, 28)
+    first, *rest = plan(recipe, reasons, facts).splitlines()
+    assert first == (
+        "40 epochs; batch 32, 320 steps (short runs learn more from many small steps); full size 128x64 in all epochs; "
+        "learning rate 0.002; fp32 (bf16 is no faster here)"
     )
-    few = train.get_args_parser().parse_args(["--epochs", "4", "--batch_size", "16"])
-    recipe.fill_in(few)
-    recipe.fit(few, 4_000, 200)
-    given = "batches of 16, as given: 1,000 steps, the last epoch at 128x64, BatchNorm's statistics measured apart"
-    assert recipe.explanation(few, 1_000, 200) == given
-    many = train.get_args_parser().parse_args([])
-    recipe.fill_in(many)
-    recipe.fit(many, 4_199, 250)
-    assert recipe.explanation(many, 2_640, 250).startswith("batches of 64, all that the recipe takes: 2,640 steps, ")
-    assert recipe.explanation(many, 2_640, 250, processes=2).startswith("batches of 64, small, because up to 600 more")
-    assert recipe.explanation(args, 315, 28, resumed=True).startswith("batches of 32, as before: 315 steps, ")
-    assert recipe.explanation(args, 99, 28).startswith(
-        "warning: 99 steps are too few to learn from; give more --epochs"
+    assert " ".join(" ".join(rest).split()).startswith("recipe: epochs 40, batch_size 32, accumulate 1, height 128, ")
+    assert "warning: 80 steps are too few" in plan(recipe, reasons, facts, steps_per_epoch=2)
+    recipe, reasons = chosen("--epochs", 4, "--batch_size", 16, images=4_000, identities=200)
+    assert plan(recipe, reasons, facts, 250).startswith(
+        "4 epochs; batch 16, 1,000 steps; full size 128x64 from epoch 4 (the first epochs learn as much from small "
+        "images); learning rate 0.002; fp32 (bf16 is no faster here); precise batch norm statistics (running"
     )
+    assert "full size 128x64 from epoch 11" in plan(*chosen(images=4_199, identities=250), facts, 66)
+    assert "160 epochs (very small dataset: at least 300 steps)" in plan(*chosen(images=60), facts)
+    assert "batch 64, 2,640 steps (the largest that helps)" in plan(*chosen(images=4_199), facts, 66)
+    resumed = plan(recipe, {}, facts, 250)  # nothing is chosen then
+    assert "(" not in resumed.splitlines()[0]
+
+
+def schedule_of(*flags, **values):
+    """A recipe of the given flags, at 128x64 and of 40 epochs where they say nothing else."""
+    return recipe_of("--epochs", 40, "--progressive", *flags, images=100_000, **values)
 
 
 def test_learning_rate_by_hand():
-    args = train.get_args_parser().parse_args(["--epochs", "10", "--warmup", "0.2", "--lrf", "0.1", "--no-progressive"])
-    factors = recipe.lr_factors(args, steps_per_epoch=1)
+    recipe = schedule_of("--epochs", "10", "--warmup", "0.2", "--lrf", "0.1", "--no-progressive")
+    factors = schedule.lr_factors(recipe, steps_per_epoch=1)
     assert factors[:2] == pytest.approx([0.5, 1.0])
     assert factors[5] == pytest.approx(0.55)  # half way down the cosine from 1 to 0.1
     assert factors[9] == pytest.approx(0.1)
@@ -670,8 +681,7 @@ def test_learning_rate_by_hand():
 
 def test_learning_rate_falls_slower_over_small_images():
     """5 epochs at 1/16, 1/4, 1/4, 9/16 and all of the pixels are 2.125 whole ones."""
-    args = train.get_args_parser().parse_args(["--epochs", "5", "--warmup", "0", "--lrf", "0", "--progressive"])
-    factors = recipe.lr_factors(args, steps_per_epoch=2)
+    factors = schedule.lr_factors(schedule_of("--epochs", "5", "--warmup", "0", "--lrf", "0"), steps_per_epoch=2)
     assert len(factors) == 10
     for step, done in ((1, 0.0625), (5, 0.5625), (7, 1.125)):
         assert factors[step] == pytest.approx((1 + math.cos(math.pi * done / 2.125)) / 2)
@@ -680,9 +690,8 @@ def test_learning_rate_falls_slower_over_small_images():
 
 def test_resolutions_by_hand():
     def sizes(*flags):
-        args = train.get_args_parser().parse_args(list(map(str, flags)))
-        recipe.fill_in(args)
-        return [recipe.resolution(args, epoch) for epoch in range(args.epochs)]
+        recipe = schedule_of(*flags)
+        return [schedule.image_size(recipe, epoch) for epoch in range(recipe.epochs)]
 
     assert sizes("--epochs", 12) == [(32, 16)] * 2 + [(64, 32)] * 5 + [(96, 48)] * 3 + [(128, 64)] * 2
     assert sizes() == sizes("--epochs", 12) + [(128, 64)] * 28
@@ -691,20 +700,51 @@ def test_resolutions_by_hand():
     assert sizes("--epochs", 3, "--height", 256, "--width", 128) == [(128, 64)] * 2 + [(256, 128)]
     assert sizes("--epochs", 3, "--height", 64, "--width", 32) == [(32, 16)] * 2 + [(64, 32)]  # 16x8
     assert sizes("--epochs", 2, "--height", 32, "--width", 16) == [(24, 16), (32, 16)]  # half: 16x8
-    assert sizes("--no-progressive") == sizes("--recipe", "deepsort") == [(128, 64)] * 40
+    assert sizes("--no-progressive") == [(128, 64)] * 40
+
+
+# -- a limit in minutes ------------------------------------------------------------------------------------------------
+
+
+def test_the_most_epochs_that_fit_are_trained():
+    def seconds(recipe) -> float:  # 10 a full epoch, 5 a small one, and 30 of tests
+        sizes = [schedule.image_size(recipe, epoch) for epoch in range(recipe.epochs)]
+        return 30 + sum(10 if size == (128, 64) else 5 for size in sizes)
+
+    for minutes, epochs in ((0.1, 1), (2.5, 17), (20, 122)):  # of 12 epochs 2 are at full size, then all
+        recipe, reasons = chosen("--minutes", minutes, images=50_000, seconds=seconds)
+        assert recipe.epochs == epochs
+        assert f"of {minutes:g} minutes on this machine" in reasons["epochs"]
+        assert recipe == recipe_of("--epochs", epochs, images=50_000)
+    assert seconds(recipe) <= 1200 < seconds(recipe_of("--epochs", 123, images=50_000))
+    short = recipe_of("--minutes", 0.1, images=500, seconds=seconds)  # the batch follows from the length
+    assert (short.epochs, short.batch_size) == (1, 32)
+
+
+def test_a_run_with_a_time_limit_is_the_run_of_its_epochs(data, here, capsys):
+    """Timing leaves no trace, in random numbers or weights."""
+    flags = ["--data-dir", data, "--eval-interval", 9, "--batch_size", 16, "--amp", "fp32", *SMALL]
+    run(*flags, "--minutes", 0.001, "--output", "timed")
+    assert "1 epoch (about 1 of 0.001 minutes on this machine)" in capsys.readouterr().out
+    run(*flags, "--epochs", 1, "--output", "given")
+    timed, given = (torch.load(here / name / "last.pth", weights_only=True) for name in ("timed", "given"))
+    assert same(timed["objective"], given["objective"])
+    assert timed["recipe"] == given["recipe"]
+    with pytest.raises(InputError, match="--minutes 3 --epochs 2: both say how long"):
+        run(*flags, "--minutes", 3, "--epochs", 2, "--output", "other")
+    with pytest.raises(InputError, match=r"--minutes 3\.0: the run in given/last\.pth has None"):
+        run("--resume", "--output", "given", "--minutes", 3)
 
 
 def test_the_time_left_by_hand():
     def left(*flags, rows):  # (seconds, size, whether it had a test) of each epoch done
-        args = train.get_args_parser().parse_args(["--amp", "bf16", *flags, "--epochs", "5", "--batch_size", "64"])
-        recipe.fill_in(args)
+        recipe = schedule_of("--amp", "bf16", *flags, "--epochs", "5", "--batch_size", "64")
         figures = {"train_loss": 1.0, "train_acc": 0.5, "images_per_second": 100.0}
         history = [
             {"epoch": epoch, "height": size, "width": size // 2, "seconds": seconds} | figures | tested
             for epoch, (seconds, size, tested) in enumerate(rows, start=1)
         ]
-        line = log.epoch_line(SimpleNamespace(args=args, history=history), history[-1])
-        return line.partition("img/s")[2].strip()
+        return messages.epoch_line(recipe, history).partition("img/s")[2].strip()
 
     test = {"rank1": 0.5, "mAP": 0.4}
     assert left("--no-progressive", rows=[(10, 128, {})]) == "40 s left"

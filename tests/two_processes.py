@@ -17,44 +17,50 @@ from torch import nn
 import train
 import train_multiGPU
 from appearance import files
+from appearance.data.batches import Feed
+from appearance.networks import checkpoints
+from appearance.pictures import plots
+from appearance.training import run
+from appearance.training.run import Run
 from utils import join_process_group, single_process
 
 REPORT, RANK = sys.argv[1], int(os.environ.get("RANK", 0))
 
 
-def record(training_class, plain: bool) -> dict:
+def record(plain: bool) -> dict:
     report = {"trained": [], "scored": []}
-    whole = train.batches.Feed.__call__
+    whole = Feed.__call__
 
     def call(feed, order):
         report["trained"].append(feed.mine(order).flatten())
         return whole(feed, order)
 
-    train.batches.Feed.__call__ = call
-    rows_of = train.batches.Feed.rows
+    Feed.__call__ = call
+    rows_of = Feed.rows
 
     def rows(feed, wanted):
         report["scored"].append(torch.tensor(list(wanted)))
         return rows_of(feed, wanted)
 
-    train.batches.Feed.rows = rows
-    finish = training_class.finish_epoch
+    Feed.rows = rows
+    end = Run.end_epoch
 
-    def finish_epoch(self):
-        finish(self)
-        report["weights"] = {k: v.clone() for k, v in self.learner.objective.state_dict().items()}
+    def end_epoch(run, measured):
+        end(run, measured)
+        report["weights"] = {k: v.clone() for k, v in run.model.state_dict().items()}
 
-    training_class.finish_epoch = finish_epoch
+    Run.end_epoch = end_epoch
     if plain:
-        mode = train.Learner.train_mode
+        mode = train.ReIDLoss.train
 
-        def train_mode(self):
-            mode(self)
-            for module in self.objective.modules():
+        def train_mode(self, training=True):
+            mode(self, training)
+            for module in self.modules():
                 if isinstance(module, nn.BatchNorm1d | nn.BatchNorm2d | nn.Dropout):
                     module.eval()
+            return self
 
-        train.Learner.train_mode = train_mode
+        train.ReIDLoss.train = train_mode
     return report
 
 
@@ -62,18 +68,17 @@ def forbid_writing():
     def refuse(*args, **kwargs):
         raise AssertionError("a rank other than 0 writes")
 
-    for module in (files, train.log, train.checkpoints, train.log.plots):
+    for module in (files, run, checkpoints, plots):
         module.atomic_write = refuse
 
 
 if __name__ == "__main__":
     plain = "--plain" in sys.argv
-    report = record(train.Training, plain)
+    report = record(plain)
     args = train_multiGPU.get_args_parser().parse_args([arg for arg in sys.argv[2:] if arg != "--plain"])
     if RANK:
         forbid_writing()
     world = join_process_group("cpu") if "RANK" in os.environ else single_process("cpu")
     train.main(args, world)
     torch.save(report, f"{REPORT}.rank{RANK}")
-    if world.size > 1:
-        torch.distributed.destroy_process_group()
+    world.leave()

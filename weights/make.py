@@ -16,8 +16,6 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-import appearance.loading  # noqa: F401
-
 import json
 import shlex
 from dataclasses import asdict, dataclass

@@ -12,8 +12,10 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 
 from appearance.cli import InputError
-from appearance.data.device import to_device
-from appearance.world import World
+from appearance.data import pixels as stored
+from appearance.data.images import Decoded
+from appearance.device import to_device
+from appearance.distributed import World
 
 
 def seed_for(*numbers: int) -> int:
@@ -133,6 +135,8 @@ def _spread(groups: Tensor, steps: int, generator: torch.Generator) -> Tensor:
 class Feed:
     """Delivers the batches of an order as (uint8 pixels, labels) on the device.
 
+    `size` is the height and width of its images.
+
     Args:
         images: `datasets.PersonImages` at the size of this stage, with their labels.
         pixels: (N, 3, H, W) uint8, or None to decode anew each epoch.
@@ -141,7 +145,7 @@ class Feed:
     """
 
     def __init__(self, images, pixels: Tensor | None, world: World, workers: int = 0):
-        self.images, self.world = images, world
+        self.images, self.world, self.size = images, world, (images.height, images.width)
         self.labels = torch.tensor(images.targets)  # (N,) int64
         self.pixels = self._placed(pixels) if pixels is not None else None
         self._order: list[list[int]] = []
@@ -188,13 +192,52 @@ class Feed:
             yield to_device(self.pixels[row_there], device), labels[row]
 
     def rows(self, rows: range) -> tuple[Tensor, Tensor]:
-        """The images of some rows, on the device, whoever's they are: (B, 3, H, W) uint8, (B,) int64."""
+        """Images and labels of `rows`, on the device, regardless of rank: (B, 3, H, W) uint8, (B,) int64."""
         device = self.world.device
         if self.pixels is None:
             found = torch.stack([self.images[row][0] for row in rows])
         else:
             found = self.pixels[rows.start : rows.stop]
         return found.to(device), self.labels[rows.start : rows.stop].to(device)
+
+
+class Feeds:
+    """Training and validation images, at the size that an epoch asks for.
+
+    Args:
+        dataset: `datasets.PersonImages`.
+        train, val: samples.
+        pids: identities in label order.
+        cache: where decoded images are kept, see `pixels.load`.
+        workers: that decode.
+    """
+
+    def __init__(self, dataset, train: list, val: list, pids: list[int], cache: str, workers: int, world: World):
+        self._dataset, self._sides, self._pids = dataset, (train, val), pids
+        self._cache, self._workers, self._world = cache, workers, world
+        self._decoded = Decoded(stored.memory_for_images(cache, world))
+        self._at: tuple[int, int] | None = None
+        self._feeds: list[Feed] = []
+
+    def images(self, samples: list, height: int, width: int):
+        """Any samples as a dataset; images that were decoded at another size are not decoded again."""
+        return self._dataset(samples, height, width, self._pids, self._decoded)
+
+    def at(self, size: tuple[int, int]) -> list[Feed]:
+        """The feeds of training and validation images of (height, width) pixels.
+
+        Raises:
+            InputError: some images cannot be read; names them.
+        """
+        if self._at != size:
+            self._feeds = [self._feed(self.images(samples, *size)) for samples in self._sides]
+            self._at = size
+        return self._feeds
+
+    def _feed(self, images) -> Feed:
+        return Feed(
+            images, stored.load_shared(images, self._cache, self._workers, self._world), self._world, self._workers
+        )
 
 
 class _Current:

@@ -12,23 +12,23 @@ from torch import Tensor
 
 from appearance.cli import InputError
 from appearance.data.images import unreadable
-from appearance.machine import by_threads, free_memory
+from appearance.distributed import World
+from appearance.machine import by_threads, data_folder, free_memory
 from appearance.progress import progress
-from appearance.world import World
 
 RAM_SHARE = 0.25  # of the memory that is free: `auto` keeps a set in RAM up to this
 
 
-def load(images, cache: str, folder: str | os.PathLike, workers: int, shared: bool = False) -> Tensor:
+def load(images, cache: str, workers: int, shared: bool = False, folder: str | os.PathLike | None = None) -> Tensor:
     """All pixels of `images`: (N, 3, H, W) uint8.
 
     Args:
         images: what to decode, at its own size.
         cache: "ram" keeps them in memory; "disk" in a memory-mapped file of `folder`, made once and found again by
             its content key; "auto" decides by the free memory.
-        folder: where cache files lie.
         workers: decoding threads.
         shared: several processes of this machine want the same pixels; "auto" then takes the file, which they share.
+        folder: of cache files; by itself `cache` in `machine.data_folder`.
 
     Raises:
         InputError: an image cannot be read, or the cache folder cannot be written.
@@ -41,7 +41,7 @@ def load(images, cache: str, folder: str | os.PathLike, workers: int, shared: bo
         _decode(images, pixels, workers)
         return torch.from_numpy(pixels)
 
-    path = Path(folder) / f"pixels-{_key(images)}.npy"
+    path = Path(folder or data_folder() / "cache") / f"pixels-{_key(images)}.npy"
     pixels = _mapped(path, shape)
     if pixels is None:
         _write(images, path, shape, workers)
@@ -54,7 +54,7 @@ def memory_for_images(cache: str, world: World) -> float:
     return RAM_SHARE * free_memory() / world.size if cache in ("auto", "ram") else 0
 
 
-def load_shared(images, cache: str, folder: str | os.PathLike, workers: int, world: World) -> Tensor | None:
+def load_shared(images, cache: str, workers: int, world: World) -> Tensor | None:
     """`load` for all processes of a group at once; None with cache "none", which decodes anew each epoch.
 
     The first process writes the cache file, the others find it.
@@ -64,7 +64,7 @@ def load_shared(images, cache: str, folder: str | os.PathLike, workers: int, wor
     shared = world.size > 1
     if shared and not world.is_main:
         world.barrier()
-    loaded = load(images, cache, folder, workers, shared)
+    loaded = load(images, cache, workers, shared)
     if shared and world.is_main:
         world.barrier()
     return loaded
@@ -93,7 +93,10 @@ def _write(images, path: Path, shape: tuple[int, ...], workers: int) -> None:
         pixels.flush()
         os.replace(temporary, path)
     except OSError as error:
-        raise InputError(f"--cache-dir {path.parent}: cannot hold the pixels ({error.strerror})") from None
+        raise InputError(
+            f"--cache disk: {path.parent} cannot hold the pixels ({error.strerror}); set APPEARANCE_DATA to another "
+            "folder, or use --cache none"
+        ) from None
     finally:
         if temporary:
             Path(temporary).unlink(missing_ok=True)

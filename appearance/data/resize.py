@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 from torchvision.transforms import v2
 
-from appearance.data.device import to_device
+from appearance.device import to_device
 
 LARGEST_WEIGHT = 1 << 15  # weights are 16-bit integers
 

@@ -10,11 +10,11 @@ from tqdm import tqdm
 from appearance.data.augment import normalize
 from appearance.data.layouts import Sample
 from appearance.data.names import UNKNOWN
+from appearance.distributed import World
 from appearance.machine import chunks, decoders
 from appearance.networks.inference import fuse_for_inference, unit_rows
 from appearance.networks.precision import autocast, full_precision
 from appearance.progress import progress
-from appearance.world import World
 
 
 def fixed_batches(count: int, size: int) -> list[range]:

@@ -27,7 +27,7 @@ from torch import Tensor, nn
 
 from appearance.cli import InputError
 from appearance.files import atomic_write
-from appearance.networks import foreign, osnet, shipped
+from appearance.networks import foreign, osnet
 from appearance.networks.foreign import NAMES  # the architectures that can be told apart
 
 OPTIONS = {"last_stride": (1, 2), "pooling": ("avg", "gem"), "neck": ("none", "bn"), "truncated": (True, False)}
@@ -379,44 +379,6 @@ def _head(net_dict: dict[str, Tensor]) -> dict:
         "pooling": "gem" if "avgpool.p" in net_dict else "avg",
         "neck": "bn" if "neck.weight" in net_dict else "none",
     }
-
-
-def starting_point(args, otherwise: str) -> Checkpoint | None:
-    """The file of `--weights`, if any. Sets `args.model` where it is not given: to the file's, else to `otherwise`.
-
-    The input size becomes that of the file as well, where none is given.
-
-    Raises:
-        InputError: the file cannot be read, or holds another architecture than `--model` asks for; or there is none of
-            which a share could be kept.
-    """
-    if args.keep_start and not args.weights:
-        raise InputError(f"--keep-start {args.keep_start:g}: of what? give --weights as well, or leave it out")
-    if args.weights == "drawn":
-        if args.model not in (None, shipped.ARCH):
-            raise InputError(
-                f"--weights drawn: the network that comes along is {shipped.ARCH}; for {args.model} make one: "
-                + shipped.how_to_make(args.model)
-            )
-        args.model = shipped.ARCH
-        return _sized(args, load(shipped.WEIGHTS))
-    if not args.weights or args.weights == "imagenet":
-        args.model = args.model or otherwise
-        return imagenet_checkpoint(args.model) if args.weights else None
-    start = load(args.weights)
-    args.model = args.model or start.arch
-    if start.arch != args.model:
-        raise InputError(
-            f"--weights {start.path}: holds a {start.arch}; give --model {start.arch} or leave --model out "
-            f"(it is {args.model})"
-        )
-    return _sized(args, start)
-
-
-def _sized(args, start: Checkpoint) -> Checkpoint:
-    start = start.with_input(**{side: getattr(args, side) for side in ("height", "width") if side in args.given})
-    args.height, args.width = start.height, start.width
-    return start
 
 
 def load_pretrained(net: nn.Module, arch: str, checkpoint: Checkpoint) -> str:

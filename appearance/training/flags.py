@@ -1,14 +1,27 @@
-"""The command line of `train.py` and `train_multiGPU.py`."""
+"""The command line of `train.py` and `train_multiGPU.py`; the recipe's flags are made from its fields."""
 
 import argparse
-import math
 from pathlib import Path
 
 from appearance import cli
+from appearance.cli import InputError
+from appearance.flags import above_zero, count, share
 from appearance.machine import decoders
 from appearance.networks.checkpoints import NAMES
-from appearance.training import recipe
-from appearance.training.losses import METRIC_LOSSES, metric_losses
+from appearance.training.recipe import AUTO, RECIPES, SETTINGS, flag
+
+
+class Switch(argparse.Action):
+    """`--name`, `--no-name`, and where "auto" is one of its values `--name auto`."""
+
+    def __init__(self, option_strings, dest, auto: bool = False, **options):
+        names = [*option_strings, *(f"--no-{name.removeprefix('--')}" for name in option_strings)]
+        super().__init__(names, dest, nargs="?" if auto else 0, metavar=AUTO, **options)
+
+    def __call__(self, parser, namespace, value, option=None):
+        if value and (value != AUTO or option.startswith("--no-")):
+            raise argparse.ArgumentError(self, f"{value}: takes no value but auto, --no-... none at all")
+        setattr(namespace, self.dest, value or not option.startswith("--no-"))
 
 
 def get_args_parser(otherwise: str = "net") -> cli.ArgumentParser:
@@ -25,154 +38,64 @@ def get_args_parser(otherwise: str = "net") -> cli.ArgumentParser:
         metavar="ROOT",
         help="datasets of any known layout, several as one (default: the sample)",
     )
-    add(
-        "--height",
-        type=positive,
-        default=128,
-        help="height of the network's input in pixels; left out: what --weights knows",
-    )
-    add("--width", type=positive, default=64, help="width of the input, left out as well")
-    add("--val-ratio", type=share, default=0.1, help="share of each identity's images held out")
+    add("--val-ratio", type=share, default=0.1, help="share of each identity's images held out for validation")
     add("--cache", choices=("auto", "ram", "disk", "none"), default="auto", help="where decoded images are kept")
-    add("--cache-dir", type=Path, default=Path("data/cache"), help="folder of --cache disk")
     add("--skip-bad-images", action="store_true", help="leave out images that cannot be read, and say how many")
     add("--workers", type=count, default=decoders(), help="threads or processes that decode images")
 
     add = parser.add_argument_group("network").add_argument
     add("--model", choices=sorted(NAMES), help=f"architecture (default: that of --weights, else {otherwise})")
-    add("--last-stride", type=int, choices=(1, 2), default=1, help="of ResNets and MobileNet, last stage")
+    add("--last-stride", type=int, choices=(1, 2), default=1, help="stride of the last stage of ResNets and MobileNet")
     add("--pooling", choices=("avg", "gem"), default="avg", help="pooling of ResNets and MobileNet")
     add("--neck", choices=("none", "bn"), default="none", help="batch normalisation after it, in the same networks")
-    add(
-        "--weights",
-        metavar="FILE|imagenet|drawn",
-        help="start from these instead of random ones; drawn: the network in weights/",
-    )
-    add("--teacher", type=Path, metavar="FILE", help="learn from this checkpoint's vectors and classes as well")
-    add("--teacher-weight", type=from_zero, default=1.0, help="what they count beside the other losses")
-    add("--freeze-layers", action="store_true", help="train the classifier alone; all else stays as it is")
+    add("--weights", metavar="FILE|imagenet|drawn", help="start from these weights; drawn: the network in weights/")
+    add("--teacher", type=Path, metavar="FILE", help="distil this checkpoint's vectors, and its classes if the same")
 
     add = parser.add_argument_group("run").add_argument
     add("--output", type=Path, default=Path("checkpoint"), help="folder for checkpoints, history and curves")
     add("--overwrite", action="store_true", help="replace the run that --output holds")
     add("--resume", nargs="?", const=True, metavar="FILE", help="go on from last.pth in --output, or from FILE")
-    add(
-        "--epochs",
-        type=positive,
-        default=40,
-        help="passes over the training images; without the flag, more of them in very small sets",
-    )
-    add("--seed", type=count, default=0, help="seed of split, weights, order and augmentation")
+    add("--minutes", type=above_zero, help="train as many epochs as fit into this time on this machine, about")
     add("--device", default="auto", help="auto, cpu, cuda, cuda:1, ... (default: a GPU if there is one)")
     add("--gpu_id", type=count, default=0, help="which GPU, when there are several")
     add("--eval-interval", type=count, default=0, help="epochs between rank-1/mAP tests; 0: about five a run")
     add("--save-interval", type=count, default=0, help="also save last.pth every so many steps; 0: each epoch only")
     add(
-        "--log-interval",
-        type=positive,
-        default=10,
-        help="steps between readings of a GPU's loss and accuracy",
+        "--compile",
+        action="store_true",
+        help="torch.compile the network (with CUDA graphs on a GPU): slow start, faster steps",
     )
-    add("--compile", action="store_true", help="compile the network with torch.compile: slow start, faster steps")
-    add(
-        "--cuda-graph",
-        action=argparse.BooleanOptionalAction,
-        default=False,
-        help="have a GPU repeat the whole step by itself, for small images, where Python is slow; not yet tried on one",
-    )
-    add("--accumulate", type=positive, default=1, help="run each batch in so many parts, to save memory")
 
-    add = parser.add_argument_group("recipe (defaults by recipe below)").add_argument
-    add("--recipe", choices=sorted(recipe.RECIPES), default="default", help="named set of the flags that follow")
-    add(
-        "--amp",
-        choices=("auto", "fp32", "bf16", "fp16"),
-        help="arithmetic; auto: bf16 where faster, or a GPU has it, else fp32 (TF32 on GPUs); fp16 waits each step",
-    )
-    add("--batch_size", type=positive, help="images per step, over all processes")
-    help = (
-        "highest learning rate, for the whole batch of all processes; without the flag, a quarter of the recipe's for "
-    )
-    help += "--weights that know people, and four times as high for osnet_x0_25 with a --teacher"
-    add("--lr", type=from_zero, help=help)
-    add("--lrf", type=share, help="last learning rate as a share of --lr, reached by a cosine")
-    add("--warmup", type=share, help="share of all steps in which the learning rate rises linearly")
-    add("--optimizer", choices=("muon", "adamw", "sgd"), help="Muon with AdamW, AdamW, or SGD with momentum 0.9")
-    add("--weight-decay", type=from_zero, help="weight decay of weight matrices and kernels")
-    add("--clip", type=from_zero, help="largest gradient norm; 0: not clipped")
-    add("--ema", type=share, help="decay of the weights' moving average, which is then saved; 0: none")
-    add(
-        "--keep-start",
-        type=share,
-        help="share of --weights in the saved weights: few identities teach a correction only",
-    )
-    add("--sampler", choices=("shuffle", "balanced"), help="balanced: P identities x K images a batch")
-    add("--images-per-identity", type=positive, default=4, help="the K of --sampler balanced")
-    add("--label-smoothing", type=share, help="probability taken from the right class")
-    add("--classifier-weight", type=from_zero, help="weight of the classifier's cross-entropy")
-    add(
-        "--metric-loss",
-        type=metric_loss,
-        metavar="NAMES",
-        help=f"losses on the features, joined by +: {', '.join(METRIC_LOSSES)}; or none",
-    )
-    add("--metric-weight", type=from_zero, help="weight of --metric-loss")
-    add("--scale", type=from_zero, help="scale of the cosine and arcface losses")
-    add("--margin", type=from_zero, help="margin of cosine, arcface and triplet (0: the soft-margin triplet)")
-    add("--flip", type=share, help="probability of mirroring an image")
-    add("--pad", type=share, help="random crop from the image padded by this share of its size")
-    add("--jitter", type=share, help="strength of brightness, contrast and saturation changes")
-    add("--erase", type=share, help="probability of erasing a rectangle")
-    add("--progressive", action=argparse.BooleanOptionalAction, help="start at a quarter of the size, then half, 3/4")
-    help = "measure BatchNorm's statistics on mixed batches, in the last fifth of the epochs"
-    add("--precise-bn", action=argparse.BooleanOptionalAction, help=help)
+    add = parser.add_argument_group("recipe (defaults in the table below)").add_argument
+    add("--recipe", choices=RECIPES, default="default", help="named set of values for the flags that follow")
+    for name, one in SETTINGS.items():
+        auto = AUTO in one["values"].values()
+        if one["type"] is bool:
+            add(flag(name), action=Switch, auto=auto, help=one["help"])
+            continue
+        options = {"type": _or_auto(one["type"]) if auto else one["type"], "metavar": one["metavar"]}
+        if one["choices"]:
+            options["choices"] = (AUTO, *one["choices"]) if auto else one["choices"]
+        add(flag(name), help=one["help"], **options)
     return parser
 
 
+def check(args) -> None:
+    """Raises InputError where two flags contradict each other."""
+    if args.minutes and args.epochs not in (None, AUTO):
+        raise InputError(f"--minutes {args.minutes:g} --epochs {args.epochs}: both say how long to train; give one")
+
+
+def _or_auto(kind):
+    def parse(text: str):
+        return AUTO if text == AUTO else kind(text)
+
+    return parse
+
+
 def _recipe_table() -> str:
-    names = sorted(recipe.RECIPES)
-    lines = ["recipes:", f"  {'flag':<22}" + "".join(f"{name:>16}" for name in names)]
-    for flag in recipe.RECIPES["default"]:
-        spelled = flag if flag == "batch_size" else flag.replace("_", "-")
-        lines.append(f"  --{spelled:<20}" + "".join(f"{_in_table(name, flag):>16}" for name in names))
-    lines += ["  auto: chosen for the data and the starting weights; the value is printed when training starts"]
+    lines = ["recipes:", f"  {'flag':<22}" + "".join(f"{name:>16}" for name in RECIPES)]
+    for name, one in SETTINGS.items():
+        lines.append(f"  {flag(name):<22}" + "".join(f"{one['values'][recipe]!s:>16}" for recipe in RECIPES))
+    lines += ["  auto: chosen for the data, the starting weights and the machine; train.py says what and why"]
     return "\n".join(lines)
-
-
-def _in_table(name: str, flag: str) -> str:
-    return "auto" if name == "default" and flag in recipe.CHOSEN else str(recipe.RECIPES[name][flag])
-
-
-def _number(kind, text: str, fits, wanted: str):
-    try:
-        value = kind(text)
-    except ValueError:
-        value = math.nan
-    if not (math.isfinite(value) and fits(value)):
-        raise argparse.ArgumentTypeError(f"{text} is not {wanted}")
-    return value
-
-
-def positive(text: str) -> int:
-    return _number(int, text, lambda value: value > 0, "a whole number above 0")
-
-
-def count(text: str) -> int:
-    return _number(int, text, lambda value: value >= 0, "a whole number from 0 up")
-
-
-def share(text: str) -> float:
-    return _number(float, text, lambda value: 0 <= value < 1 or value == 1, "a number from 0 to 1")
-
-
-def from_zero(text: str) -> float:
-    return _number(float, text, lambda value: value >= 0, "a number from 0 up")
-
-
-def metric_loss(text: str) -> str:
-    try:
-        metric_losses(text)
-    except ValueError:
-        known = ", ".join(METRIC_LOSSES)
-        raise argparse.ArgumentTypeError(f"{text} is not none, nor one or more of {known} joined by +") from None
-    return text

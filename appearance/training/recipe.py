@@ -1,296 +1,341 @@
-"""Training recipes: named sets of flags, and the optimizer, schedules and resolutions that they describe."""
+"""The recipe: every number that trains, written once, chosen in one place, frozen for the run.
 
+`Recipe` has a field for each setting, with its value in both named recipes, its flag's help and its source; the flags
+of `train.py` and the table of `--help` are made from it. `choose_recipe` replaces each "auto" by a value that fits the
+data, the starting weights and the machine, and says why.
+"""
+
+import argparse
 import math
-from itertools import accumulate
+from collections.abc import Callable
+from dataclasses import dataclass, field, fields
 
-import torch
-from torch import Tensor, nn
+from appearance.cli import InputError
+from appearance.flags import count, from_zero, positive, share
+from appearance.training.losses import METRIC_LOSSES, metric_losses
 
-from appearance.data import batches
-from appearance.data.augment import Augment
-from appearance.training.average import MovingAverage
-from appearance.training.losses import Objective
-from appearance.training.muon import Muon, learns_by_muon
-
-# flag destination -> value; a flag given on the command line wins
-RECIPES = {
-    "default": {
-        "amp": "auto",
-        "batch_size": 64,
-        "lr": 2e-3,
-        "lrf": 0.01,
-        "optimizer": "muon",
-        "weight_decay": 0.05,
-        "warmup": 0.1,
-        "sampler": "balanced",
-        "label_smoothing": 0.1,
-        "metric_loss": "cosine+triplet",
-        "metric_weight": 1.0,
-        "classifier_weight": 0.5,
-        "scale": 20.0,
-        "margin": 0.0,
-        "flip": 0.5,
-        "pad": 0.08,
-        "jitter": 0.2,
-        "erase": 0.3,
-        "ema": 0.0,
-        "clip": 5.0,
-        "progressive": True,
-        "precise_bn": True,
-        "keep_start": 0.0,
-    },
-    # the plain recipe of the well-known scripts, for comparison
-    "deepsort": {
-        "amp": "fp32",
-        "batch_size": 32,
-        "lr": 0.01,
-        "lrf": 0.1,
-        "optimizer": "sgd",
-        "weight_decay": 5e-4,
-        "warmup": 0.0,
-        "sampler": "shuffle",
-        "label_smoothing": 0.0,
-        "metric_loss": "none",
-        "metric_weight": 0.0,
-        "classifier_weight": 1.0,
-        "scale": 20.0,
-        "margin": 0.0,
-        "flip": 0.5,
-        "pad": 4 / 128,
-        "jitter": 0.0,
-        "erase": 0.0,
-        "ema": 0.0,
-        "clip": 0.0,
-        "progressive": False,
-        "precise_bn": False,
-        "keep_start": 0.0,
-    },
-}
+AUTO = "auto"
+RECIPES = ("deepsort", "default")
 
 
-# flags that `fit` and the starting weights decide in the default recipe, where they are not given
-CHOSEN = ("batch_size", "progressive", "precise_bn", "keep_start")
+def loss_names(text: str) -> str:
+    """The type of `--metric-loss`."""
+    try:
+        metric_losses(text)
+    except ValueError:
+        known = ", ".join(METRIC_LOSSES)
+        raise argparse.ArgumentTypeError(f"{text} is not none, nor one or more of {known} joined by +") from None
+    return text
 
 
-def fill_in(args) -> None:
-    """Set every flag of `args.recipe` that was not given on the command line."""
-    for name, value in RECIPES[args.recipe].items():
-        if name not in args.given:
-            setattr(args, name, value)
+def setting(default, deepsort=None, *, type: Callable, help: str, source: str = "", choices: tuple = (), metavar=None):
+    """A field of `Recipe`.
 
-
-ENOUGH_STEPS = 600  # up to here more steps gain more than larger batches do (docs/recipe.md)
-OF_SMALL_STEPS = 1500  # for light networks, which learn less from a step, and for refining, whose rate is low
-FEWEST_STEPS = 300  # or as many images in smaller batches; a small set is passed until then
-TOO_FEW_STEPS = 100  # below, a network stays near chance
-BATCHES = (128, 64, 32, 16)
-LARGEST_BATCH = 64  # for one process: twice the steps gained more than 128, in 12 to 40 epochs (docs/recipe.md)
-SMALL_BATCH = 32  # the smallest for large networks from nothing: 16 gain no more, in more time (docs/recipe.md)
-FEW_IMAGES = 32  # of a batch, for a process; fewer are too alike for BatchNorm's statistics (docs/recipe.md)
-LAST_EPOCHS = 0.2  # share of the epochs that end with statistics measured apart; the best one is then among them
-FEW_PEOPLE = 30  # to refine a network with and keep nothing of it: by 10 it got worse, by 50 better (docs/drawn.md)
-# times the learning rate, beside a teacher: narrow layers want more (Yang et al., "Tuning Large Neural Networks via
-# Zero-Shot Hyperparameter Transfer", NeurIPS 2021: Adam's rate goes with one over the width). Without a teacher, from
-# nothing, a network can die of it (docs/recipe.md)
-NARROW = {"osnet_x0_25": 4.0}
-REFINING = 0.25  # of the learning rate, for weights that tell people apart already
-MOST_KEPT = 0.6  # of such weights, with a handful of people to refine them on; falling to
-ENOUGH_PEOPLE = 150  # with whom nothing of them is kept (docs/drawn.md)
-# equal error rates of the starting weights on the training images: up to the first they tell these identities apart
-# (people: 0.10 to 0.14), from the second on they do not (cows: 0.39)
-KNOWN, UNKNOWN = 0.2, 0.3
-
-
-def fit(args, images: int, people: int, processes: int = 1, refining: bool = False) -> None:
-    """Suit the default recipe to a set of so many training images of so many people; flags that were given, or resumed
-    with, stay.
-
-    The batch is the largest of `BATCHES` that leaves enough steps for the network, or the smallest, with 8 to 64 images
-    for each process. A very small set is passed more often, and where steps are few, all of them are at the whole
-    size. `refining` weights that tell people apart already takes a lower rate and the whole size throughout: at the
-    full rate and small sizes they would first forget. The fewer the people, the larger the share of such weights that
-    is kept in those that are saved.
+    Args:
+        default: its value in the default recipe, "auto" where `choose_recipe` decides.
+        deepsort: its value in the deepsort recipe, where that is another.
+        type: text -> value, as for argparse; `bool` for a switch.
+        help: what its flag says.
+        source: the paper that it is from.
     """
-    if args.recipe != "default":
-        return
-    if "lr" not in args.given:
-        args.lr *= rate_factor(args, refining)
-    if refining and "keep_start" not in args.given:
-        args.keep_start = round(MOST_KEPT * max(0.0, 1 - people / ENOUGH_PEOPLE), 2)
-    smallest = max(8 * processes, 0 if by_small_steps(args.model, refining) else SMALL_BATCH)
-    largest = largest_batch(processes)
-    if "batch_size" not in args.given:
-        args.batch_size = largest
-    sizes = [size for size in BATCHES if size % processes == 0 and smallest <= size <= largest] or [args.batch_size]
-    if "epochs" not in args.given:
-        args.epochs = max(args.epochs, math.ceil(FEWEST_STEPS * max(SMALL_BATCH, sizes[-1]) / images))
-    if "batch_size" not in args.given:
-        steps = steps_before_size(args.model, refining)
-        args.batch_size = next((size for size in sizes if args.epochs * images >= steps * size), sizes[-1])
-    if "precise_bn" not in args.given:
-        args.precise_bn = args.batch_size < FEW_IMAGES * processes
-    if "progressive" not in args.given:
-        args.progressive = not refining and args.epochs * images >= ENOUGH_STEPS * args.batch_size
+    values = {"default": default, "deepsort": default if deepsort is None else deepsort}
+    help = f"{help} ({source})" if source else help
+    return field(metadata={"values": values, "type": type, "help": help, "choices": choices, "metavar": metavar})
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """Every number that trains. The deepsort recipe is the plain one of the well-known scripts, for comparison."""
+
+    # -- how long, on what
+    epochs: int = setting(AUTO, 40, type=positive, help="epochs; auto: 40, more for very small datasets")
+    batch_size: int = setting(AUTO, 32, type=positive, help="images per step, over all processes; auto: by run length")
+    accumulate: int = setting(1, type=positive, help="run each batch in so many parts, to save memory")
+    height: int = setting(AUTO, type=positive, help="input height in pixels; auto: as --weights, else 128")
+    width: int = setting(AUTO, type=positive, help="input width in pixels; auto: as --weights, else 64")
+    progressive: bool = setting(
+        AUTO, False, type=bool, help="train on images of a quarter, half and 3/4 of the size first; auto: in long runs"
+    )
+    amp: str = setting(
+        AUTO,
+        "fp32",
+        type=str,
+        choices=("fp32", "bf16", "fp16"),
+        help="number format; auto: bf16 where it is faster, else fp32 (TF32 on GPUs); fp16 waits for the GPU each step",
+    )
+    sampler: str = setting(
+        "balanced",
+        "shuffle",
+        type=str,
+        choices=("shuffle", "balanced"),
+        help="balanced: P identities x K images a batch",
+        source="Hermans et al. 2017",
+    )
+    images_per_identity: int = setting(4, type=positive, help="the K of --sampler balanced")
+    # -- optimizer and learning rate
+    optimizer: str = setting(
+        "muon",
+        "sgd",
+        type=str,
+        choices=("muon", "adamw", "sgd"),
+        help="Muon with AdamW, AdamW, or SGD with momentum 0.9",
+        source="Jordan et al. 2024",
+    )
+    lr: float = setting(
+        AUTO,
+        0.01,
+        type=from_zero,
+        help="highest learning rate, for the batch of all processes; auto: 0.002, a quarter of it for --weights that "
+        "know people, four times as much for osnet_x0_25 with a --teacher",
+    )
+    lrf: float = setting(0.01, 0.1, type=share, help="last learning rate as a share of --lr, reached by a cosine")
+    warmup: float = setting(0.1, 0.0, type=share, help="share of all steps in which the learning rate rises linearly")
+    weight_decay: float = setting(0.05, 5e-4, type=from_zero, help="weight decay of weight matrices and kernels")
+    clip: float = setting(5.0, 0.0, type=from_zero, help="largest gradient norm; 0: not clipped")
+    # -- losses
+    classifier_weight: float = setting(0.5, 1.0, type=from_zero, help="weight of the classifier's cross-entropy")
+    label_smoothing: float = setting(
+        0.1, 0.0, type=share, help="probability taken from the right class", source="Szegedy et al. 2016"
+    )
+    metric_loss: str = setting(
+        "cosine+triplet",
+        "none",
+        type=loss_names,
+        metavar="NAMES",
+        help=f"losses on the features, joined by +: {', '.join(METRIC_LOSSES)}; or none",
+    )
+    margin: float = setting(0.0, type=from_zero, help="margin of cosine and triplet loss; 0: the soft-margin triplet")
+    teacher_weight: float = setting(1.0, type=from_zero, help="weight of the distillation losses, with a --teacher")
+    # -- augmentation
+    flip: float = setting(0.5, type=share, help="probability of mirroring an image")
+    pad: float = setting(0.08, 4 / 128, type=share, help="random crop from the image padded by this share of its size")
+    jitter: float = setting(0.2, 0.0, type=share, help="strength of brightness, contrast and saturation changes")
+    erase: float = setting(0.3, 0.0, type=share, help="probability of erasing a rectangle", source="Zhong et al. 2020")
+    # -- the weights
+    precise_bn: bool = setting(
+        AUTO,
+        False,
+        type=bool,
+        help="measure batch norm statistics on mixed batches in the last fifth of the epochs; auto: with small batches",
+        source="Wu and Johnson 2021",
+    )
+    keep_start: float = setting(
+        AUTO,
+        0.0,
+        type=share,
+        help="share of --weights in the saved weights; auto: up to 0.6 with few identities that they tell apart",
+        source="Wortsman et al. 2022",
+    )
+    freeze_layers: bool = setting(False, type=bool, help="train the classifier alone; all else stays as it is")
+    seed: int = setting(0, type=count, help="seed of split, weights, order and augmentation")
+
+
+SETTINGS = {one.name: one.metadata for one in fields(Recipe)}
+
+
+def flag(name: str) -> str:
+    """The flag of a setting as it is written in --help."""
+    return "--batch_size" if name == "batch_size" else "--" + name.replace("_", "-")
+
+
+def saved_recipe(values) -> Recipe:
+    """The recipe from a file's dict of settings.
+
+    Raises:
+        ValueError: it does not hold a valid value for each setting.
+    """
+    if not isinstance(values, dict) or values.keys() != SETTINGS.keys():
+        raise ValueError("other settings than those of a recipe")
+    for name, value in values.items():
+        one = SETTINGS[name]
+        try:
+            valid = isinstance(value, bool) if one["type"] is bool else one["type"](str(value)) == value
+        except argparse.ArgumentTypeError as error:
+            raise ValueError(str(error)) from None
+        if not valid or (one["choices"] and value not in one["choices"]):
+            raise ValueError(f"{name} {value!r}")
+    return Recipe(**values)
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# What steers the choice, with the evidence. docs/recipe.md and docs/drawn.md have the tables.
+
+EPOCHS = 40  # the longest that was compared; mAP of 250 people 41.0 in 12, 44.1 in 20, 45.6 in 40
+LR = 2e-3  # for Muon; 4e-3 and 1e-3 were compared in 12 epochs
+FEWEST_STEPS = 300  # of 32 images, in a very small dataset: 28 faces were all but solved in 315
+ENOUGH_STEPS = 600  # up to here many small steps gained more than larger batches, and than small images first
+ENOUGH_SMALL_STEPS = 1500  # the same where one step changes little: OSNet in batches of 16, mAP 69.3, of 32, 56.5
+TOO_FEW_STEPS = 100  # 70 to 100 steps of 760 images stayed near chance
+BATCHES = (128, 64, 32, 16)
+LARGEST_BATCH = 64  # per process: batches of 128 had 3 points of mAP less in 40 epochs, and 3.5 at 128x64
+SMALLEST_BATCH = 32  # of large networks from scratch: 16 were no better, and took a fifth more time
+FEWEST_IN_PROCESS = 8  # images of a batch: two identities of four; not measured
+FEW_IN_PROCESS = 32  # images of a batch: precise statistics gained 2 to 3 points of mAP at 16, none at 32
+FINE_TUNING = 0.25  # times LR: at the full rate the network first forgets what it knows
+# times LR, with a teacher: narrow layers want more (Yang et al., "Tuning Large Neural Networks via Zero-Shot
+# Hyperparameter Transfer", NeurIPS 2021). From scratch, without a teacher, a network died of it.
+NARROW = {"osnet_x0_25": 4.0}
+MOST_KEPT = 0.6  # of the starting weights; without it 10 people made the network worse on all others
+ENOUGH_PEOPLE = 150  # from here on nothing is kept: 250 people taught more than they spoilt
+KNOWN, UNKNOWN = (
+    0.2,
+    0.3,
+)  # equal error rates of the starting weights: people 0.10 to 0.14; cows 0.39, best with none kept
+FEW_PEOPLE = 30  # fine-tuning on 10 people made the network worse on others, on 50 better
+
+
+@dataclass(frozen=True)
+class Facts:
+    """What the choice depends on beside the flags.
+
+    Args:
+        model: architecture.
+        images, identities: of the training set.
+        processes: that share each batch.
+        height, width: input size of the starting weights.
+        fine_tuning: the starting weights were trained to tell people apart, and are trained further.
+    """
+
+    model: str
+    images: int
+    identities: int
+    processes: int = 1
+    height: int = 128
+    width: int = 64
+    fine_tuning: bool = False
+
+    @classmethod
+    def of(cls, args, model: str, start, images: int, identities: int, processes: int) -> "Facts":
+        """Those of a run; `start` is the checkpoint with its starting weights, if any."""
+        size = {"height": start.height, "width": start.width} if start else {}
+        fine_tuning = bool(start) and start.knows_people and not args.freeze_layers
+        return cls(model, images, identities, processes, fine_tuning=fine_tuning, **size)
+
+
+def choose_recipe(args, facts: Facts, measure) -> tuple[Recipe, dict[str, str]]:
+    """The recipe of a new run: what the flags say, else `args.recipe`, with every "auto" replaced.
+
+    Args:
+        args: parsed flags; None where a setting's flag was not given.
+        measure: what is measured on this machine where it is needed: `precision(height, width)` -> fastest `amp`;
+            `equal_error_rate(height, width)` of the starting weights on the training identities, or None;
+            `seconds(recipe)` that a run would take (for `--minutes`).
+
+    Returns:
+        the recipe, and setting -> reason for what was chosen.
+
+    Raises:
+        InputError: the batch cannot be shared by the processes.
+    """
+    values = {name: one["values"][args.recipe] for name, one in SETTINGS.items()}
+    values |= {name: getattr(args, name) for name in SETTINGS if getattr(args, name) is not None}
+    reasons = {}
+
+    for side in ("height", "width"):
+        if values[side] == AUTO:
+            values[side] = getattr(facts, side)
+    size = (values["height"], values["width"])
+    if values["amp"] == AUTO:
+        values["amp"] = measure.precision(*size)
+        reasons["amp"] = "faster than fp32 here" if values["amp"] == "bf16" else "bf16 is no faster here"
+    if values["lr"] == AUTO:
+        values["lr"], reasons["lr"] = _learning_rate(facts, bool(args.teacher))
+    if values["keep_start"] == AUTO:
+        values["keep_start"], reasons["keep_start"] = _share_to_keep(facts, lambda: measure.equal_error_rate(*size))
+
+    def of_length(epochs: int) -> Recipe:
+        return _of_length(epochs, values, facts, reasons)
+
+    if args.minutes:
+        epochs = _most_epochs(lambda epochs: measure.seconds(of_length(epochs)), 60 * args.minutes)
+        seconds = measure.seconds(of_length(epochs))
+        reasons["epochs"] = f"about {max(1, round(seconds / 60))} of {args.minutes:g} minutes on this machine"
+    elif values["epochs"] == AUTO:
+        smallest = max(SMALLEST_BATCH, _batch_sizes(facts)[-1])
+        epochs = max(EPOCHS, math.ceil(FEWEST_STEPS * smallest / facts.images))
+        if epochs > EPOCHS:
+            reasons["epochs"] = f"very small dataset: at least {FEWEST_STEPS} steps"
+    else:
+        epochs = values["epochs"]
+    return of_length(epochs), {name: reason for name, reason in reasons.items() if reason}
+
+
+def _learning_rate(facts: Facts, teacher: bool) -> tuple[float, str]:
+    """A teacher reminds the student of what its weights know, so the full rate does no harm then."""
+    if teacher:
+        factor = NARROW.get(facts.model, 1.0)
+        return LR * factor, f"{factor:g} times the usual: narrow network with a teacher" if factor != 1 else ""
+    if facts.fine_tuning:
+        return LR * FINE_TUNING, "a quarter of the usual: the starting weights know people already"
+    return LR, ""
+
+
+def _share_to_keep(facts: Facts, equal_error_rate: Callable[[], float | None]) -> tuple[float, str]:
+    """The fewer the identities, the more of the starting weights is kept, as far as these tell the identities apart."""
+    kept = round(MOST_KEPT * max(0.0, 1 - facts.identities / ENOUGH_PEOPLE), 2) if facts.fine_tuning else 0.0
+    if not kept:
+        return 0.0, ""
+    error = equal_error_rate()
+    if error is None:
+        return kept, "few identities"
+    kept = round(kept * trust(error), 2)
+    if not kept:
+        return kept, f"the starting weights do not tell these identities apart: equal error rate {error:.0%}"
+    return kept, f"few identities, which the starting weights tell apart: equal error rate {error:.0%}"
 
 
 def trust(error: float) -> float:
-    """How far starting weights hold for identities that they tell apart with such an equal error rate, 0 to 1."""
+    """How far starting weights with such an equal error rate can be relied on, 0 to 1."""
     return min(1.0, max(0.0, (UNKNOWN - error) / (UNKNOWN - KNOWN)))
 
 
-def rate_factor(args, refining: bool) -> float:
-    """What the recipe's rate is multiplied by.
+def _of_length(epochs: int, values: dict, facts: Facts, reasons: dict) -> Recipe:
+    """The recipe of so many epochs: batch size, progressive resizing and batch norm follow from its number of steps."""
+    values = values | {"epochs": epochs}
+    images_seen, processes = epochs * facts.images, facts.processes
+    if values["batch_size"] == AUTO:
+        sizes, steps = _batch_sizes(facts), ENOUGH_SMALL_STEPS if _takes_small_steps(facts) else ENOUGH_STEPS
+        values["batch_size"] = next((size for size in sizes if images_seen >= steps * size), sizes[-1])
+        short = values["batch_size"] < _largest_batch(processes)
+        reasons["batch_size"] = "short runs learn more from many small steps" if short else "the largest that helps"
+    batch_size = values["batch_size"]
+    if batch_size % processes or batch_size < 2 * processes:
+        raise InputError(
+            f"--batch_size {batch_size}: must be a multiple of the {processes} processes, with two images or more for "
+            "each"
+        )
+    if values["precise_bn"] == AUTO:
+        values["precise_bn"] = batch_size < FEW_IN_PROCESS * processes
+        reasons["precise_bn"] = "running statistics of small batches are noisy" if values["precise_bn"] else ""
+    if values["progressive"] == AUTO:
+        values["progressive"] = not facts.fine_tuning and images_seen >= ENOUGH_STEPS * batch_size
+        reasons["progressive"] = "the first epochs learn as much from small images" if values["progressive"] else ""
+    return Recipe(**values)
 
-    Weights that know people are refined at a lower one, but not beside a teacher, who reminds of what they know.
-    """
-    if args.teacher:
-        return NARROW.get(args.model, 1.0)
-    return REFINING if refining else 1.0
+
+def _batch_sizes(facts: Facts) -> list[int]:
+    """Batch sizes that the processes can share, the largest first."""
+    largest = _largest_batch(facts.processes)
+    smallest = max(FEWEST_IN_PROCESS * facts.processes, 0 if _takes_small_steps(facts) else SMALLEST_BATCH)
+    return [size for size in BATCHES if size % facts.processes == 0 and smallest <= size <= largest] or [largest]
 
 
-def largest_batch(processes: int) -> int:
-    """The largest batch that the default recipe takes, over all processes."""
+def _largest_batch(processes: int) -> int:
     return min(BATCHES[0], LARGEST_BATCH * processes)
 
 
-def steps_before_size(model: str | None, refining: bool = False) -> int:
-    """Up to how many steps more of them gain more than larger batches do."""
-    return OF_SMALL_STEPS if by_small_steps(model, refining) else ENOUGH_STEPS
+def _takes_small_steps(facts: Facts) -> bool:
+    """Whether one step changes little, so that many small ones are wanted: light networks, and low rates."""
+    return facts.fine_tuning or facts.model.startswith(("osnet", "mobilenet"))
 
 
-def by_small_steps(model: str | None, refining: bool) -> bool:
-    """Whether a step teaches little, so that many of few images are wanted: light networks, and low rates."""
-    return refining or (model is not None and model.startswith(("osnet", "mobilenet")))
-
-
-def explanation(
-    args, steps: int, people: int, processes: int = 1, refining: bool = False, resumed: bool = False
-) -> str:
-    """What is chosen for a run of so many steps, and why; or a warning that they, or the people, are too few."""
-    kept = ""
-    if args.keep_start:
-        kept = (
-            f"\n  few identities: saved weights are {args.keep_start:.0%} starting + {1 - args.keep_start:.0%} trained "
-        )
-        kept += "(--keep-start 0 turns this off)"
-    if steps < TOO_FEW_STEPS:
-        return f"warning: {steps} steps are too few to learn from; give more --epochs or a smaller --batch_size{kept}"
-    if resumed:
-        why = "as before"
-    elif "batch_size" in args.given:
-        why = "as given"
-    elif args.recipe == "default" and args.batch_size < largest_batch(processes):
-        most = steps_before_size(args.model, refining)
-        why = f"small, because up to {most:,} more steps count for more than larger batches"
-    else:
-        why = "all that the recipe takes"
-    size = (args.height, args.width)
-    whole = sum(resolution(args, epoch) == size for epoch in range(args.epochs))
-    which = "all epochs" if whole == args.epochs else "the last epoch" if whole == 1 else f"the last {whole} epochs"
-    factor = rate_factor(args, refining) if args.recipe == "default" and "lr" not in args.given else 1.0
-    why_rate = "low because the weights know people already" if factor < 1 else "high because the network is narrow"
-    rate = f", rate {args.lr:g}, {why_rate}" if factor != 1 else ""
-    few = "\n  note: few people to refine on; it may know others less well than before: test it before and after"
-    told = f"batches of {args.batch_size}, {why}: {steps:,} steps, {which} at {size[0]}x{size[1]}{rate}"
-    if args.precise_bn:
-        told += ", BatchNorm's statistics measured apart"
-    return told + kept + (few if refining and people < FEW_PEOPLE and not args.keep_start else "")
-
-
-def order(args, labels: Tensor, epoch: int) -> Tensor:
-    """(steps, B) int64: which training images, with such labels (N,), each step of an epoch takes."""
-    if args.sampler == "balanced":
-        return batches.balanced_order(labels, args.batch_size, args.images_per_identity, args.seed, epoch)
-    return batches.shuffled_order(len(labels), args.batch_size, args.seed, epoch)
-
-
-def augmentation(args) -> Augment:
-    return Augment(flip=args.flip, pad=args.pad, jitter=args.jitter, erase=args.erase)
-
-
-def objective(args, net: nn.Module, num_classes: int) -> Objective:
-    """The losses on the network's features and logits."""
-    return Objective(
-        net,
-        num_classes,
-        smoothing=args.label_smoothing,
-        metric_loss=args.metric_loss,
-        metric_weight=args.metric_weight,
-        classifier_weight=args.classifier_weight,
-        scale=args.scale,
-        margin=args.margin,
-        teacher_weight=args.teacher_weight,
-    )
-
-
-def optimizer(args, objective: nn.Module) -> torch.optim.Optimizer:
-    """Muon, AdamW, or SGD with momentum 0.9; no weight decay on biases and normalisation, which have one dimension."""
-    trained = [p for p in objective.parameters() if p.requires_grad]
-    by_muon = [p for p in trained if args.optimizer == "muon" and learns_by_muon(p)]
-    others = [p for p in trained if args.optimizer != "muon" or not learns_by_muon(p)]
-    groups = [
-        {"params": by_muon, "weight_decay": args.weight_decay, "muon": True},
-        {"params": [p for p in others if p.ndim > 1], "weight_decay": args.weight_decay, "muon": False},
-        {"params": [p for p in others if p.ndim <= 1], "weight_decay": 0.0, "muon": False},
-    ]
-    groups = [group for group in groups if group["params"]]
-    fused = all(p.device.type in ("cuda", "cpu") for p in trained)
-    if args.optimizer == "muon":
-        return Muon(groups, args.lr, fused=fused)
-    if args.optimizer == "adamw":
-        return torch.optim.AdamW(groups, lr=args.lr, fused=fused)
-    # the fused kernel would leave the momentum as it found the memory, where fp16's first step overflows
-    return torch.optim.SGD(groups, lr=args.lr, momentum=0.9, fused=fused and args.amp != "fp16")
-
-
-def lr_factors(args, steps_per_epoch: int) -> list[float]:
-    """What `--lr` is multiplied by at each step: a linear warm-up, then a cosine down to `--lrf`.
-
-    The warm-up is a share of the steps. The cosine runs over their cost: falling by steps, the rate would be near its
-    end before the network first sees the size that it is made for.
-    """
-    sizes = [resolution(args, epoch) for epoch in range(args.epochs)]
-    costs = [cost(*size) for size in sizes for _ in range(steps_per_epoch)]
-    rising = round(args.warmup * len(costs))
-    falling = list(accumulate(costs[rising:]))
-    up = [(step + 1) / rising for step in range(rising)]
-    return up + [args.lrf + (1 - args.lrf) * (1 + math.cos(math.pi * done / falling[-1])) / 2 for done in falling]
-
-
-# share of height and width -> share of the growing epochs that are left when its stage ends
-STAGES = {0.75: 0.2, 0.5: 0.4, 0.25: 0.85}
-GROWING_EPOCHS = 12  # at most: in many more the people are learned by heart before the whole size (docs/recipe.md)
-SMALLEST_SIDE = 16  # pixels; less leaves too little of a person
-
-
-def resolution(args, epoch: int) -> tuple[int, int]:
-    """Height and width that epoch `epoch` (from 0) trains at.
-
-    Few of the first `GROWING_EPOCHS` see a quarter of the height and width, nearly half of them half, the rest three
-    quarters and the whole size, where a longer run stays; a shorter one shares its epochs out alike (progressive
-    resizing; Touvron et al., "Fixing the train-test resolution discrepancy", NeurIPS 2019, is why the last epochs train
-    at the size of testing). A stage that would be too small trains at the next size.
-    """
-    size = (args.height, args.width)
-    growing = min(args.epochs, GROWING_EPOCHS)
-    for factor, left in STAGES.items():
-        smaller = tuple(8 * round(factor * side / 8) for side in (args.height, args.width))
-        if args.progressive and min(smaller) >= SMALLEST_SIDE and growing - epoch > max(1, round(left * growing)):
-            size = smaller
-    return size
-
-
-def settles(args, epoch: int) -> bool:
-    """Whether epoch `epoch` (from 0) ends with BatchNorm's statistics measured apart; frozen ones stay."""
-    last = args.epochs - epoch <= max(1, round(LAST_EPOCHS * args.epochs))
-    return args.precise_bn and not args.freeze_layers and last
-
-
-def cost(height: int, width: int) -> float:
-    """What a step at this size counts for: its pixels."""
-    return height * width
-
-
-def weight_average(net: nn.Module, decay: float) -> MovingAverage | None:
-    """The moving average of the network's weights, or None with decay 0."""
-    return MovingAverage(net, decay) if decay else None
+def _most_epochs(seconds: Callable[[int], float], limit: float) -> int:
+    """The most epochs whose run takes at most `limit` seconds, at least one."""
+    low = 1
+    while seconds(2 * low) <= limit:
+        low *= 2
+    high = 2 * low  # takes too long
+    while high - low > 1:
+        middle = (low + high) // 2
+        low, high = (middle, high) if seconds(middle) <= limit else (low, middle)
+    return low

@@ -1,4 +1,4 @@
-"""How well the starting weights already tell the training identities apart, before any training."""
+"""The starting weights: which file, for which network, and how well they tell the training identities apart already."""
 
 from collections import defaultdict
 from collections.abc import Sequence
@@ -7,15 +7,52 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from appearance.cli import InputError
 from appearance.data.layouts import Sample
 from appearance.data.names import UNKNOWN
+from appearance.networks import checkpoints, shipped
+from appearance.networks.checkpoints import Checkpoint
 
 IMAGES = 600  # looked at; their pairs number a hundred thousand
 FEWEST_PAIRS = 20  # of one identity in two cameras, below which pairs of one camera count as well
 
 
+def starting_weights(args, otherwise: str) -> tuple[str, Checkpoint | None]:
+    """The architecture to train, and the checkpoint of `--weights`, if any, at the input size that the flags name.
+
+    The architecture is that of `--model`, else of `--weights`, else `otherwise`.
+
+    Raises:
+        InputError: the file cannot be read, or holds another architecture than `--model` asks for; or there are no
+            starting weights of which to keep a share.
+    """
+    if args.keep_start not in (None, "auto", 0.0) and not args.weights:
+        raise InputError(f"--keep-start {args.keep_start:g}: needs starting weights; give --weights, or leave it out")
+    if not args.weights:
+        return args.model or otherwise, None
+    if args.weights == "imagenet":
+        model = args.model or otherwise
+        return model, checkpoints.imagenet_checkpoint(model)
+    if args.weights == "drawn":
+        if args.model not in (None, shipped.ARCH):
+            raise InputError(
+                f"--weights drawn: the network that comes along is {shipped.ARCH}; for {args.model} make one: "
+                + shipped.how_to_make(args.model)
+            )
+        start = checkpoints.load(shipped.WEIGHTS)
+    else:
+        start = checkpoints.load(args.weights)
+    if args.model not in (None, start.arch):
+        raise InputError(
+            f"--weights {start.path}: holds a {start.arch}; give --model {start.arch} or leave --model out "
+            f"(it is {args.model})"
+        )
+    sides = {side: getattr(args, side) for side in ("height", "width")}
+    return start.arch, start.with_input(**{side: value for side, value in sides.items() if isinstance(value, int)})
+
+
 def some_of_each(samples: Sequence[Sample]) -> list[Sample]:
-    """About IMAGES samples, as many of each identity as there are, spread evenly over its images, but at least two."""
+    """About IMAGES samples: equally many of each identity, two at least, spread evenly over its images."""
     by_identity = defaultdict(list)
     for sample in samples:
         by_identity[sample.pid].append(sample)

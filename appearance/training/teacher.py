@@ -1,4 +1,4 @@
-"""A trained network that shows another one what it sees: vectors, and classes where both know the same people."""
+"""Distillation: a student learns the vectors of a trained network, and its classes where both have the same."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -13,12 +13,12 @@ from appearance.networks.inference import fuse_for_inference, unit_rows
 
 
 class Teacher:
-    """A checkpoint's network, as it tests: it looks at the pixels that its pupil learns from, and never changes.
+    """A checkpoint's network in eval mode, which never changes. It sees the same augmented images as the student.
 
     Args:
         path: checkpoint of any known kind.
         build: the checkpoint's network (`model.from_checkpoint`).
-        class_names: the pupil's identities, in label order.
+        class_names: the student's identities, in label order.
         device: where it runs.
 
     Raises:
@@ -39,7 +39,7 @@ class Teacher:
         self.size = (checkpoint.height, checkpoint.width)
         self.same_classes = bool(checkpoint.num_classes) and checkpoint.extra.get("class_names") == class_names
         what = "vectors and classes" if self.same_classes else "vectors (it was trained on other identities)"
-        self.description = f"Taught by {path}: {checkpoint.arch}, {self.size[0]}x{self.size[1]}, {what}"
+        self.description = f"Teacher {path}: {checkpoint.arch}, {self.size[0]}x{self.size[1]}, {what}"
         if not {"height", "width"} <= checkpoint.told:
             self.description += f"; note: {path} does not say its input size, so this one is assumed"
 

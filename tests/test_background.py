@@ -7,15 +7,15 @@ import torch
 from conftest import paint
 
 from appearance.data import images
-from appearance.training.later import Later, snapshot
+from appearance.training.background import BackgroundWriter, snapshot
 
 
 def test_all_is_written_in_order_before_the_context_ends():
     written, go = [], threading.Event()
-    with Later() as later:
-        later(lambda: go.wait(10))
+    with BackgroundWriter() as write:
+        write(lambda: go.wait(10))
         for number in range(5):
-            later(written.append, number)
+            write(written.append, number)
         assert written == []
         go.set()
     assert written == [0, 1, 2, 3, 4]
@@ -26,17 +26,17 @@ def test_after_a_failure_nothing_more_is_written():
         raise OSError("disk full")
 
     written = []
-    later = Later()
-    later(full)
-    later(written.append, 1)
+    write = BackgroundWriter()
+    write(full)
+    write(written.append, 1)
     with pytest.raises(OSError, match="disk full"):
-        later.wait()
-    later(written.append, 2)
-    later.wait()
+        write.wait()
+    write(written.append, 2)
+    write.wait()
     assert written == []
-    with pytest.raises(OSError, match="disk full"), Later() as another:
+    with pytest.raises(OSError, match="disk full"), BackgroundWriter() as another:
         another(full)
-    another = Later()
+    another = BackgroundWriter()
     another(full)
     with pytest.raises(KeyError), another:  # what went wrong first is told
         raise KeyError

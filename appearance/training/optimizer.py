@@ -1,17 +1,46 @@
-"""Muon: an optimizer whose steps are equally large in all directions of a weight matrix."""
+"""What turns gradients into steps: Muon, AdamW or SGD, the learning rate, and the scaler of fp16 gradients."""
 
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
 
 import torch
 from torch import Tensor, nn
-from torch.optim import AdamW
+from torch.optim import SGD, AdamW
+from torch.optim.lr_scheduler import LambdaLR
 
 from appearance.networks.precision import full_precision
+from appearance.training import schedule
 
 # Jordan's coefficients of the quintic: after five steps singular values from 0.002 to 1 lie between 0.7 and 1.2
 NEWTON_SCHULZ = (3.4445, -4.7750, 2.0315)
 STEPS = 5
+
+
+def build_optimizer(model: nn.Module, recipe, steps_per_epoch: int):
+    """The optimizer of all trainable parameters, its learning rates (one a step), and fp16's gradient scaler.
+
+    Muon for the kernels with AdamW for the rest, AdamW, or SGD with momentum 0.9. Biases and normalisation, which have
+    one dimension, get no weight decay.
+    """
+    trained = [p for p in model.parameters() if p.requires_grad]
+    by_muon = [p for p in trained if recipe.optimizer == "muon" and learns_by_muon(p)]
+    others = [p for p in trained if recipe.optimizer != "muon" or not learns_by_muon(p)]
+    groups = [
+        {"params": by_muon, "weight_decay": recipe.weight_decay, "muon": True},
+        {"params": [p for p in others if p.ndim > 1], "weight_decay": recipe.weight_decay, "muon": False},
+        {"params": [p for p in others if p.ndim <= 1], "weight_decay": 0.0, "muon": False},
+    ]
+    groups = [group for group in groups if group["params"]]
+    fused = all(p.device.type in ("cuda", "cpu") for p in trained)
+    if recipe.optimizer == "muon":
+        optimizer = Muon(groups, recipe.lr, fused=fused)
+    elif recipe.optimizer == "adamw":
+        optimizer = AdamW(groups, lr=recipe.lr, fused=fused)
+    else:  # the fused kernel reads momentum that nobody wrote where fp16's first step overflows
+        optimizer = SGD(groups, lr=recipe.lr, momentum=0.9, fused=fused and recipe.amp != "fp16")
+    factors = schedule.lr_factors(recipe, steps_per_epoch)
+    rates = LambdaLR(optimizer, lambda step: factors[min(step, len(factors) - 1)])  # it asks for one after the last
+    return optimizer, rates, torch.amp.GradScaler(trained[0].device.type, enabled=recipe.amp == "fp16")
 
 
 def learns_by_muon(parameter: nn.Parameter) -> bool:
@@ -89,11 +118,7 @@ class Muon(AdamW):
         torch._foreach_mul_(parts, [0.2 * max(len(view), view[0].numel()) ** 0.5 for view in views])
         rate = group["lr"]
         torch._foreach_mul_(views, 1 - rate * group["weight_decay"])
-        if isinstance(rate, Tensor):  # for a CUDA graph; no `alpha` can be one
-            torch._foreach_mul_(parts, rate)
-            torch._foreach_sub_(views, parts)
-        else:
-            torch._foreach_add_(views, parts, alpha=-rate)
+        torch._foreach_add_(views, parts, alpha=-rate)
 
     def _average(self, kernel: nn.Parameter) -> Tensor:
         state = self.state[kernel]

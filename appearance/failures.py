@@ -1,8 +1,7 @@
-"""Failures and signals in words: what PyTorch says of memory and lost processes, Ctrl-C, SIGTERM."""
+"""PyTorch's errors about memory and lost processes, in words that say what to do."""
 
-import signal
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 
 import torch
 import torch.distributed as dist
@@ -32,26 +31,3 @@ def explained_failures(less_memory: str) -> Iterator[None]:
                 "training goes on with --resume, or by itself under torchrun --max-restarts=3"
             ) from None
         raise
-
-
-class GracefulStop:
-    """Turns Ctrl-C and SIGTERM into a wish to stop after the current step; a second Ctrl-C stops at once."""
-
-    def __init__(self):
-        self.signal: int | None = None
-
-    def __enter__(self) -> "GracefulStop":
-        self._before = {}
-        for number in (signal.SIGINT, signal.SIGTERM):
-            with suppress(ValueError):  # not in the main thread: whoever runs us handles signals
-                self._before[number] = signal.signal(number, self._note)
-        return self
-
-    def _note(self, number: int, frame) -> None:
-        if self.signal is not None:
-            raise KeyboardInterrupt
-        self.signal = number
-
-    def __exit__(self, *exception) -> None:
-        for number, handler in self._before.items():
-            signal.signal(number, handler)

@@ -2,13 +2,14 @@
 
 import pytest
 import torch
+from recipes import recipe_of
 from torch import nn
 
 import train
 from appearance.drawn import sample
 from appearance.networks import checkpoints
-from appearance.training import recipe
-from appearance.training.statistics import measured_afresh
+from appearance.training import schedule
+from appearance.training.batch_norm import measured_afresh
 from model import from_checkpoint
 
 
@@ -38,14 +39,12 @@ def test_statistics_are_the_mean_over_the_batches():
     ],
 )
 def test_small_batches_have_them_measured_in_the_last_fifth(flags, chosen):
-    args = train.get_args_parser().parse_args(flags)
-    recipe.fill_in(args)
-    recipe.fit(args, 1_000, 50)
-    assert args.precise_bn == chosen
-    settled = [epoch for epoch in range(args.epochs) if recipe.settles(args, epoch)]
-    assert settled == (list(range(args.epochs - max(1, args.epochs // 5), args.epochs)) if chosen else [])
-    args.freeze_layers = True
-    assert not recipe.settles(args, args.epochs - 1)
+    recipe = recipe_of(*flags)
+    assert recipe.precise_bn == chosen
+    precise = [epoch for epoch in range(recipe.epochs) if schedule.is_precise(recipe, epoch)]
+    assert precise == (list(range(recipe.epochs - max(1, recipe.epochs // 5), recipe.epochs)) if chosen else [])
+    frozen = recipe_of(*flags, "--freeze-layers")
+    assert not schedule.is_precise(frozen, recipe.epochs - 1)
 
 
 def test_weights_are_those_of_the_same_run_without(tmp_path):

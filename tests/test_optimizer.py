@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import nn
 
-from appearance.training.muon import Muon, learns_by_muon, orthogonal
+from appearance.training.optimizer import Muon, learns_by_muon, orthogonal
 from model import build_model
 
 

@@ -2,32 +2,33 @@
 
 import pytest
 import torch
+from recipes import chosen
 
 import train
 from appearance.cli import InputError
 from appearance.drawn import sample
 from appearance.networks import checkpoints
-from appearance.training import recipe
-from appearance.training.kept import KeptStart
+from appearance.training import starting
+from appearance.training.interpolation import WeightInterpolation
 from model import build_model
 
 
 def test_a_share_of_every_weight_but_the_classifiers():
     net = build_model("osnet_x0_25", 5)
     start = {name: value.clone() for name, value in net.state_dict().items()}
-    kept = KeptStart(net, 0.25)
+    interpolation = WeightInterpolation(net, 0.25)
     net.train().embed(torch.randn(4, 3, 32, 16))  # other statistics
     with torch.no_grad():
         for parameter in net.parameters():
             parameter += torch.randn_like(parameter)
     ended = net.state_dict()
-    between = kept.between(net).state_dict()
+    between = interpolation.of(net).state_dict()
     for name, value in between.items():
         trained_alone = name.startswith("classifier.") or name.endswith("num_batches_tracked")
         wanted = ended[name] if trained_alone else 0.25 * start[name] + 0.75 * ended[name]
         torch.testing.assert_close(value, wanted)
     assert between["conv1.bn.num_batches_tracked"] == 1
-    assert kept.between(net) is kept.module is not net
+    assert interpolation.of(net) is interpolation.module is not net
 
 
 @pytest.mark.parametrize(
@@ -44,14 +45,9 @@ def test_a_share_of_every_weight_but_the_classifiers():
     ],
 )
 def test_the_fewer_people_the_more_is_kept(people, flags, refining, share):
-    args = train.get_args_parser().parse_args(flags)
-    recipe.fill_in(args)
-    recipe.fit(args, 20 * people, people, refining=refining)
-    assert args.keep_start == share
-    said = f"few identities: saved weights are {share:.0%} starting + {1 - share:.0%} trained" in recipe.explanation(
-        args, 600, people, refining=refining
-    )
-    assert said == (share > 0)
+    recipe, reasons = chosen(*flags, images=20 * people, identities=people, fine_tuning=refining)
+    assert recipe.keep_start == share
+    assert ("keep_start" in reasons) == (share > 0 and "--keep-start" not in flags)
 
 
 def test_a_run_that_keeps_half(tmp_path):
@@ -78,6 +74,5 @@ def test_a_run_that_keeps_half(tmp_path):
 
 def test_there_must_be_something_to_keep():
     args = train.get_args_parser().parse_args(["--keep-start", "0.5"])
-    recipe.fill_in(args)
-    with pytest.raises(InputError, match=r"--keep-start 0\.5: of what\? give --weights"):
-        checkpoints.starting_point(args, "net")
+    with pytest.raises(InputError, match=r"--keep-start 0\.5: needs starting weights; give --weights"):
+        starting.starting_weights(args, "net")

@@ -1,4 +1,4 @@
-"""Files written while training goes on."""
+"""Files that are written while training goes on."""
 
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -7,10 +7,10 @@ import torch
 from torch.utils._pytree import tree_map_only
 
 
-class Later:
-    """One thread that writes what it is given, in that order; after a failure it writes nothing more.
+class BackgroundWriter:
+    """One thread that calls writing functions in the order in which they are handed over; none after one has failed.
 
-    As a context it ends when all is written. An error of a write is raised by whatever is asked of it next.
+    As a context it ends when all files are written. The error of a failed write is raised by the next `wait`.
     """
 
     def __init__(self):
@@ -19,7 +19,7 @@ class Later:
         self._failed = False
 
     def __call__(self, write: Callable, *args) -> None:
-        """Have `write(*args)` called; what the arguments hold must not change any more (`snapshot`)."""
+        """Have `write(*args)` called; the arguments must not change any more (`snapshot`)."""
         self._pending.append(self._thread.submit(self._run, write, args))
 
     def _run(self, write: Callable, args: tuple) -> None:
@@ -31,12 +31,12 @@ class Later:
                 raise
 
     def wait(self) -> None:
-        """Until all is written."""
+        """Block until all files are written."""
         pending, self._pending = self._pending, []
         for job in pending:
             job.result()
 
-    def __enter__(self) -> "Later":
+    def __enter__(self) -> "BackgroundWriter":
         return self
 
     def __exit__(self, kind, *_) -> None:

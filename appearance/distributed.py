@@ -1,0 +1,218 @@
+"""Several processes that train or test as one: joining, wrapping, collectives.
+
+`World` is one process's view of the group; a process alone is a group of one, so all code is written once.
+"""
+
+import inspect
+import os
+import time
+import uuid
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
+from datetime import timedelta
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
+
+from appearance.cli import InputError
+from appearance.device import choose_device
+
+
+@dataclass(frozen=True)
+class World:
+    """This process's rank and device, and the collectives of its process group (of one, where there is no other)."""
+
+    device: torch.device
+    rank: int = 0
+    size: int = 1
+    local_rank: int = 0
+
+    @property
+    def is_main(self) -> bool:
+        """Rank 0 alone prints and writes."""
+        return self.rank == 0
+
+    def say(self, text: str) -> None:
+        """Print, once for the whole group."""
+        if self.is_main:
+            print(text, flush=True)
+
+    def leave(self) -> None:
+        """Leave the process group, at the end of work that went well.
+
+        Not in a `finally`: leaving waits for collectives that are under way, and after a failure the others may wait
+        in one that this process will never join. Then its exit is what ends them.
+        """
+        if dist.is_initialized():
+            dist.destroy_process_group()
+
+    def barrier(self) -> None:
+        if self.size > 1:
+            dist.barrier()
+
+    def total(self, values: Tensor) -> Tensor:
+        """Sum over all processes."""
+        if self.size > 1:
+            values = values.clone()
+            dist.all_reduce(values)
+        return values
+
+    @torch.no_grad()
+    def average_(self, tensors: list[Tensor]) -> None:
+        """Replace each tensor by its mean over all processes."""
+        if self.size > 1:
+            for tensor in tensors:
+                tensor.copy_(self.total(tensor) / self.size)
+
+    def lowest(self, step: Tensor) -> int:
+        """The smallest of all processes' numbers from 0 up; a process without one gives -1."""
+        step = torch.where(step < 0, torch.iinfo(step.dtype).max, step)
+        if self.size > 1:
+            dist.all_reduce(step, dist.ReduceOp.MIN)
+        return int(step)
+
+    def gather(self, value) -> list | None:
+        """Every process's Python value, in rank order, on rank 0; None elsewhere."""
+        if self.size == 1:
+            return [value]
+        values = [None] * self.size if self.is_main else None
+        dist.gather_object(value, values)
+        return values
+
+    def broadcast(self, value):
+        """Rank 0's Python value, on every process."""
+        if self.size == 1:
+            return value
+        values = [value]
+        dist.broadcast_object_list(values)
+        return values[0]
+
+    def wrapped(self, module: nn.Module, compile: bool = False, in_parts: bool = False) -> nn.Module:
+        """The module, compiled on demand, with gradients averaged over the processes where there are several.
+
+        Batch norm statistics stay each process's own: they are averaged once an epoch instead of copied every step.
+
+        Args:
+            compile: through torch.compile, a graph for each image size; on one GPU as CUDA graphs, which reuse the
+                memory of their gradients and so cannot sum them over processes or parts of a batch.
+            in_parts: gradients are summed over several backward passes.
+        """
+        if compile:
+            graphs = self.device.type == "cuda" and self.size == 1 and not in_parts
+            module = torch.compile(module, dynamic=False, mode="reduce-overhead" if graphs else None)
+        if self.size == 1:
+            return module
+        # torch 2.15 gave the flag for buffers a new name
+        known = inspect.signature(DistributedDataParallel).parameters
+        buffers = "forward_sync_buffers" if "forward_sync_buffers" in known else "broadcast_buffers"
+        devices = [self.device] if self.device.type == "cuda" else None
+        return DistributedDataParallel(module, device_ids=devices, **{buffers: False})
+
+
+def no_sync(module: nn.Module) -> AbstractContextManager:
+    """Backward passes within it leave their gradients on this process, as all parts of a batch but the last do."""
+    return module.no_sync() if isinstance(module, DistributedDataParallel) else nullcontext()
+
+
+def gathered(features: Tensor, labels: Tensor) -> tuple[Tensor, Tensor, int]:
+    """(N, D) features and (N,) labels of all processes, and the row at which this process's own begin.
+
+    Gradients flow back to the process that a feature comes from, so mining in the batch of all processes trains like
+    one process.
+    """
+    if not (dist.is_initialized() and dist.get_world_size() > 1):
+        return features, labels, 0
+    gather = torch.compiler.disable(_Gather.apply)
+    return gather(features), gather(labels), dist.get_rank() * len(labels)
+
+
+class _Gather(torch.autograd.Function):
+    """The rows of all processes, in rank order; each gets back the gradients that all have for its own."""
+
+    @staticmethod
+    def forward(ctx, rows: Tensor) -> Tensor:
+        parts = [torch.empty_like(rows) for _ in range(dist.get_world_size())]
+        dist.all_gather(parts, rows.contiguous())
+        return torch.cat(parts)
+
+    @staticmethod
+    def backward(ctx, gradients: Tensor) -> Tensor:
+        gradients = gradients.clone(memory_format=torch.contiguous_format)
+        dist.all_reduce(gradients)
+        return gradients.chunk(dist.get_world_size())[dist.get_rank()]
+
+
+def join_process_group(device_name: str = "auto", dist_url: str = "env://", timeout_seconds: int = 600) -> World:
+    """Join the group that `torchrun` describes in the environment: nccl where every rank has a GPU, else gloo.
+
+    Raises:
+        InputError: the other processes cannot be reached.
+    """
+    rank, size = int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"])
+    local_rank = int(os.environ.get("LOCAL_RANK", 0))
+    if size > 1 and device_name.startswith("cuda:"):
+        raise InputError(
+            f"--device {device_name}: all {size} processes would share one GPU; leave it out, and each takes its own "
+            "(CUDA_VISIBLE_DEVICES=0,2 torchrun ... chooses among them)"
+        )
+    if device_name in ("auto", "cuda") and torch.cuda.is_available():
+        if local_rank >= torch.cuda.device_count():
+            raise InputError(
+                f"--nproc_per_node: {local_rank + 1} or more processes, but {torch.cuda.device_count()} GPUs here; "
+                "start as many processes as GPUs, or add --device cpu"
+            )
+        device = torch.device("cuda", local_rank)
+        torch.cuda.set_device(device)
+    else:
+        device = choose_device(device_name)
+    timeout = timedelta(seconds=timeout_seconds)
+    try:
+        store, rank, size = next(dist.rendezvous(dist_url, rank, size, timeout=timeout))
+        dist.init_process_group(
+            "nccl" if device.type == "cuda" else "gloo",
+            store=_unused_part(store, rank, size, timeout_seconds),
+            rank=rank,
+            world_size=size,
+            timeout=timeout,
+            device_id=device if device.type == "cuda" else None,
+        )
+    except (dist.DistError, RuntimeError, ValueError, TimeoutError) as error:
+        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise InputError(f"--dist_url {dist_url}: the processes could not meet ({reason})") from None
+    return World(device, rank, size, local_rank)
+
+
+def _unused_part(store: dist.Store, rank: int, size: int, timeout_seconds: float) -> dist.Store:
+    """A part of the store that no earlier attempt of this group has written to.
+
+    torchrun keeps one store for all restarts of a group, in which the addresses of processes that have died still
+    stand. So each process leaves a new name, rank 0 lists the names it finds, and everybody waits until each process
+    has signed a list with its own new name in it.
+    """
+    own = uuid.uuid4().hex
+    store.set(f"name{rank}", own)
+    deadline = time.monotonic() + timeout_seconds
+    while time.monotonic() < deadline:
+        if rank == 0 and store.check([f"name{other}" for other in range(size)]):
+            store.set("names", "-".join(store.get(f"name{other}").decode() for other in range(size)))
+        names = store.get("names").decode() if store.check(["names"]) else ""
+        if own in names:
+            store.set(f"{names}/{rank}", "signed")
+            if store.check([f"{names}/{other}" for other in range(size)]):
+                return dist.PrefixStore(names, store)
+        time.sleep(0.05)
+    raise TimeoutError("the others did not come in time; see --timeout")
+
+
+def single_process(device_name: str = "auto", gpu_id: int = 0) -> World:
+    """A world of one."""
+    return World(choose_device(device_name, gpu_id))
+
+
+def current_world(device_name: str = "auto", gpu_id: int = 0) -> World:
+    """The group of `torchrun` where it started this process, else a world of one."""
+    if "RANK" in os.environ and "WORLD_SIZE" in os.environ:
+        return join_process_group(device_name)
+    return single_process(device_name, gpu_id)
