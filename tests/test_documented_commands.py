@@ -167,9 +167,9 @@ def test_the_second_command_of_the_readme_finds_the_tests():
 
 
 def test_own_data(tmp_path):
-    make_class_folders(tmp_path / "people", identities=9, images=8)
+    make_class_folders(tmp_path / "people", identities=6, images=6)
     checked, split, trained, tested, evaluated = run_block(block_after("## Your own data"), tmp_path)
-    assert re.search(r"train +9 +72 +2", checked)
+    assert re.search(r"train +6 +36 +2", checked)
     assert "Next: " in split
     assert "-> best.pth" in trained
     assert "runs/people/features.pth" in tested
