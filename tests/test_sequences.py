@@ -58,6 +58,7 @@ def test_a_table_without_rows(tmp_path):
     [
         ("1,2,3,4,5\n", "5 columns"),
         ("1,2,3,4,five,6\n", "not a table"),
+        ("frame,id,left,top,width,height\n1,2,3,4,5,6\n", r"names the columns \(frame,id,left.*delete that line"),
         ("1,2,3,4,5,6\n1,2,3\n", "not a table"),
         ("1,1,3,4,5,6\n1,1,nan,4,5,6\n", "row 2"),
         ("1.5,1,3,4,5,6\n", "row 1"),
