@@ -58,6 +58,7 @@ def test_a_table_without_rows(tmp_path):
     [
         ("1,2,3,4,5\n", "5 columns"),
         ("1,2,3,4,five,6\n", "not a table"),
+        ("frame,id,left,top,width,height\n1,2,3,4,5,6\n", r"names the columns \(frame,id,left.*delete that line"),
         ("1,2,3,4,5,6\n1,2,3\n", "not a table"),
         ("1,1,3,4,5,6\n1,1,nan,4,5,6\n", "row 2"),
         ("1.5,1,3,4,5,6\n", "row 1"),
@@ -349,3 +350,15 @@ def test_classes_of_cvat(folder):
     with pytest.raises(InputError, match=r"gt.txt has a class 0, .* choose by number: --classes 0 2"):
         Sequence(folder).people(["worker"])
     assert Sequence(folder).people(["0"]).track.tolist() == [30]
+
+
+def test_results_that_begin_late_may_count_from_0():
+    """A tracker confirms its first track after a few frames; the files of a sequence count from 1 by custom."""
+    frames, names = np.arange(5, 139), list(range(1, 151))
+    assert first_number(frames, names) is None
+    with pytest.raises(Undecided) as asked:
+        first_number(frames, names, by_custom=False)
+    assert asked.value.readings == {"0": 0, "1": None}
+    assert first_number(frames, names, said="0", by_custom=False) == 0
+    for only_by_name in (np.arange(1, 139), np.arange(5, 151)):
+        assert first_number(only_by_name, names, by_custom=False) is None

@@ -118,6 +118,7 @@ def result_lines(frame: Rows[int], track: Rows[int], box: np.ndarray) -> str:
 
 def _table(path: Path, labels: bool = False) -> tuple[np.ndarray, list[str]]:
     """The numbers of a file (N, columns), and its lines. `labels`: it is a label file of one frame."""
+    lines: list[str] = []
     try:
         lines = [line for line in path.read_text("utf-8-sig").splitlines() if line.strip() and line[0] != "#"]
         delimiter = "," if lines and "," in lines[0] else None
@@ -127,6 +128,11 @@ def _table(path: Path, labels: bool = False) -> tuple[np.ndarray, list[str]]:
     except FileNotFoundError:
         raise InputError(f"{path}: no such file") from None
     except (OSError, ValueError) as error:
+        if lines and lines[0].lstrip()[:1].isalpha():
+            raise InputError(
+                f"{path}: its first line names the columns ({lines[0].strip()[:80]}); delete that line, and give "
+                "--columns if they are not frame, track, left, top, width, height"
+            ) from None
         reason = getattr(error, "strerror", None) or str(error).split(";")[0]
         raise InputError(f"{path}: not a table of frame, track, left, top, width, height, ... ({reason})") from None
     yolo = len(table) and table.shape[1] > 4 and (table[:, 1] % 1 != 0).any() and _are_fractions(table[:, 1:5])

@@ -465,7 +465,8 @@ def _why_empty(root: Path) -> str:
         told = f"its {len(flat):,} images lie in no identity's folder, such as {os.path.relpath(flat[0], root)}; "
         if all(parse_name(os.path.basename(path)).pid is not None for path in flat):
             return told + f"the names tell identities: `{command('datasets.py', 'split', root, 'OUT')}` reads them"
-        how = command("datasets.py", "split", root, "OUT", "--identity", "^([^_]+)")
+        between = next((c for c in Path(flat[0]).stem if c in "_- ."), "_")  # what ends the first word of a name
+        how = command("datasets.py", "split", root, "OUT", "--identity", f"^([^{between}]+)")
         told += "put each person's images in a folder of their own, ROOT/<identity>/*.jpg, or say with a pattern or a "
         return told + f"CSV file what tells the identity, as in `{how}` (docs/data.md)"
     others = images(root, OTHER_KINDS)

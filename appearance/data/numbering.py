@@ -20,7 +20,13 @@ class Undecided(Exception):
         self.readings = readings
 
 
-def first_number(frames: np.ndarray, names: Rows[int], said: str | None = None, as_cvat: bool = False) -> int | None:
+def first_number(
+    frames: np.ndarray,
+    names: Rows[int],
+    said: str | None = None,
+    as_cvat: bool = False,
+    by_custom: bool = True,
+) -> int | None:
     """The reading of a file.
 
     Args:
@@ -28,6 +34,8 @@ def first_number(frames: np.ndarray, names: Rows[int], said: str | None = None, 
         names: the numbers in the pictures' names, in order.
         said: the user's choice of FLAGS; counts where it is possible, or where nothing is.
         as_cvat: the file is of CVAT, which counts from 1 whatever the pictures are called.
+        by_custom: the file is of the sequence itself, which by MOTChallenge's custom counts from 1. A tracker's results
+            may count from 0 and begin some frames later, when the first track is confirmed.
 
     Raises:
         Undecided
@@ -47,7 +55,7 @@ def first_number(frames: np.ndarray, names: Rows[int], said: str | None = None, 
     if len(open_) == 1:
         return open_.pop()
     exact = None in open_ and np.isin(frames, names).all()
-    if exact and (low == start or start == 1):  # as MOTChallenge counts
+    if exact and (low == start or (start == 1 and by_custom)):
         return None
     part = {0: low == 0, 1: low >= 1}.get(start, low <= start and high >= end)
     if not open_ and part:  # the pictures are a part of what the file is about

@@ -24,7 +24,7 @@ import numpy as np
 from torchvision.datasets.folder import IMG_EXTENSIONS
 
 from appearance.cli import InputError
-from appearance.data.boxes import ANNOTATIONS, DETECTIONS, NO_CLASS, Boxes, flag_of, read_boxes
+from appearance.data.boxes import ANNOTATIONS, DETECTIONS, NO_CLASS, TRACKS, Boxes, flag_of, read_boxes
 from appearance.data.images import load_rgb
 from appearance.data.numbering import FLAGS, Undecided, first_number, picture_numbers, readings_of
 
@@ -118,7 +118,8 @@ class Sequence:
         rows = read_boxes(path, role, lambda: self.size, columns)
         frames, names = np.unique(rows.frame), list(self.frames)
         try:
-            first = first_number(frames, names, self.reading.first, role == ANNOTATIONS and self._is_of_cvat())
+            of_cvat = role == ANNOTATIONS and self._is_of_cvat()
+            first = first_number(frames, names, self.reading.first, of_cvat, by_custom=role != TRACKS)
         except Undecided as error:
             raise InputError(f"{path}: {self._question(frames.tolist(), error.readings)}") from None
         notes = list(rows.source.notes)
