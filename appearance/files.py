@@ -45,6 +45,24 @@ def atomic_write(path: str | os.PathLike, write: Callable[[BinaryIO], None]) -> 
 
 
 @contextmanager
+def beside(path: str | os.PathLike) -> Iterator[Path]:
+    """The path for a new file or folder, which is put in the place of `path` when the context ends well.
+
+    It lies in a hidden folder beside `path`, which goes away however the context ends: an interrupted program leaves
+    nothing half-written. A file or an empty folder at `path` is replaced.
+
+    Raises:
+        OSError: the folder cannot be written, or `path` is a folder with content by then.
+    """
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(prefix=f".{path.name}.", dir=path.parent) as folder:
+        new = Path(folder, path.name)  # one level down, so that its permissions are the usual ones
+        yield new
+        os.replace(new, path)
+
+
+@contextmanager
 def claimed(folder: Path, patience: float = 10.0) -> Iterator[None]:
     """Make `folder` and keep other runs out of it for as long as this process lives, however it ends.
 

@@ -162,8 +162,8 @@ def test_the_second_command_of_the_readme_finds_the_tests():
     text = (ROOT / "README.md").read_text("utf-8").partition("## Two commands")[2]
     tests = commands(FENCED.findall(text)[1][1])[-1]
     assert tests == ["python", "-m", "pytest"]
-    found = run([*tests, "--collect-only", "-q", "-p", "no:cacheprovider", "-n", "0", "tests/test_muon.py"], ROOT)
-    assert "tests/test_muon.py" in found
+    found = run([*tests, "--collect-only", "-q", "-p", "no:cacheprovider", "-n", "0", "tests/test_optimizer.py"], ROOT)
+    assert "tests/test_optimizer.py" in found
 
 
 def test_own_data(tmp_path):

@@ -6,7 +6,7 @@ import stat
 import pytest
 
 from appearance.cli import InputError
-from appearance.files import atomic_write
+from appearance.files import atomic_write, beside
 
 
 def test_writes_and_makes_folders(tmp_path):
@@ -53,3 +53,18 @@ def test_a_folder_that_cannot_be_made_is_a_sentence(tmp_path):
     (tmp_path / "taken").write_bytes(b"")
     with pytest.raises(InputError, match="cannot be written"):
         atomic_write(tmp_path / "taken" / "file", lambda file: file.write(b"x"))
+
+
+def test_a_folder_is_put_in_place_when_it_is_whole(tmp_path):
+    place = tmp_path / "new" / "set"
+    with beside(place) as folder:
+        folder.mkdir()
+        (folder / "a").touch()
+        assert not place.exists()
+    assert [path.name for path in place.iterdir()] == ["a"]
+    with pytest.raises(KeyError), beside(tmp_path / "other") as file:
+        {}[file.write_text("half")]
+    with pytest.raises(OSError, match="not empty"), beside(place) as folder:
+        folder.mkdir()
+    assert [path.name for path in tmp_path.iterdir()] == ["new"]
+    assert [path.name for path in place.parent.iterdir()] == ["set"]

@@ -3,7 +3,6 @@
 import hashlib
 import json
 import os
-import tempfile
 from pathlib import Path
 
 import numpy as np
@@ -13,6 +12,7 @@ from torch import Tensor
 from appearance.cli import InputError
 from appearance.data.images import unreadable
 from appearance.distributed import World
+from appearance.files import beside
 from appearance.machine import by_threads, data_folder, free_memory
 from appearance.progress import progress
 
@@ -80,26 +80,20 @@ def _mapped(path: Path, shape: tuple[int, ...]) -> np.ndarray | None:
 
 
 def _write(images, path: Path, shape: tuple[int, ...], workers: int) -> None:
-    """Decode into a temporary file, then rename: a crash leaves no half cache, and two writers do not meet."""
-    temporary = None
+    """Decode into a file beside, then rename: a crash leaves no half cache, and two writers do not meet."""
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".tmp")
-        pixels = np.lib.format.open_memmap(temporary, mode="w+", dtype=np.uint8, shape=shape)
-        with os.fdopen(handle) as file:
+        with beside(path) as temporary:
+            pixels = np.lib.format.open_memmap(temporary, mode="w+", dtype=np.uint8, shape=shape)
             if hasattr(os, "posix_fallocate"):  # a disk that fills up under a memory map would kill the process
-                os.posix_fallocate(file.fileno(), 0, os.path.getsize(temporary))
-        _decode(images, pixels, workers)
-        pixels.flush()
-        os.replace(temporary, path)
+                with open(temporary, "r+b") as file:
+                    os.posix_fallocate(file.fileno(), 0, os.path.getsize(temporary))
+            _decode(images, pixels, workers)
+            pixels.flush()
     except OSError as error:
         raise InputError(
             f"--cache disk: {path.parent} cannot hold the pixels ({error.strerror}); set APPEARANCE_DATA to another "
             "folder, or use --cache none"
         ) from None
-    finally:
-        if temporary:
-            Path(temporary).unlink(missing_ok=True)
 
 
 def _decode(images, pixels: np.ndarray, workers: int) -> None:

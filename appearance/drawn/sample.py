@@ -20,7 +20,6 @@ import functools
 import json
 import math
 import os
-import tempfile
 import time
 from collections import Counter
 from dataclasses import dataclass
@@ -33,6 +32,7 @@ from appearance.drawn.cameras import HEIGHT, WIDTH, Appearance, Camera, Framing,
 from appearance.drawn.people import Identity
 from appearance.drawn.poses import Pose
 from appearance.drawn.variety import EVERYTHING, Variety
+from appearance.files import beside
 from appearance.identities import DISTRACTOR, JUNK
 from appearance.machine import cores, side_by_side
 from appearance.progress import progress
@@ -224,21 +224,13 @@ def ensure(
     started = time.perf_counter()
     print(f"Drawing the sample dataset into {root} ({len(shots):,} images) ...", flush=True)
     try:
-        root.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(prefix=f".{root.name}-", dir=root.parent) as folder:
-            folder = Path(folder, "new")  # one level down, so that its permissions are the usual ones
+        with beside(root) as folder:
             folder.mkdir()
             draw_all(shots, folder, workers or cores())
             (folder / MARKER).write_text(json.dumps(marker, indent=1) + "\n")
-            if root.is_dir() and not any(root.iterdir()):
-                root.rmdir()
-            try:
-                os.replace(folder, root)
-            except OSError:
-                if not is_drawn(root, marker):  # else another process was faster: its dataset is the same
-                    raise
     except OSError as error:
-        raise cli.InputError(f"{root}: cannot write the sample dataset there: {error}") from error
+        if not is_drawn(root, marker):  # else another process was faster: its dataset is the same
+            raise cli.InputError(f"{root}: cannot write the sample dataset there: {error}") from error
     print(table(shots) + f"\n{time.perf_counter() - started:.1f} s", flush=True)
     return root
 
