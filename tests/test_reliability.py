@@ -338,6 +338,27 @@ def test_a_damaged_last_checkpoint_is_refused(here):
             run("--resume", "odd.pth", "--epochs", 2)
 
 
+def test_a_run_of_an_earlier_version_goes_on_unless_it_used_what_is_gone(here):
+    """Its recipe stood among its flags, and its losses had other names."""
+    train_on_data("--epochs", 1, "--output", "old")
+    train_on_data("--epochs", 1, "--output", "new")
+    last = torch.load("old/last.pth", weights_only=True)
+    last["args"] |= last.pop("recipe") | {"ema": 0.0, "metric_weight": 1.0, "scale": 20.0, "cache_dir": "data/cache"}
+    last["objective"]["heads.cosine.weight"] = last["objective"].pop("cosine.weight")
+    torch.save(last | {"average": None}, "old/last.pth")
+    for name in ("old", "new"):
+        run("--resume", "--output", name, "--epochs", 2)
+    old, new = (torch.load(f"{name}/last.pth", weights_only=True) for name in ("old", "new"))
+    assert all(torch.equal(old["net_dict"][key], value) for key, value in new["net_dict"].items())
+    assert old["recipe"] == new["recipe"]
+    for gone, told in (({"ema": 0.9}, "--ema 0.9"), ({"metric_loss": "arcface"}, "--metric-loss arcface")):
+        torch.save(last | {"args": last["args"] | gone}, "gone.pth")
+        with pytest.raises(
+            InputError, match=rf"gone\.pth: was trained with {told}, which no longer exists; start anew"
+        ):
+            run("--resume", "gone.pth", "--epochs", 2)
+
+
 def test_longer_training_is_explained(here, capsys):
     train_on_data("--epochs", 1)
     run("--resume", "--epochs", 2)

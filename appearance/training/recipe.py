@@ -249,7 +249,7 @@ def choose_recipe(args, facts: Facts, measure) -> tuple[Recipe, dict[str, str]]:
     if args.minutes:
         epochs = _most_epochs(lambda epochs: measure.seconds(of_length(epochs)), 60 * args.minutes)
         seconds = measure.seconds(of_length(epochs))
-        reasons["epochs"] = f"about {max(1, round(seconds / 60))} of {args.minutes:g} minutes on this machine"
+        reasons["epochs"] = f"about {seconds / 60:.1f} of {args.minutes:g} minutes on this machine"
     elif values["epochs"] == AUTO:
         smallest = max(SMALLEST_BATCH, _batch_sizes(facts)[-1])
         epochs = max(EPOCHS, math.ceil(FEWEST_STEPS * smallest / facts.images))
