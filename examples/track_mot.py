@@ -31,13 +31,14 @@ from track_demo import colour_of, colours, corners, nothing, save_gif
 from tracker import Tracker
 
 from appearance import cli
+from appearance.data import origin
 from appearance.data.boxes import DETECTIONS, NO_CLASS, Boxes, Source, result_lines
 from appearance.data.images import load_rgb
 from appearance.data.numbering import file_numbers
 from appearance.data.sequences import Reading, Sequence
 from appearance.files import atomic_write
 from appearance.measure import calibrate, features_file
-from appearance.networks import runtimes
+from appearance.networks import checkpoints, runtimes
 from appearance.networks.precision import autocast, emulation_warning
 from appearance.progress import progress
 from feature_extractor import Extractor, add_network_flags, extractor_of
@@ -305,6 +306,13 @@ def main(args) -> None:
     if args.max_dist == "best" and not known:
         raise cli.InputError("--max-dist best: needs gt/gt.txt in each sequence; try auto")
     extractor = extractor_of(args)
+    trained_on = None if runtimes.is_graph(args.weights) else origin.of_checkpoint(checkpoints.load(args.weights).extra)
+    for name in names:
+        if met := origin.tracks_met(trained_on, name):
+            print(
+                f"note: {args.weights} was trained on {cli.counted(met, 'track')} of {name}, so its figures are too "
+                "good: for a test, track a sequence that it was not trained on"
+            )
     if slow := emulation_warning(args.amp, extractor.device):
         print(slow)
     ways = {NETWORK: in_precision(extractor, args.amp)}

@@ -186,6 +186,7 @@ def test_own_video(tmp_path):
     assert "runs/video/features.pth" in tested
     assert "at least so many frames away" in evaluated
     assert "IDF1" in tracked
+    assert "note: runs/video/best.pth was trained on 2 tracks of MOT16-09, so its figures are too good" in tracked
     rows = np.loadtxt(tmp_path / "tracks" / "MOT16-09.txt", delimiter=",")
     assert len(np.unique(rows[:, 0])) > 30
 

@@ -6,6 +6,7 @@ A checkpoint keeps, under `trained_on`,
     fingerprints   int64 (M,): one of the bytes of each image, ascending
 """
 
+import csv
 import hashlib
 from collections.abc import Iterable, Sequence
 from contextlib import suppress
@@ -53,6 +54,19 @@ def of_checkpoint(extra: dict) -> dict | None:
     prints = found.get("fingerprints")
     valid = isinstance(prints, Tensor) and prints.dtype == torch.int64 and prints.dim() == 1
     return found if whole and valid and found["sets"] else None
+
+
+def tracks_met(trained_on: dict | None, sequence: str) -> int:
+    """How many tracks of a video sequence a network was trained on, as the `identities.csv` of `crops` tells it."""
+    met = set()
+    for one in trained_on["sets"] if trained_on else ():
+        with suppress(OSError, UnicodeDecodeError, csv.Error), open(Path(one["data_dir"], "identities.csv")) as file:
+            met |= {
+                row.get("track")
+                for row in csv.DictReader(file)
+                if row.get("split") == "train" and row.get("sequence") == sequence
+            }
+    return len(met)
 
 
 def sentence(trained_on: dict | None) -> str:
