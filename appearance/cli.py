@@ -5,6 +5,7 @@ import os
 import shlex
 import sys
 import time
+from difflib import get_close_matches
 from pathlib import Path
 
 EXIT_FAILED = 1  # the run itself failed, e.g. training diverged
@@ -81,7 +82,15 @@ class ArgumentParser(argparse.ArgumentParser):
         return arg
 
     def error(self, message: str):
-        self.exit(EXIT_BAD_INPUT, f"{self.prog}: error: {message} (see --help)\n")
+        self.exit(EXIT_BAD_INPUT, f"{self.prog}: error: {message}{self._meant(message)} (see --help)\n")
+
+    def _meant(self, message: str) -> str:
+        """The flags that an unknown one may stand for, as far as spelling tells."""
+        if not message.startswith("unrecognized arguments"):
+            return ""
+        unknown = [word.partition("=")[0] for word in message.split() if word.startswith("--")]
+        near = [match for word in unknown for match in get_close_matches(word, self._option_string_actions, n=1)]
+        return f"; did you mean {', '.join(near)}?" if near else ""
 
 
 def run(main, parser: argparse.ArgumentParser):

@@ -106,8 +106,9 @@ def test_the_arguments_of_documented_commands_are_understood(tmp_path):
 def test_a_flag_that_is_not_there_is_noticed(tmp_path):
     lists = {"train.py": [["--epochs", "20"], ["--epoch", "20"]], "evaluate.py": [["--calibrated"]]}
     assert complaints(lists, tmp_path) == [
-        "train.py --epoch 20: train.py: error: unrecognized arguments: --epoch 20 (see --help)",
-        "evaluate.py --calibrated: evaluate.py: error: unrecognized arguments: --calibrated (see --help)",
+        "train.py --epoch 20: train.py: error: unrecognized arguments: --epoch 20; did you mean --epochs? (see --help)",
+        "evaluate.py --calibrated: evaluate.py: error: unrecognized arguments: --calibrated; did you mean --calibrate? "
+        "(see --help)",
     ]
 
 

@@ -475,6 +475,11 @@ def test_several_datasets_train_as_one(data, here, capsys):
         run("--data-dir", own, own / ".." / "own", "--output", "other")
 
 
+def test_a_misspelt_name_of_weights_lists_what_there_is(data, here):
+    with pytest.raises(InputError, match=r"--weights drwan: no such file; give .* `drawn` .* or `imagenet`"):
+        run("--data-dir", data, "--weights", "drwan", *SMALL)
+
+
 @pytest.mark.parametrize(
     ("flags", "message"),
     [

@@ -2,6 +2,7 @@
 
 from collections import defaultdict
 from collections.abc import Sequence
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -41,6 +42,11 @@ def starting_weights(args, otherwise: str) -> tuple[str, Checkpoint | None]:
             )
         start = checkpoints.load(shipped.WEIGHTS)
     else:
+        if not Path(args.weights).exists():
+            raise InputError(
+                f"--weights {args.weights}: no such file; give a checkpoint, `drawn` (the network in weights/) or "
+                "`imagenet`"
+            )
         start = checkpoints.load(args.weights)
     if args.model not in (None, start.arch):
         raise InputError(
