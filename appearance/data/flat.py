@@ -61,7 +61,8 @@ def read(root: Path, identity: str | None) -> tuple[ReIDData, dict[str, str]]:
     add_class_samples(data, {"train": found}, number_identities({"train": {who for _, who, _ in found}}))
     if lost:
         examples = few([inside(root, path) for path in lost])
-        data.notes.append(f"{counted(len(lost), 'image')} left out: {flag} tells no identity ({examples})")
+        what = "identity" if identity is not None else "person (-1 is junk, 0000 a distractor)"
+        data.notes.append(f"{counted(len(lost), 'image')} left out: {flag} tells no {what} ({examples})")
     return data, {path: one.session for path, one in told.items() if one.session}
 
 
