@@ -99,16 +99,17 @@ def complaints(lists: dict[str, list[list[str]]], folder: Path) -> list[str]:
 
 
 def test_the_arguments_of_documented_commands_are_understood(tmp_path):
+    """And two that are not: a flag that is renamed on a page or in a script does not pass."""
     assert {"train.py", "train_multiGPU.py", "datasets.py", "export.py", "examples/track_mot.py"} <= set(DOCUMENTED)
-    assert complaints(DOCUMENTED, tmp_path) == []
-
-
-def test_a_flag_that_is_not_there_is_noticed(tmp_path):
-    lists = {"train.py": [["--epochs", "20"], ["--epoch", "20"]], "evaluate.py": [["--calibrated"]]}
+    wrong = {"train.py": [["--epoch", "20"]], "evaluate.py": [["--calibrated"]]}
+    lists = {script: some + wrong.get(script, []) for script, some in DOCUMENTED.items()}
     assert complaints(lists, tmp_path) == [
-        "train.py --epoch 20: train.py: error: unrecognized arguments: --epoch 20; did you mean --epochs? (see --help)",
-        "evaluate.py --calibrated: evaluate.py: error: unrecognized arguments: --calibrated; did you mean --calibrate? "
-        "(see --help)",
+        f"{script} {shlex.join(words)}: {script}: error: unrecognized arguments: {shlex.join(words)}; "
+        f"did you mean {meant}? (see --help)"
+        for script, words, meant in (
+            ("train.py", ["--epoch", "20"], "--epochs"),
+            ("evaluate.py", ["--calibrated"], "--calibrate"),
+        )
     ]
 
 

@@ -98,10 +98,10 @@ def test_train_test_evaluate_as_a_user_runs_them(data, here):
     assert best["net_dict"].keys() == Net(8).state_dict().keys()
     assert best["acc"] == pytest.approx(100 * float(rows[1]["val_acc"]))
 
-    tested = command(sys.executable, ROOT / "test.py", "--data-dir", data, cwd=here)
-    assert tested.returncode == 0, tested.stderr
-    evaluated = command(sys.executable, ROOT / "evaluate.py", "--json", "metrics.json", cwd=here)
-    assert evaluated.returncode == 0, evaluated.stderr
+    tested = call_script("test.py", "--data-dir", data, cwd=here)
+    assert tested.code == 0, tested.stderr
+    evaluated = call_script("evaluate.py", "--json", "metrics.json", cwd=here)
+    assert evaluated.code == 0, evaluated.stderr
     metrics = json.loads((here / "metrics.json").read_text())
     # the last epoch's test during training is the same measurement
     assert metrics["mAP"] == pytest.approx(float(rows[1]["mAP"]), abs=1e-6)
