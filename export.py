@@ -34,15 +34,20 @@ from pathlib import Path
 import numpy as np
 import torch
 from torch import Tensor, nn
+from torchvision.transforms.v2.functional import pil_to_tensor
 
 from appearance import cli
 from appearance.cli import InputError, RunFailed
-from appearance.data import layouts, prepare
+from appearance.data import layouts
 from appearance.data.augment import IMAGENET_MEAN, IMAGENET_STD, normalize
+from appearance.data.resize import resize
+from appearance.drawn import sample
+from appearance.flags import positive
 from appearance.machine import decoders
 from appearance.measure import features_file, protocols
 from appearance.measure.embed import fixed_batches, stream_pixels, test_features
 from appearance.networks import checkpoints, runtimes, shipped
+from appearance.networks.flags import add_network_flags
 from appearance.networks.inference import BothDirections, fuse_for_inference, unit_rows
 from datasets import PersonImages
 from model import build_model, from_checkpoint
@@ -288,10 +293,7 @@ def retrieval(net: nn.Module, data: layouts.ReIDData, checkpoint: checkpoints.Ch
 def get_args_parser() -> cli.ArgumentParser:
     parser = cli.ArgumentParser(description="Write a trained network in the formats that trackers load.")
     add = parser.add_argument
-    add("--weights", type=Path, help="checkpoint of any known kind (default: checkpoint/best.pth or that in weights/)")
-    add("--height", type=int, help="height of the network's input in pixels (default: what --weights says, else 128)")
-    add("--width", type=int, help="width of the network's input in pixels (default: what --weights says, else 64)")
-    add("--last-stride", type=int, choices=(1, 2), help="of a ResNet or MobileNetV2 whose file does not say it")
+    add_network_flags(parser, exported=False)
     add("--format", nargs="+", choices=sorted(FORMATS), default=["onnx"], help="what to write")
     add("--output", type=Path, default=Path("export"), help="folder for the files")
     add("--normalize", choices=("outside", "inside"), default="outside", help="who applies mean and standard deviation")
@@ -300,27 +302,26 @@ def get_args_parser() -> cli.ArgumentParser:
     add(
         "--data-dir",
         type=Path,
-        help="dataset to calibrate and measure with; the sample, unmeasured, if left out",
+        help="dataset to calibrate and measure with; drawn people, unmeasured, if left out",
     )
-    add("--calibration-images", type=int, default=256, help="training images that set the ranges of int8")
+    add("--calibration-images", type=positive, default=256, help="training images that set the ranges of int8")
     return parser
 
 
 def main(args) -> None:
-    if args.calibration_images < 1:
-        raise InputError(f"--calibration-images {args.calibration_images}: must be 1 or more")
     args.weights = shipped.chosen(args.weights)
     checkpoint = checkpoints.load(args.weights).with_input(args.height, args.width, args.last_stride)
     for doubt in checkpoint.doubts():
         print(f"note: {doubt}")
-    data = layouts.find(args.data_dir or prepare.the_sample(single_process("cpu")))
+    data = layouts.find(args.data_dir) if args.data_dir else None
     count = args.calibration_images if "onnx-int8" in args.format else 1
-    calibration = some_pixels(data.train or data.gallery, count, checkpoint)
+    calibration = some_pixels(data.train or data.gallery, count, checkpoint) if data else drawn(count, checkpoint)
     job = Job(checkpoint, args.normalize == "inside", calibration, args.flip, args.half)
-    compared = some_pixels(data.query or data.train, COMPARED_IMAGES, checkpoint)
+    count = COMPARED_IMAGES
+    compared = some_pixels(data.query or data.train, count, checkpoint) if data else drawn(count, checkpoint)
     size = f"{checkpoint.height}x{checkpoint.width}"
     print(f"{args.weights}: {checkpoint.arch}, {size}, {job.net.feature_dim} numbers a crop")
-    measured = bool(args.data_dir) and data.can_evaluate
+    measured = data is not None and data.can_evaluate
     if measured:
         print(f"  {'checkpoint':<12} " + "rank-1 {:.2%}  mAP {:.2%}".format(*retrieval(job.net, data, checkpoint)))
     refused = []
@@ -372,6 +373,12 @@ def some_pixels(samples: list[layouts.Sample], count: int, checkpoint: checkpoin
     chosen = [samples[number * len(samples) // count] for number in range(count)]
     images = PersonImages(chosen, checkpoint.height, checkpoint.width)
     return torch.cat(list(stream_pixels(images, fixed_batches(count, 64), decoders())))
+
+
+def drawn(count: int, checkpoint: checkpoints.Checkpoint) -> Tensor:
+    """`count` images of drawn people, in memory alone: (N, 3, H, W) uint8."""
+    images = (pil_to_tensor(image) for image in sample.some_images(count))
+    return torch.stack([resize(image, checkpoint.height, checkpoint.width) for image in images])
 
 
 if __name__ == "__main__":

@@ -101,12 +101,6 @@ def _check(folders: Rows[Path], tracks: Rows[Path] | None, out: Path, rules: Rul
         raise InputError(f"--tracks: {len(tracks)} files for {len(folders)} sequences; give one for each, in order")
     if out.exists() and not (out.is_dir() and not any(out.iterdir())):
         raise InputError(f"{out}: exists and is not an empty folder; choose a new one for the crops, as the last name")
-    for flag in ("min_visibility", "max_overlap", "test_ratio"):
-        if not 0 <= getattr(rules, flag) <= 1:
-            raise InputError(f"--{flag.replace('_', '-')} {getattr(rules, flag)}: give a number between 0 and 1")
-    for flag in ("min_images", "per_identity"):
-        if getattr(rules, flag) < 1:
-            raise InputError(f"--{flag.replace('_', '-')} {getattr(rules, flag)}: must be 1 or more")
 
 
 # ---------------------------------------------------------------------------------------------------------------------

@@ -57,8 +57,6 @@ def write_split(root: Path, out: Path, wishes: Wishes) -> tuple[list[str], list[
             lies in `root` or cannot be written.
     """
     data, told, lines = _found(root, wishes)
-    if not 0 < wishes.test_ratio <= 1:
-        raise InputError(f"--test-ratio {wishes.test_ratio}: give a number above 0, up to 1")
     inner, outer = out.resolve(), root.resolve()
     if inner.is_relative_to(outer) or outer.is_relative_to(inner):
         where = "inside" if inner.is_relative_to(outer) else "around"

@@ -22,6 +22,7 @@ import math
 import os
 import time
 from collections import Counter
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -192,6 +193,13 @@ def draw_all(shots: list[Shot], root: Path, workers: int):
         pass
 
 
+def some_images(count: int) -> Iterator[Image.Image]:
+    """So many training images of the default sample, evenly spread over it, drawn and not saved."""
+    shots = [shot for shot in plan() if shot.folder == TRAIN]
+    for number in range(count):
+        yield shots[number * len(shots) // count].draw()
+
+
 def ensure(
     root,
     seed: int = 0,
@@ -210,10 +218,6 @@ def ensure(
         raise cli.InputError(f"--identities {identities}: give 3 or more, as every third one is for testing")
     if cameras < 2:
         raise cli.InputError(f"--cameras {cameras}: give 2 or more, as people are to be found in another camera")
-    if seed < 0:
-        raise cli.InputError(f"--seed {seed}: give a number from 0 up")
-    if (workers or 0) < 0:
-        raise cli.InputError(f"--workers {workers}: give 0 (one per core) or more")
     shots = plan(identities, seed, cameras, variety)
     images = {folder: sum(shot.folder == folder for shot in shots) for folder in FOLDERS}
     marker = {"version": VERSION, "seed": seed, "identities": identities, "cameras": cameras, "images": images}
