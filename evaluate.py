@@ -14,7 +14,7 @@ import torch
 
 from appearance.cli import ArgumentParser, InputError, run
 from appearance.device import choose_device
-from appearance.files import atomic_write
+from appearance.files import write_text
 from appearance.flags import above_zero, count, positive, share
 from appearance.identities import JUNK
 from appearance.measure import calibrate as calibration
@@ -299,7 +299,7 @@ def write_outputs(args, runs: dict, compared: list[dict], shown):
         content = next(iter(runs.values())) if len(runs) == 1 else {"runs": runs, "differences": compared}
         content = content | {"command": shlex.join(command), "torch": torch.__version__}
         text = json.dumps(content, indent=2) + "\n"
-        atomic_write(args.json, lambda file: file.write(text.encode()))
+        write_text(args.json, text)
         written.append(Path(args.json))
     if args.report:
         page, missing = report.write(args.report, runs, compared, *shown, command)

@@ -23,8 +23,6 @@ A file appears under its name only after its vectors were compared with those of
 import functools
 import json
 import logging
-import os
-import tempfile
 import warnings
 import zipfile
 from collections.abc import Callable
@@ -42,6 +40,7 @@ from appearance.data import layouts
 from appearance.data.augment import IMAGENET_MEAN, IMAGENET_STD, normalize
 from appearance.data.resize import resize
 from appearance.drawn import sample
+from appearance.files import beside
 from appearance.flags import positive
 from appearance.machine import decoders
 from appearance.measure import features_file, protocols
@@ -349,21 +348,18 @@ def export(name: str, job: Job, path: Path, compared: Tensor, data: layouts.ReID
     if job.half and not FORMATS[name].weights_only:
         raise InputError(f"--half: {name} files are run as they are; leave --half out for them")
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        folder = tempfile.TemporaryDirectory(dir=path.parent, prefix=f".{path.name}.")
+        with beside(path) as unproven:
+            FORMATS[name].write(job, unproven)
+            net = load_back(unproven, job)
+            apart = differences(net, job.net, compared)
+            line = f"cosine difference at most {apart.max():.1e}, {apart.mean():.1e} on average"
+            if not apart.max() <= FORMATS[name].tolerance:
+                allowed = f"{FORMATS[name].tolerance:.0e}"
+                raise RunFailed(f"--format {name}: {line}; allowed are {allowed}. Nothing was written")
+            if data is not None:
+                line += "  rank-1 {:.2%}  mAP {:.2%}".format(*retrieval(net, data, job.checkpoint))
     except OSError as error:
         raise InputError(f"--output {path.parent}: cannot be written ({error.strerror})") from None
-    with folder:
-        temporary = Path(folder.name) / path.name
-        FORMATS[name].write(job, temporary)
-        net = load_back(temporary, job)
-        apart = differences(net, job.net, compared)
-        line = f"cosine difference at most {apart.max():.1e}, {apart.mean():.1e} on average"
-        if not apart.max() <= FORMATS[name].tolerance:
-            raise RunFailed(f"--format {name}: {line}; allowed are {FORMATS[name].tolerance:.0e}. Nothing was written")
-        if data is not None:
-            line += "  rank-1 {:.2%}  mAP {:.2%}".format(*retrieval(net, data, job.checkpoint))
-        os.replace(temporary, path)
     return f"{line}  {path.stat().st_size / 2**20:.1f} MB -> {path}"
 
 

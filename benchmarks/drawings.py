@@ -28,7 +28,7 @@ from appearance import cli
 from appearance.data import layouts
 from appearance.drawn import sample
 from appearance.drawn.variety import EVERYTHING, Variety
-from appearance.files import atomic_write
+from appearance.files import write_text
 from appearance.measure import features_file, protocols
 from appearance.measure.embed import test_features
 from appearance.networks import checkpoints
@@ -98,7 +98,7 @@ def run_one(args, plan: dict, seed: int) -> dict:
     metrics = protocols.figures(features_file.check(test_features(net, query, gallery, world)))
     result = told | {"epochs": epochs, "processor_seconds": round(time.process_time() - clock)}
     result |= {key: metrics[key] for key in ("rank1", "mAP")} | machine(world.device)
-    atomic_write(kept, lambda file: file.write(json.dumps(result, indent=1).encode()))
+    write_text(kept, json.dumps(result, indent=1))
     shutil.rmtree(crowd)
     shutil.rmtree(output)
     return result

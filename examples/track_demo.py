@@ -22,7 +22,7 @@ from identity_measures import SAME, identity_measures
 from tracker import Tracker, overlap
 
 from appearance import cli
-from appearance.files import atomic_write
+from appearance.files import atomic_write, write_text
 from appearance.flags import count, positive
 from appearance.networks import runtimes
 from appearance.networks.flags import add_network_flags
@@ -221,7 +221,7 @@ def main(args) -> None:
         figures[name] = {"threshold": thresholds[name], "IDF1": idf1, "switches": switches, "tracks": tracks}
         print(f"  {name:<18} {thresholds[name] or '-':>9} {idf1:>7.1%} {switches:>9} {tracks:>7}")
     if args.json:
-        atomic_write(args.json, lambda file: file.write((json.dumps(figures, indent=1) + "\n").encode()))
+        write_text(args.json, json.dumps(figures, indent=1) + "\n")
     if args.picture:
         picture = lifelines(scenes[0], {name: numbers[0] for name, numbers in results.items()})
         atomic_write(args.picture, lambda file: picture.quantize(128).save(file, "PNG", optimize=True))

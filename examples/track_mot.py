@@ -36,7 +36,7 @@ from appearance.data.boxes import DETECTIONS, NO_CLASS, Boxes, Source, result_li
 from appearance.data.images import load_rgb
 from appearance.data.numbering import file_numbers
 from appearance.data.sequences import Reading, Sequence
-from appearance.files import atomic_write
+from appearance.files import write_text
 from appearance.flags import share, share_between
 from appearance.measure import calibrate, features_file
 from appearance.networks import checkpoints, runtimes
@@ -339,7 +339,7 @@ def main(args) -> None:
         frame = np.repeat([called[number] for number in recording.numbers], [len(numbers) for numbers in result[0]])
         text = result_lines(frame, np.concatenate(result[0]), np.concatenate(result[1]))
         path = args.output / f"{recording.sequence.name}.txt"
-        atomic_write(path, lambda file, text=text: file.write(text.encode()))
+        write_text(path, text)
         count = len(np.unique(np.concatenate(result[0])))
         print(f"{recording.sequence.name}: {count:,} tracks with max_dist {chosen:g} -> {path}")
         if args.video and recording is recordings[0]:
@@ -436,7 +436,7 @@ def compare(args, run: Callable, recordings: list[Recording], vectors: dict, thr
             f"  {name:<18} {where:>15} {fractions} {found['switches']:>9} {found['fragments']:>10} {found['tracks']:>7}"
         )
     if args.json:
-        atomic_write(args.json, lambda file: file.write((json.dumps(figures, indent=1) + "\n").encode()))
+        write_text(args.json, json.dumps(figures, indent=1) + "\n")
     return best
 
 

@@ -20,7 +20,7 @@ from identity_measures import identity_measures
 from track_demo import crops_of
 
 from appearance import cli
-from appearance.files import atomic_write
+from appearance.files import write_text
 from appearance.flags import count, from_zero, positive
 from appearance.networks.flags import add_network_flags
 from feature_extractor import extractor_of
@@ -85,7 +85,7 @@ def main(args) -> None:
         figures[name] = {"IDF1": idf1, "switches": switches, "tracks": tracks}
         print(f"  {name:<22} {idf1:>7.1%} {switches:>9} {tracks:>7}")
     if args.json:
-        atomic_write(args.json, lambda file: file.write((json.dumps(figures, indent=1) + "\n").encode()))
+        write_text(args.json, json.dumps(figures, indent=1) + "\n")
 
 
 if __name__ == "__main__":

@@ -26,7 +26,7 @@ import test as testing
 import train
 from appearance import cli
 from appearance.cli import InputError
-from appearance.files import atomic_write
+from appearance.files import write_text
 from appearance.measure import features_file, protocols
 
 
@@ -91,7 +91,7 @@ def remember(plan: Plan, output: Path) -> None:
     if path.is_file() and path.read_text() != wanted:
         raise InputError(f"--output {output}: was begun with another plan ({path}); name another folder")
     output.mkdir(parents=True, exist_ok=True)
-    atomic_write(path, lambda file: file.write(wanted.encode()))
+    write_text(path, wanted)
 
 
 def main(args) -> None:
@@ -117,7 +117,7 @@ def main(args) -> None:
     half = ["--half"] if plan.half else []
     for weights, kind in ((light, "boxmot"), (net, "ckpt")):
         run(export, "--weights", weights, "--format", kind, *half, "--output", out / "weights", "--data-dir", first)
-    atomic_write(out / "card.json", lambda file: file.write(json.dumps(card, indent=1).encode()))
+    write_text(out / "card.json", json.dumps(card, indent=1))
     print(f"\nDone: {out / 'weights'}\n{json.dumps(card, indent=1)}")
 
 

@@ -33,7 +33,7 @@ from appearance.drawn.cameras import HEIGHT, WIDTH, Appearance, Camera, Framing,
 from appearance.drawn.people import Identity
 from appearance.drawn.poses import Pose
 from appearance.drawn.variety import EVERYTHING, Variety
-from appearance.files import beside
+from appearance.files import atomic_write, beside
 from appearance.identities import DISTRACTOR, JUNK
 from appearance.machine import cores, side_by_side
 from appearance.progress import progress
@@ -302,8 +302,5 @@ def contact_sheet(root, path, rows: int = 4, columns: int = 6):
             with Image.open(seen[pid][number]) as image:
                 sheet.paste(image, (x, top))
             draw.text((x + 3, top + 1), number, fill=(255, 255, 255), font=font, stroke_width=1, stroke_fill=(0, 0, 0))
-    try:
-        # 128 colours: a third of the bytes, and hardly a difference to the eye.
-        sheet.quantize(128, dither=Image.Dither.NONE).save(path, format="PNG", optimize=True)
-    except OSError as error:
-        raise cli.InputError(f"--contact-sheet {path}: cannot be written: {error}") from error
+    small = sheet.quantize(128, dither=Image.Dither.NONE)  # a third of the bytes, and hardly a difference to the eye
+    atomic_write(path, lambda file: small.save(file, format="PNG", optimize=True))
