@@ -61,14 +61,11 @@ def get_args_parser():
 
     group = parser.add_argument_group("what is compared")
     add = group.add_argument
-    names = (
-        "market1501: as it is. cuhk03: rank-k with one gallery image per person. mars: images averaged by tracklet. "
-    )
+    names = "market1501: as it is. mars: images averaged by tracklet. "
     names += "no-camera: same-camera images count. multi-query: queries of one person and camera averaged. "
     names += "reappear: in one camera, the same person at least --gap frames away"
     add("--protocol", choices=protocols.PROTOCOLS, default="market1501", help=names)
     add("--gap", type=count, metavar="FRAMES", help=f"of --protocol reappear (default: {reappear.GAP})")
-    add("--repeats", type=positive, help="draws of the gallery images with --protocol cuhk03 (default: 100)")
     add("--aqe", type=positive, metavar="K", help="average each query with its K nearest gallery images first")
 
     group = parser.add_argument_group("re-ranking (k-reciprocal, Zhong et al. 2017)")
@@ -132,7 +129,6 @@ def evaluate(path, args, device):
     gap = args.gap if gap is None else gap
     data, told = protocols.apply(protocol, data)
     lines += told
-    shots = args.repeats if protocol == "cuhk03" else 0
     if protocol != "no-camera" and (bool((data["qc"] < 0).all()) or bool((data["gc"] < 0).all())):
         lines.append("no camera numbers: same-camera images of a query's identity were not removed")
     if data["meta"].get("by_session"):
@@ -148,10 +144,10 @@ def evaluate(path, args, device):
             results, curve, left_out = reappear.rank(data, gap)
             data, lines = data | {"gap": gap}, lines + left_out
         else:
-            results = rank_queries(data, memory, shots, args.seed, device)
+            results = rank_queries(data, memory, device)
         metrics = summary(results) | {"protocol": protocol, "features": str(path)}
         if args.rerank:
-            metrics["rerank"] = summary(_reranked(data, args, memory, shots))
+            metrics["rerank"] = summary(_reranked(data, args, memory))
         if args.json or args.report:
             metrics["breakdown"] = breakdown(data, results, memory)
         if args.calibrate or protocol == "reappear":
@@ -189,7 +185,6 @@ def _fill_in(args):
     reappears = args.protocol == "reappear"
     of_others = (
         ("--rerank", args.rerank, {"k1": 20, "k2": 6, "lambda_value": 0.3}),
-        ("--protocol cuhk03", args.protocol == "cuhk03", {"repeats": 100}),
         ("--protocol reappear", reappears, {"gap": reappear.GAP if reappears else None}),
         ("--calibrate or --protocol reappear", args.calibrate or reappears, {"false_match_rate": None, "window": 100}),
     )
@@ -309,12 +304,12 @@ def write_outputs(args, runs: dict, compared: list[dict], shown):
     print("Wrote " + ", ".join(map(str, written)))
 
 
-def _reranked(data: dict, args, memory: int, shots: int) -> dict:
+def _reranked(data: dict, args, memory: int) -> dict:
     kept = data["gl"] != JUNK
     gallery = data["gf"][kept.to(data["gf"].device)]
     distances = re_ranking(data["qf"], gallery, args.k1, args.k2, args.lambda_value, memory)
     labels = (data["ql"], data["qc"], data["gl"][kept], data["gc"][kept])
-    return rank_distances(distances, *labels, memory, shots, args.seed)
+    return rank_distances(distances, *labels, memory)
 
 
 def _placed(data: dict, device, memory: int) -> dict:

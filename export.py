@@ -10,7 +10,6 @@
     onnx         float32, any batch size; for BoxMOT, Ultralytics, OpenCV, onnxruntime, ...
     onnx-int8    the same in 8-bit integers: about twice as fast on CPUs
     torchscript  float32, any batch size
-    npy-manifest one .npz: each tensor as .npy, and a manifest.json that tells shapes and input; for other languages
 
 ONNX and TorchScript files take RGB crops at the network's size. With `--normalize outside` these come normalised by
 ImageNet's mean and standard deviation, as most re-ID code does; with `--normalize inside` they come as they are from 0
@@ -24,12 +23,10 @@ import functools
 import json
 import logging
 import warnings
-import zipfile
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 from torchvision.transforms.v2.functional import pil_to_tensor
@@ -37,7 +34,7 @@ from torchvision.transforms.v2.functional import pil_to_tensor
 from appearance import cli
 from appearance.cli import InputError, RunFailed
 from appearance.data import layouts
-from appearance.data.augment import IMAGENET_MEAN, IMAGENET_STD, normalize
+from appearance.data.augment import normalize
 from appearance.data.resize import resize
 from appearance.drawn import sample
 from appearance.files import beside
@@ -49,12 +46,11 @@ from appearance.networks import checkpoints, runtimes, shipped
 from appearance.networks.flags import add_network_flags
 from appearance.networks.inference import BothDirections, fuse_for_inference, unit_rows
 from datasets import PersonImages
-from model import build_model, from_checkpoint
+from model import from_checkpoint
 from utils import single_process
 
 OPSET = 17  # of ONNX; onnxruntime 1.12 and OpenCV 4.8 read it
 COMPARED_IMAGES = 64
-MANIFEST = "manifest.json"
 DEEP_SORT_SIZE = (128, 64)  # deep_sort_pytorch resizes every crop to this height and width
 BOXMOT_RESNET = {"last_stride": 2, "pooling": "avg", "neck": "none"}  # BoxMOT builds its ResNets so
 
@@ -209,32 +205,6 @@ def write_torchscript(job: Job, path: Path) -> None:
         torch.jit.save(traced, str(path), _extra_files={runtimes.KEY: job.description()})
 
 
-def write_npy_manifest(job: Job, path: Path) -> None:
-    arrays = {name: value.numpy() for name, value in _trunk(job).items()}
-    manifest = json.loads(job.description()) | {
-        "normalize": "outside",  # plain weights: nothing is inside
-        "mean": IMAGENET_MEAN,
-        "std": IMAGENET_STD,
-        "model_options": job.checkpoint.model_options,
-        "tensors": {name: {"shape": value.shape, "dtype": str(value.dtype)} for name, value in arrays.items()},
-    }
-    np.savez(path, **arrays)
-    with zipfile.ZipFile(path, "a") as file:
-        file.writestr(MANIFEST, json.dumps(manifest, indent=1))
-
-
-def read_npy_manifest(path: Path) -> nn.Module:
-    """The network in a file of `write_npy_manifest`, from nothing but what is in it."""
-    with np.load(path) as file:
-        manifest = json.loads(file[MANIFEST])
-        weights = {name: torch.from_numpy(file[name]) for name in manifest["tensors"]}
-    net = build_model(manifest["arch"], 1, reid=True, **manifest["model_options"])
-    missing, unexpected = net.load_state_dict(weights, strict=False)
-    if unexpected or not all(name.startswith(net.classifier_prefix) for name in missing):
-        raise RunFailed(f"{path}: not the tensors of {manifest['arch']}")
-    return net.eval()
-
-
 @dataclass(frozen=True)
 class Format:
     write: Callable[[Job, Path], None]
@@ -249,7 +219,6 @@ FORMATS = {
     "onnx": Format(write_onnx, "{arch}_{size}.onnx", 1e-5),
     "onnx-int8": Format(write_onnx_int8, "{arch}_{size}_int8.onnx", 0.05),
     "torchscript": Format(write_torchscript, "{arch}_{size}.torchscript", 1e-5),
-    "npy-manifest": Format(write_npy_manifest, "{arch}_{size}.npz", 1e-5, weights_only=True),
 }
 
 
@@ -261,10 +230,7 @@ def load_back(path: Path, job: Job) -> nn.Module:
     """The network as a reader of the file gets it."""
     if path.suffix in runtimes.SUFFIXES:
         return runtimes.load(path)
-    if path.suffix == ".npz":
-        return read_npy_manifest(path)
-    checkpoint = checkpoints.load(path)
-    return from_checkpoint(checkpoint)
+    return from_checkpoint(checkpoints.load(path))
 
 
 @torch.inference_mode()
@@ -297,7 +263,7 @@ def get_args_parser() -> cli.ArgumentParser:
     add("--output", type=Path, default=Path("export"), help="folder for the files")
     add("--normalize", choices=("outside", "inside"), default="outside", help="who applies mean and standard deviation")
     add("--flip", action="store_true", help="the mean of each crop and its mirror image, for twice the time")
-    add("--half", action="store_true", help="float16 in ckpt, boxmot and npy-manifest files: half the size")
+    add("--half", action="store_true", help="float16 in ckpt and boxmot files: half the size")
     add(
         "--data-dir",
         type=Path,

@@ -18,7 +18,7 @@ from utils import join_process_group
 
 
 def get_args_parser() -> cli.ArgumentParser:
-    parser = train.get_args_parser(otherwise="resnet18")
+    parser = train.get_args_parser(default_arch="resnet18")
     parser.description = "Train a re-ID network on several GPUs or CPU processes. Start it with torchrun."
     add = parser.add_argument_group("processes").add_argument
     add("--syncBN", action=argparse.BooleanOptionalAction, default=False, help="BatchNorm over all processes, on GPUs")
@@ -42,7 +42,7 @@ def main(args) -> None:
     world = join_process_group(args.device, args.dist_url, args.timeout)
     if args.syncBN and world.device.type != "cuda":
         world.say("note: --syncBN: PyTorch has it on GPUs only; each process keeps its own BatchNorm statistics")
-    train.main(args, world, otherwise="resnet18")
+    train.main(args, world, default_arch="resnet18")
     world.leave()
 
 

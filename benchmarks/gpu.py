@@ -5,11 +5,11 @@
     python benchmarks/gpu.py --device cpu --small           tries all parts out
 
 First whether results are right (`gpu_checks.py`: GPU against CPU, resuming, every mode of training, `torchrun`), then
-training speed at each image size, plain and compiled, with memory and the share of time in which the
-GPU was idle; a whole run; extraction; evaluator; re-ranking; latency. Each part is another script of this folder with
-flags that anyone can type, in a process of its own with a time limit of its own: one that crashes, hangs or is killed
-costs no other its results. `results.json` in `--output` is written after each part, what a part printed lies in
-`logs/`; what no longer fits into `--minutes` is named. No network is needed.
+training speed at each image size, plain and compiled, with memory and the share of time in which the GPU was idle; a
+whole run; extraction; evaluator and re-ranking; latency. Each part is another script of this folder with flags that
+anyone can type, in a process of its own with a time limit of its own: one that crashes, hangs or is killed costs no
+other its results. `results.json` in `--output` is written after each part, what a part printed lies in `logs/`; what no
+longer fits into `--minutes` is named. No network is needed.
 """
 
 import argparse
@@ -84,8 +84,7 @@ def parts(args) -> dict[str, Part]:
         found["train_resnet50_compiled"] = Part(f"{train} {RESNET50} --compile", 120)
         found["extract_net_bf16"] = Part(f"{extract} --batch_size 512 --images 4096 --precision bf16", 45)
     repeats = 1 if args.small else 5
-    found["evaluate"] = Part(f"evaluate_speed.py {device} --repeats {repeats}", 45)
-    found["rerank"] = Part(f"rerank_speed.py {device} --repeats {repeats}", 45)
+    found["evaluate"] = Part(f"evaluate_speed.py {device} --repeats {repeats}", 90)
     networks = "osnet_x0_25" if args.small else "net resnet50"
     seconds = 0.01 if args.small else 0.5
     kind = args.device.split(":")[0]

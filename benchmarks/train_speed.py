@@ -30,7 +30,7 @@ from torchvision.transforms import v2
 
 import train
 from appearance import cli
-from appearance.data import layouts
+from appearance.data import batches, layouts
 from appearance.data.augment import IMAGENET_MEAN, IMAGENET_STD, Augment
 from appearance.data.batches import Feeds
 from appearance.data.images import load_rgb
@@ -114,7 +114,7 @@ class Ours:
         model = train.ReIDLoss(net, len(pids), recipe).to(world.device, memory_format=torch.channels_last)
         feeds = Feeds(PersonImages, data.train, [], pids, "auto", decoders(), world)
         feed = feeds.at((args.height, args.width))[0]
-        tools = build_optimizer(model, recipe, len(train.batch_order(recipe, feed.labels, 0)))
+        tools = build_optimizer(model, recipe, len(batches.order(recipe, feed.labels, 0)))
         self.run = train.Run(Path(folder), recipe, world, model, *tools, about={}, samples=data.train)
         augment = Augment(recipe.flip, recipe.pad, recipe.jitter, recipe.erase)
         self.parts = (world.wrapped(model, compile=args.compile), *tools, feed, augment, recipe, self.run)
