@@ -28,6 +28,7 @@ import train
 from appearance import cli
 from appearance.drawn import sample
 from appearance.files import UNFINISHED
+from appearance.flags import count, positive
 
 ROOT = Path(__file__).resolve().parents[1]
 FLAGS = ["--model", "osnet_x0_25", "--height", "32", "--width", "16", "--batch_size", "16", "--workers", "1"]
@@ -40,8 +41,8 @@ TIMES = ("seconds", "images_per_second")
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--runs", type=int, default=20, help="how many trainings are killed and resumed")
-    parser.add_argument("--seed", type=int, default=0, help="seed of the moments")
+    parser.add_argument("--runs", type=positive, default=20, help="how many trainings are killed and resumed")
+    parser.add_argument("--seed", type=count, default=0, help="seed of the moments")
     parser.add_argument("--group", action="store_true", help="two processes under torchrun")
     args = parser.parse_args()
     torch.set_num_threads(1)

@@ -8,6 +8,8 @@ from conftest import ROOT
 
 from appearance import flags
 
+SCRIPTS = [path for pattern in ("*.py", "examples/*.py", "benchmarks/*.py") for path in ROOT.glob(pattern)]
+
 
 @pytest.mark.parametrize(
     ("kind", "good", "bad", "wanted"),
@@ -30,7 +32,7 @@ def test_numbers_in_and_out_of_range(kind, good, bad, wanted):
         assert str(caught.value) == f"{text} is not {wanted}"
 
 
-@pytest.mark.parametrize("path", sorted([*ROOT.glob("*.py"), *ROOT.glob("examples/*.py")]), ids=lambda path: path.name)
+@pytest.mark.parametrize("path", sorted(SCRIPTS), ids=lambda path: path.name)
 def test_no_script_takes_a_number_of_any_size(path):
     """`type=int` takes -3 images as well; a list of `choices` says itself what there is."""
     bare = [
