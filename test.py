@@ -23,7 +23,7 @@ from appearance.data.check import summary
 from appearance.failures import explained_failures
 from appearance.flags import count, positive
 from appearance.machine import decoders
-from appearance.measure import features_file
+from appearance.measure import features_file, protocols
 from appearance.measure.embed import test_features
 from appearance.networks import checkpoints, runtimes, shipped
 from appearance.networks.flags import add_network_flags
@@ -99,7 +99,7 @@ def main(args) -> None:
         seconds = time.perf_counter() - started
         images = len(data.query) + len(data.gallery)
         say(f"{images:,} images in {seconds:.1f} s ({images / seconds:,.0f} img/s) -> {args.output}")
-        say(f"Next: {cli.command('evaluate.py', *([] if args.output == 'features.pth' else [args.output]))}")
+        say(f"Next: {_next_step(args.output, found)}")
     world.barrier()
     world.leave()
 
@@ -139,6 +139,15 @@ def _people_met(checkpoint: checkpoints.Checkpoint, trained_on: dict | None, dat
     names = checkpoint.extra.get("class_names")
     met = origin.people_met(trained_on, names if isinstance(names, list) else [], data, workers)
     return {"trained_on": trained_on["sets"], "identities_trained_on": len(met)}
+
+
+def _next_step(output: str, found: dict) -> str:
+    """The command that evaluates the features; where nobody is seen by two cameras with the protocol for that."""
+    words = [] if output == "features.pth" else [output]
+    protocol, gap, _ = protocols.fitting("market1501", features_file.check(found))
+    if gap is not None:
+        words += ["--protocol", protocol, "--gap", gap]
+    return cli.command("evaluate.py", *words)
 
 
 def _described(checkpoint: checkpoints.Checkpoint) -> str:
