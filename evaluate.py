@@ -13,7 +13,9 @@ from pathlib import Path
 import torch
 
 from appearance.cli import ArgumentParser, InputError, run
-from appearance.files import atomic_write
+from appearance.device import choose_device
+from appearance.files import write_text
+from appearance.flags import above_zero, count, positive, share
 from appearance.identities import JUNK
 from appearance.measure import calibrate as calibration
 from appearance.measure import features_file, intervals, protocols, reappear
@@ -54,8 +56,8 @@ def get_args_parser():
     add("--cmc", metavar="FILE", help=cmc)
     add("--report", metavar="DIR", help="write report.html (numbers and pictures on one page) and its pictures there")
     add("--device", default="auto", help="cpu, cuda or cuda:N; auto takes a GPU where there is one")
-    add("--memory", type=_positive(float), default=1.0, metavar="GB", help="memory to use beside the features")
-    add("--seed", type=int, default=0, help="seed of everything that is drawn by chance")
+    add("--memory", type=above_zero, default=1.0, metavar="GB", help="memory to use beside the features")
+    add("--seed", type=count, default=0, help="seed of everything that is drawn by chance")
 
     group = parser.add_argument_group("what is compared")
     add = group.add_argument
@@ -63,23 +65,23 @@ def get_args_parser():
     names += "no-camera: same-camera images count. multi-query: queries of one person and camera averaged. "
     names += "reappear: in one camera, the same person at least --gap frames away"
     add("--protocol", choices=protocols.PROTOCOLS, default="market1501", help=names)
-    add("--gap", type=_whole, metavar="FRAMES", help=f"of --protocol reappear (default: {reappear.GAP})")
-    add("--aqe", type=_positive(int), metavar="K", help="average each query with its K nearest gallery images first")
+    add("--gap", type=count, metavar="FRAMES", help=f"of --protocol reappear (default: {reappear.GAP})")
+    add("--aqe", type=positive, metavar="K", help="average each query with its K nearest gallery images first")
 
     group = parser.add_argument_group("re-ranking (k-reciprocal, Zhong et al. 2017)")
     add = group.add_argument
     add("--rerank", action="store_true", help="also report the metrics after re-ranking")
-    add("--k1", type=_positive(int), help="neighbours that are looked at (default: 20)")
-    add("--k2", type=_positive(int), help="nearest images, itself included, to average over; 1: none (default: 6)")
+    add("--k1", type=positive, help="neighbours that are looked at (default: 20)")
+    add("--k2", type=positive, help="nearest images, itself included, to average over; 1: none (default: 6)")
     weight = "weight of the original distance (default: 0.3)"
-    add("--lambda", type=_fraction, dest="lambda_value", metavar="L", help=weight)
+    add("--lambda", type=share, dest="lambda_value", metavar="L", help=weight)
 
     group = parser.add_argument_group("threshold of a tracker")
     add = group.add_argument
     add("--calibrate", action="store_true", help="recommend DeepSORT's max_dist and draw distances.png beside the CMC")
     rates = f"{calibration.TRACKS_RATE} of tracks; {calibration.PAIRS_RATE} of pairs, where names tell no time"
-    add("--false-match-rate", type=_fraction, metavar="R", help=f"share of strangers it may accept (default: {rates})")
-    add("--window", type=_positive(int), metavar="FRAMES", help="frames within which a tracker compares (default: 100)")
+    add("--false-match-rate", type=share, metavar="R", help=f"share of strangers it may accept (default: {rates})")
+    add("--window", type=positive, metavar="FRAMES", help="frames within which a tracker compares (default: 100)")
     return parser
 
 
@@ -94,7 +96,7 @@ def main(args):
     if args.protocol == "reappear" and (args.rerank or args.aqe):
         raise InputError("--rerank and --aqe: not with --protocol reappear, which measures what a tracker can use")
     _fill_in(args)
-    device = _device(args.device)
+    device = choose_device(args.device)
     runs, shown, compared = {}, None, []
     for label, path in zip(labels, args.features, strict=True):
         runs[label], data, results = evaluate(path, args, device)
@@ -292,7 +294,7 @@ def write_outputs(args, runs: dict, compared: list[dict], shown):
         content = next(iter(runs.values())) if len(runs) == 1 else {"runs": runs, "differences": compared}
         content = content | {"command": shlex.join(command), "torch": torch.__version__}
         text = json.dumps(content, indent=2) + "\n"
-        atomic_write(args.json, lambda file: file.write(text.encode()))
+        write_text(args.json, text)
         written.append(Path(args.json))
     if args.report:
         page, missing = report.write(args.report, runs, compared, *shown, command)
@@ -319,15 +321,6 @@ def _placed(data: dict, device, memory: int) -> dict:
     return data | {key: data[key].to(device) for key in ("qf", "gf")} if fits else data
 
 
-def _device(name: str) -> torch.device:
-    if name == "auto":
-        name = "cuda" if torch.cuda.is_available() else "cpu"
-    try:
-        return torch.empty(1, device=name).device  # with its number
-    except (RuntimeError, AssertionError) as error:
-        raise InputError(f"--device {name}: not usable here ({str(error).splitlines()[0]}); try cpu") from None
-
-
 def _names(paths: list[str]) -> list[str]:
     """Short names that tell the files apart: the stem, with as many of the folders above as it takes."""
     parts = [Path(path).with_suffix("").parts for path in paths]
@@ -345,31 +338,6 @@ def _pictures_of(paths: list[str], labels: list[str]) -> str:
     # of a label what any file's name can hold; a name ends at 255 bytes
     names = "-".join(re.sub(r"[^\w.,+=-]+", "_", label) for label in labels)
     return names.encode()[:100].decode(errors="ignore").lstrip(".") + "_"
-
-
-def _positive(kind):
-    def number(text: str):
-        value = kind(text)
-        if not value > 0:
-            raise ValueError
-        return value
-
-    number.__name__ = f"positive {kind.__name__}"
-    return number
-
-
-def _whole(text: str) -> int:
-    value = int(text)
-    if value < 0:
-        raise ValueError
-    return value
-
-
-def _fraction(text: str) -> float:
-    value = float(text)
-    if not 0 <= value <= 1:
-        raise ValueError
-    return value
 
 
 if __name__ == "__main__":

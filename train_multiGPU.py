@@ -13,6 +13,7 @@ import sys
 import train
 from appearance import cli
 from appearance.cli import InputError
+from appearance.flags import positive
 from utils import join_process_group
 
 
@@ -21,8 +22,8 @@ def get_args_parser() -> cli.ArgumentParser:
     parser.description = "Train a re-ID network on several GPUs or CPU processes. Start it with torchrun."
     add = parser.add_argument_group("processes").add_argument
     add("--syncBN", action=argparse.BooleanOptionalAction, default=False, help="BatchNorm over all processes, on GPUs")
-    add("--world_size", type=int, help="processes expected; a check, torchrun's --nproc_per_node sets it")
-    add("--timeout", type=int, default=1800, help="seconds that a process waits for the others before it gives up")
+    add("--world_size", type=positive, help="processes expected; a check, torchrun's --nproc_per_node sets it")
+    add("--timeout", type=positive, default=1800, help="seconds that a process waits for the others before it gives up")
     add("--dist_url", default="env://", help="where the processes meet (default: as torchrun says)")
     return parser
 

@@ -199,6 +199,19 @@ def test_an_unknown_size_is_said_and_can_be_given(tmp_path):
         Extractor(tmp_path / "bare.pth", normalize="outside")
 
 
+def test_one_side_alone_keeps_the_shape_of_the_networks_own_input(tmp_path):
+    """A crop at 64x64 in a network of 128x64 would be twice as wide as any that it has seen."""
+    weights = write_checkpoint(tmp_path / "best.pth", "osnet_x0_25", height=96, width=32)
+    for given, size in (({"height": 48}, (48, 16)), ({"width": 20}, (60, 20)), ({}, (96, 32))):
+        extractor = Extractor(weights, use_cuda=False, **given)
+        assert (extractor.height, extractor.width) == size
+    crops = random_crops(3)
+    both = Extractor(weights, use_cuda=False, height=48, width=16)(crops)
+    np.testing.assert_array_equal(Extractor(weights, use_cuda=False, height=48)(crops), both)
+    with pytest.raises(InputError, match="--width 0: must be from 1 to 4096"):
+        Extractor(weights, width=0)
+
+
 def test_the_stride_of_the_last_stage_can_be_given(tmp_path):
     weights = write_checkpoint(tmp_path / "best.pth", "resnet18", last_stride=1)
     torch.save(checkpoints.read(weights)["net_dict"], tmp_path / "bare.pth")

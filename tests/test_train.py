@@ -650,6 +650,18 @@ def test_fine_tuning_takes_smaller_batches():
         assert recipe.batch_size == batch_size
 
 
+def test_one_side_of_the_input_alone_keeps_the_shape_of_the_starting_weights():
+    for flags, own, size in (
+        ((), (128, 64), (128, 64)),
+        (("--height", 64), (128, 64), (64, 32)),
+        (("--width", 96), (128, 64), (192, 96)),
+        (("--height", 48), (96, 32), (48, 16)),
+        (("--height", 48, "--width", 40), (96, 32), (48, 40)),
+    ):
+        recipe = recipe_of(*flags, size=own)
+        assert (recipe.height, recipe.width) == size
+
+
 def test_what_was_chosen_is_said_and_too_few_steps_warned_of():
     recipe, reasons = chosen(images=252, identities=28)
     facts = Facts("net", 252, 28)

@@ -22,16 +22,14 @@ open.
 """
 
 import json
-import os
 import pickle
-import shutil
 from pathlib import Path
 
 import numpy as np
 import torch
 
 from appearance.cli import InputError
-from appearance.files import atomic_write
+from appearance.files import atomic_write, beside
 from appearance.networks.inference import UNIT_TOLERANCE
 
 FEATURES, LABELS, CAMERAS, TIMES, PATHS = ("qf", "gf"), ("ql", "gl"), ("qc", "gc"), ("qt", "gt"), ("q_paths", "g_paths")
@@ -244,22 +242,16 @@ def _load_folder(path: Path) -> dict:
 
 
 def _save_folder(path: Path, arrays: dict, notes: dict):
-    """Write into a new folder beside, then swap: rename cannot replace a folder that has files in it."""
+    """A folder of features that is there already is replaced, any other is not."""
     if path.exists() and not path.is_dir():
         raise InputError(f"{path}: is a file, a folder of features cannot be written there")
     if path.is_dir() and any(path.iterdir()) and not (path / "qf.npy").exists():
         raise InputError(f"{path}: this folder holds other files; choose a new name for the features")
-    new, old = (path.with_name(f".{path.name}.{os.getpid()}.{end}") for end in ("new", "old"))
     try:
-        new.mkdir(parents=True)
-        for key, value in arrays.items():
-            np.save(new / f"{key}.npy", value, allow_pickle=False)
-        (new / "meta.json").write_text(json.dumps(notes))
-        if path.exists():
-            os.replace(path, old)
-        os.replace(new, path)
+        with beside(path, replace=True) as new:
+            new.mkdir()
+            for key, value in arrays.items():
+                np.save(new / f"{key}.npy", value, allow_pickle=False)
+            (new / "meta.json").write_text(json.dumps(notes))
     except OSError as error:
         raise InputError(f"{path}: cannot be written ({error.strerror or error})") from None
-    finally:
-        for leftover in (new, old):
-            shutil.rmtree(leftover, ignore_errors=True)

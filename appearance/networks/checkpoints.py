@@ -89,16 +89,15 @@ class Checkpoint:
     def with_input(
         self, height: int | None = None, width: int | None = None, last_stride: int | None = None
     ) -> "Checkpoint":
-        """The same weights at another input size, and with another stride of the last stage; None: as they are.
+        """The same weights at another input size (`input_size`), and with another stride of the last stage; None: as
+        they are.
 
         Raises:
             InputError: no possible size; or another stride than the file tells, or than the architecture has.
         """
-        for name, side in (("height", height), ("width", width)):
-            if side is not None and not 1 <= side <= LARGEST_SIDE:
-                raise InputError(f"--{name} {side}: must be from 1 to {LARGEST_SIDE}")
         given = {"height": height, "width": width, "last_stride": last_stride}
         given = {name: value for name, value in given.items() if value is not None}
+        height, width = input_size(height, width, (self.height, self.width))
         options = self.model_options
         if last_stride is not None and options.get("last_stride", 1) != last_stride:
             if "last_stride" not in options:
@@ -112,8 +111,8 @@ class Checkpoint:
             options = options | {"last_stride": last_stride}
         return replace(
             self,
-            height=height or self.height,
-            width=width or self.width,
+            height=height,
+            width=width,
             model_options=options,
             told=self.told | given.keys(),
         )
@@ -137,6 +136,20 @@ class Checkpoint:
                 "give last_stride (--last-stride) if it was trained with the other (1 or 2)"
             )
         return lines + list(self.notes)
+
+
+def input_size(height: int | None, width: int | None, own: tuple[int, int]) -> tuple[int, int]:
+    """The height and width that are asked for: a side that is not given follows the shape of `own`, or both are `own`.
+
+    Raises:
+        InputError: no possible size.
+    """
+    for name, side in (("height", height), ("width", width)):
+        if side is not None and not 1 <= side <= LARGEST_SIDE:
+            raise InputError(f"--{name} {side}: must be from 1 to {LARGEST_SIDE}")
+    if height is None:
+        height = own[0] if width is None else max(1, round(width * own[0] / own[1]))
+    return height, width or max(1, round(height * own[1] / own[0]))
 
 
 def save(path: str | os.PathLike, checkpoint: dict) -> None:

@@ -12,6 +12,7 @@ from dataclasses import dataclass, field, fields
 
 from appearance.cli import InputError
 from appearance.flags import count, from_zero, positive, share
+from appearance.networks.checkpoints import input_size
 from appearance.training.losses import METRIC_LOSSES, metric_losses
 
 AUTO = "auto"
@@ -55,8 +56,12 @@ class Recipe:
         type=positive,
         help="parts in which a batch runs, to save memory; triplets are mined within a part",
     )
-    height: int = setting(AUTO, type=positive, help="input height in pixels; auto: as --weights, else 128")
-    width: int = setting(AUTO, type=positive, help="input width in pixels; auto: as --weights, else 64")
+    height: int = setting(
+        AUTO, type=positive, help="input height in pixels; auto: follows --width, else as --weights, else 128"
+    )
+    width: int = setting(
+        AUTO, type=positive, help="input width in pixels; auto: follows --height, else as --weights, else 64"
+    )
     progressive: bool = setting(
         AUTO, False, type=bool, help="train on images of a quarter, half and 3/4 of the size first; auto: in long runs"
     )
@@ -234,10 +239,8 @@ def choose_recipe(args, facts: Facts, measure) -> tuple[Recipe, dict[str, str]]:
     values |= {name: getattr(args, name) for name in SETTINGS if getattr(args, name) is not None}
     reasons = {}
 
-    for side in ("height", "width"):
-        if values[side] == AUTO:
-            values[side] = getattr(facts, side)
-    size = (values["height"], values["width"])
+    given = (None if values[side] == AUTO else values[side] for side in ("height", "width"))
+    size = values["height"], values["width"] = input_size(*given, (facts.height, facts.width))
     if values["amp"] == AUTO:
         values["amp"] = measure.precision(*size)
         reasons["amp"] = "faster than fp32 here" if values["amp"] == "bf16" else "bf16 is no faster here"

@@ -17,7 +17,7 @@ from appearance.cli import InputError, RunFailed
 from appearance.data import origin
 from appearance.data.layouts import ReIDData, Sample
 from appearance.distributed import World
-from appearance.files import atomic_write
+from appearance.files import write_text
 from appearance.networks import checkpoints
 from appearance.networks.checkpoints import Checkpoint
 from appearance.pictures import plots
@@ -307,6 +307,6 @@ def write_history(history: list[dict], folder: Path, curves: bool) -> None:
     writer = csv.DictWriter(text, COLUMNS, lineterminator="\n")
     writer.writeheader()
     writer.writerows(history)
-    atomic_write(folder / "history.csv", lambda file: file.write(text.getvalue().encode()))
+    write_text(folder / "history.csv", text.getvalue())
     if curves:
         plots.training_curves(history, folder / "curves.png")
