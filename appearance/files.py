@@ -121,6 +121,9 @@ def _remove_unfinished(folder: Path) -> None:
         except OSError:  # its process lives, or has just removed it
             continue
         if lock is not None:
+            for old in leftover.glob("*.old"):  # killed between the two steps of `beside(replace=True)`
+                if not (place := folder / old.name.removesuffix(".old")).exists():
+                    os.replace(old, place)
             shutil.rmtree(leftover, ignore_errors=True)
             os.close(lock)
 

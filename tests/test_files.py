@@ -90,6 +90,15 @@ def test_a_folder_with_content_is_replaced_where_that_is_asked_for(tmp_path):
     assert [path.name for path in tmp_path.iterdir()] == ["set"]
 
 
+def test_a_folder_that_a_kill_left_half_replaced_comes_back(tmp_path):
+    hidden = tmp_path / ".set.abc.unfinished"
+    (hidden / "set.old").mkdir(parents=True)
+    (hidden / "set").mkdir()
+    write_text(hidden / "set.old" / "old", "whole")
+    write_text(tmp_path / "other", "whole")
+    assert sorted(str(path.relative_to(tmp_path)) for path in tmp_path.rglob("*")) == ["other", "set", "set/old"]
+
+
 def test_what_others_are_writing_is_left_alone(tmp_path):
     with beside(tmp_path / "slow") as folder:
         folder.mkdir()

@@ -164,6 +164,28 @@ def test_another_architecture_than_asked_for_is_an_error(data, tmp_path):
     assert not (tmp_path / "features.pth").exists()
 
 
+def test_vectors_that_are_none_are_not_written(data, tmp_path, monkeypatch):
+    """Damaged weights are refused; and where only some images break the arithmetic, so is the file."""
+    monkeypatch.chdir(tmp_path)
+    torch.manual_seed(0)
+    weights = Net(2).state_dict()
+    broken = {key: value - 5 if key.endswith("running_var") else value for key, value in weights.items()}
+    torch.save({"net_dict": broken}, "broken.t7")
+    with pytest.raises(InputError, match=r"broken\.t7: its network gives vectors of zeros, NaN or infinities"):
+        in_process(monkeypatch, "--data-dir", data, "--weights", "broken.t7", *SMALL)
+    torch.save({"net_dict": weights}, "whole.t7")
+    embed, calls = Net.embed, []
+
+    def overflowing(net, images):
+        calls.append(len(images))
+        return embed(net, images) * (float("inf") if len(calls) > 1 else 1)  # the first is that of the check
+
+    monkeypatch.setattr(Net, "embed", overflowing)
+    with pytest.raises(InputError, match=r"features\.pth: not written: qf has NaN or infinite values in"):
+        in_process(monkeypatch, "--data-dir", data, "--weights", "whole.t7", *SMALL)
+    assert not Path("features.pth").exists()
+
+
 def test_missing_pieces_are_named(data, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     with pytest.raises(InputError, match=r"best\.pth: no such checkpoint; train one with `python train.py`"):

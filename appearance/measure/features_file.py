@@ -30,24 +30,26 @@ import torch
 
 from appearance.cli import InputError
 from appearance.files import atomic_write, beside
+from appearance.networks.inference import UNIT_TOLERANCE
 
 FEATURES, LABELS, CAMERAS, TIMES, PATHS = ("qf", "gf"), ("ql", "gl"), ("qc", "gc"), ("qt", "gt"), ("q_paths", "g_paths")
 ARRAYS = FEATURES + LABELS + CAMERAS + TIMES
 TORCH_SUFFIXES = (".pth", ".pt", ".t7")
 MAT_NAMES = {"qf": "query_f", "ql": "query_label", "qc": "query_cam"}
 MAT_NAMES |= {"gf": "gallery_f", "gl": "gallery_label", "gc": "gallery_cam"}
-NORM_TOLERANCE = 1e-3  # rows rounded to float16 on their way here are still unit rows
 CHECK_ROWS = 65536  # rows per step of the checks, which bounds their memory
 
 
 def save(path, features: dict):
     """Write a features dict, whole or not at all: a reader never sees half a file.
 
-    Raises InputError when the path's suffix is not one of ours or the place cannot be written.
+    Raises InputError when the path's suffix is not one of ours, the place cannot be written, or a row has not length 1.
     """
     path, kind = Path(path), _kind(path)
     if kind == "mat":
         raise InputError(f"{path}: .mat files are read, not written; use .pth, .npz or a folder name")
+    for key in FEATURES:
+        _features(features[key], f"{path}: not written: {key}", "take other weights, or --amp fp32")
     arrays = {key: _array(features[key]) for key in ARRAYS if key in features}
     notes = {key: features.get(key, {} if key == "meta" else []) for key in (*PATHS, "meta")}
     if kind == "folder":
@@ -105,7 +107,8 @@ def name_of(data: dict, identity) -> str:
 # ---------------------------------------------------------------------------------------------------------- checks
 
 
-def _features(value, name: str) -> torch.Tensor:
+def _features(value, name: str, advice: str = "extract them again") -> torch.Tensor:
+    """(N, D) float32 rows, finite and of length 1; else an InputError with the advice."""
     value = _tensor(value, name)
     if value.dim() != 2 or 0 in value.shape:
         raise InputError(f"{name} has shape {tuple(value.shape)}, it must be (images, numbers), neither of them 0")
@@ -118,14 +121,14 @@ def _features(value, name: str) -> torch.Tensor:
         norms = torch.linalg.vector_norm(value[start : start + CHECK_ROWS], dim=1)
         finite = norms.isfinite()
         not_finite += (~finite).nonzero()[:, 0].add_(start).tolist()
-        not_unit += (finite & ((norms - 1).abs() > NORM_TOLERANCE)).nonzero()[:, 0].add_(start).tolist()
+        not_unit += (finite & ((norms - 1).abs() > UNIT_TOLERANCE)).nonzero()[:, 0].add_(start).tolist()
     if not_finite:
-        raise InputError(f"{name} has NaN or infinite values in {_rows(not_finite, len(value))}; extract them again")
+        raise InputError(f"{name} has NaN or infinite values in {_rows(not_finite, len(value))}; {advice}")
     if not_unit:
         length = torch.linalg.vector_norm(value[not_unit[0]]).item()
         raise InputError(
-            f"{name} has vectors whose length is not 1 in {_rows(not_unit, len(value))} "
-            f"(row {not_unit[0]}: {length:.4g}); divide each row by its length"
+            f"{name} has vectors whose length is not 1 in {_rows(not_unit, len(value))} (row {not_unit[0]}: "
+            f"{length:.4g}); " + ("divide each row by its length" if length else advice)
         )
     return value
 

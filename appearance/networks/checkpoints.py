@@ -29,12 +29,14 @@ from appearance.cli import InputError
 from appearance.files import atomic_write
 from appearance.networks import foreign, osnet
 from appearance.networks.foreign import NAMES  # the architectures that can be told apart
+from appearance.networks.inference import check_vectors
 
 OPTIONS = {"last_stride": (1, 2), "pooling": ("avg", "gem"), "neck": ("none", "bn"), "truncated": (True, False)}
 NUMBERS = (torch.float32, torch.float64, torch.float16, torch.bfloat16, torch.int64)
 HEAD = ("avgpool.p", "neck.")  # trained parts that a file of ImageNet weights has not got
 IBN_IMAGENET = "https://github.com/XingangPan/IBN-Net/releases/download/v1.0/resnet50_ibn_a-d9d0bb7b.pth"
 LARGEST_SIDE = 4096  # pixels of an input
+LARGEST_TRIED = 128  # pixels on a side of the images that a network is tried with: a file may claim any size
 LARGEST_HEADER = 100_000_000  # bytes, of a safetensors file
 
 
@@ -114,6 +116,10 @@ class Checkpoint:
             model_options=options,
             told=self.told | given.keys(),
         )
+
+    def check(self, net: nn.Module) -> None:
+        """Raises InputError where `net`, which has these weights, gives vectors without a direction."""
+        check_vectors(net, min(self.height, LARGEST_TRIED), min(self.width, LARGEST_TRIED), self.path)
 
     def doubts(self, of: Iterable[str] = ("height", "width", "last_stride")) -> list[str]:
         """A line for each thing that was assumed about the file, with what to give where that is wrong."""
@@ -404,20 +410,22 @@ def load_pretrained(net: nn.Module, arch: str, checkpoint: Checkpoint) -> str:
         one line with the counts.
 
     Raises:
-        InputError: another architecture, or trunk tensors that are missing or of another shape.
+        InputError: another architecture, or trunk tensors that are missing or of another shape or kind; or the file's
+            network gives no vectors.
     """
     if checkpoint.arch != arch:
         raise InputError(f"--weights {checkpoint.path}: holds a {checkpoint.arch}, but --model is {arch}")
     own = net.state_dict()
-    fits = {k: v for k, v in checkpoint.net_dict.items() if k in own and v.shape == own[k].shape}
+    fits = {k: v for k, v in checkpoint.net_dict.items() if k in own and _is_alike(v, own[k])}
     trunk = [k for k in own if not k.startswith(net.classifier_prefix)]
     missing = [k for k in trunk if k not in fits and not k.endswith("num_batches_tracked") and not k.startswith(HEAD)]
     if missing:
         raise InputError(
             f"--weights {checkpoint.path}: {len(missing)} of {len(trunk)} trunk tensors of {arch} are missing or of "
-            f"another shape, first {missing[0]}"
+            f"another shape or kind, first {missing[0]}"
         )
     net.load_state_dict(own | fits)
+    checkpoint.check(net)
     fresh = sorted(k for k in own if k not in fits)
     unused = sorted(k for k in checkpoint.net_dict if k not in fits)
     line = f"Loaded {len(fits)} of {len(own)} tensors from {checkpoint.path}"
@@ -428,6 +436,11 @@ def load_pretrained(net: nn.Module, arch: str, checkpoint: Checkpoint) -> str:
     # the stride is a flag of the training's own, and ImageNet's weights are fine-tuned at any size
     doubts = checkpoint.doubts(of=("height", "width")) if checkpoint.knows_people else []
     return "\n".join([line, *(f"note: {doubt}" for doubt in doubts)])
+
+
+def _is_alike(one: Tensor, other: Tensor) -> bool:
+    """Of one shape, and both whole numbers or both not."""
+    return one.shape == other.shape and one.is_floating_point() == other.is_floating_point()
 
 
 def _shortened(names: list[str]) -> str:
