@@ -12,13 +12,10 @@ Crops are resized as `test.py` resizes images, so a crop has the vector that was
 and gets nothing else under a name that it may use itself (docs/trackers.md says where to put the folder).
 """
 
-import importlib.util
 import io
-import sys
 import warnings
 from collections.abc import Sequence
 from pathlib import Path
-from types import ModuleType
 
 import numpy as np
 import torch
@@ -40,32 +37,6 @@ from appearance.networks.precision import full_precision
 from appearance.progress import progress
 
 MEAN_BGR = (104, 116, 124)  # ImageNet's mean colour
-
-
-def _beside(*names: str) -> ModuleType:
-    """The last of these modules of this folder; each may import those before it.
-
-    A program that tracks people often has a `model` or a `resnet` of its own. So ours are taken by their place, kept
-    under names that nobody else uses, and whatever the program imports by the plain names, before or after, is its own.
-    """
-    theirs = {name: sys.modules.get(name) for name in names}
-    try:
-        for name in names:
-            file = Path(__file__).resolve().with_name(f"{name}.py")
-            spec = importlib.util.spec_from_file_location(f"appearance_{name}", file)
-            module = importlib.util.module_from_spec(spec)
-            sys.modules[spec.name] = sys.modules[name] = module
-            spec.loader.exec_module(module)
-    finally:
-        for name, before in theirs.items():
-            if before is None:
-                sys.modules.pop(name, None)
-            else:
-                sys.modules[name] = before
-    return module
-
-
-from_checkpoint = _beside("resnet", "model").from_checkpoint
 
 
 class Extractor:
@@ -114,7 +85,7 @@ class Extractor:
                 raise InputError(f"normalize: is for ONNX and TorchScript files; {path} is a checkpoint, leave it out")
             self.device = choose_device("auto" if use_cuda else "cpu")
             source = checkpoints.load(path).with_input(height, width, last_stride)
-            self.net = fuse_for_inference(from_checkpoint(source)).to(self.device)
+            self.net = fuse_for_inference(checkpoints.from_checkpoint(source)).to(self.device)
             for doubt in source.doubts():
                 warnings.warn(doubt, stacklevel=2)
         if flip and not getattr(source, "flip", False):  # an exported file may have both directions inside
