@@ -23,7 +23,7 @@ from appearance import cli
 from appearance.cli import InputError
 from appearance.data import crops as cutting
 from appearance.data.check import find_problems, size_line, summary, survey
-from appearance.data.copies import copy_problems
+from appearance.data.duplicates import duplicate_problems
 from appearance.data.images import load_rgb
 from appearance.data.layouts import Sample, find
 from appearance.data.resize import resize
@@ -87,7 +87,7 @@ def check(args) -> None:
     if line := size_line(sizes):
         print(f"  {line}")
     thumbnails = {sample.path: one for sample, one in zip(samples, thumbnails, strict=True)}
-    problems = find_problems(data) + unread(data) + problems + copy_problems(data, thumbnails)
+    problems = find_problems(data) + unread(data) + problems + duplicate_problems(data, thumbnails)
     for problem in problems:
         print(f"  {'ERROR  ' if problem.fatal else 'warning'}  {cli.one_line(problem.text)}")
     fatal = sum(problem.fatal for problem in problems)

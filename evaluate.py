@@ -153,7 +153,7 @@ def evaluate(path, args, device):
         if args.calibrate or protocol == "reappear":
             found = _calibrated(protocols.with_cameras(data), args, gap, metrics)
             if protocol == "reappear":
-                metrics["reappear"] = reappear.figures(gap, curve, found)
+                metrics["reappear"] = reappear.summary(gap, curve, found)
     except InputError as error:
         raise InputError(f"{path}: {error}") from None
     met = data["meta"].get("identities_trained_on")

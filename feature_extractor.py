@@ -30,7 +30,7 @@ from appearance.data.images import load_rgb
 from appearance.data.resize import resize, resize_all
 from appearance.device import choose_device
 from appearance.files import atomic_write
-from appearance.networks import checkpoints, runtimes, shipped
+from appearance.networks import checkpoints, default_weights, runtimes
 from appearance.networks.flags import add_network_flags
 from appearance.networks.inference import BothDirections, fuse_for_inference
 from appearance.networks.precision import full_precision
@@ -76,7 +76,7 @@ class Extractor:
         normalize: str | None = None,
         last_stride: int | None = None,
     ):
-        path = Path(model_path or shipped.WEIGHTS)
+        path = Path(model_path or default_weights.WEIGHTS)
         if runtimes.is_graph(path):
             self.device = torch.device("cpu")
             source = self.net = runtimes.load(path, height, width, normalize)
@@ -215,7 +215,7 @@ def extractor_of(args, use_cuda: bool = True) -> Extractor:
 
     `args.weights` becomes the file that was chosen, where none is named.
     """
-    args.weights = shipped.chosen(args.weights)
+    args.weights = default_weights.choose(args.weights)
     with warnings.catch_warnings(record=True) as doubts:
         warnings.simplefilter("always")
         extractor = Extractor(

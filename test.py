@@ -25,7 +25,7 @@ from appearance.flags import count, positive
 from appearance.machine import decoders
 from appearance.measure import features_file, protocols
 from appearance.measure.embed import test_features
-from appearance.networks import checkpoints, runtimes, shipped
+from appearance.networks import checkpoints, default_weights, runtimes
 from appearance.networks.flags import add_network_flags
 from appearance.networks.inference import BothDirections
 from appearance.networks.precision import emulation_warning
@@ -55,7 +55,7 @@ def get_args_parser() -> cli.ArgumentParser:
 def main(args) -> None:
     world = current_world(args.device, args.gpu_id)
     say = partial(print, flush=True) if world.is_main else (lambda *_: None)
-    args.weights = shipped.chosen(args.weights, say)
+    args.weights = default_weights.choose(args.weights, say)
     checkpoint, net = load_network(args)
     height, width = checkpoint.height, checkpoint.width
     trained_on = origin.of_checkpoint(checkpoint.extra)

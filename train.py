@@ -34,7 +34,7 @@ from appearance.failures import explained_failures
 from appearance.files import claimed
 from appearance.measure import embed, features_file, protocols
 from appearance.networks import checkpoints, inference
-from appearance.networks.convolve import take_products
+from appearance.networks.im2col import use_im2col
 from appearance.networks.precision import autocast
 from appearance.training import losses, messages, resume, schedule, starting
 from appearance.training.batch_norm import measure_batch_norm
@@ -198,7 +198,7 @@ def retrieval(
     if vectors is None:
         return {}
     try:
-        metrics = protocols.figures(features_file.check(vectors))
+        metrics = protocols.metrics(features_file.check(vectors))
     except InputError:  # dead units
         raise RunFailed("the network has died: its vectors are zero or NaN; start again with a lower --lr") from None
     return {"rank1": metrics["rank1"], "mAP": metrics["mAP"]}
@@ -227,7 +227,7 @@ def main(args, world: World | None = None, default_arch: str = "net") -> None:
 
         # The network with its starting weights, and its teacher.
         options = resumed.model_options if resumed else network_options(args, arch, start)
-        net = take_products(build_model(arch, len(pids), **options))
+        net = use_im2col(build_model(arch, len(pids), **options))
         if start:
             world.say(checkpoints.load_pretrained(net, arch, start))
         teacher = Teacher(args.teacher, from_checkpoint, class_names, world.device) if args.teacher else None

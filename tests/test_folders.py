@@ -8,9 +8,9 @@ from conftest import assert_one_line_error, call_script, paint, run_script
 
 from appearance.cli import InputError
 from appearance.data import check, layouts, prepare
-from appearance.data.compare import Order
 from appearance.data.layouts import Sample
 from appearance.data.names import counters, marked, parse_name
+from appearance.data.similarity import Order
 from appearance.data.unread import unread
 from appearance.distributed import World
 
