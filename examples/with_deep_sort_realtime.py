@@ -21,6 +21,7 @@ from track_demo import crops_of
 
 from appearance import cli
 from appearance.files import atomic_write
+from appearance.networks.thresholds import DEFAULT
 from feature_extractor import add_network_flags, extractor_of
 
 
@@ -54,7 +55,9 @@ def get_args_parser() -> cli.ArgumentParser:
     add("--scenes", type=int, default=3, help="number of scenes, each with other people")
     add("--frames", type=int, default=300, help="length of a scene")
     add("--seed", type=int, default=0, help="of the first scene")
-    add("--max-cosine-distance", type=float, default=0.1, help="the tracker's threshold with the trained network")
+    add(
+        "--max-cosine-distance", type=float, help="the trained network's threshold (default: that of --weights, or 0.2)"
+    )
     add("--json", type=Path, help="also save the figures as JSON")
     return parser
 
@@ -68,10 +71,14 @@ def main(args) -> None:
             '"setuptools<81"'
         ) from None
     embedders = {
-        "blind": (Blind(), 0.2),
-        "its MobileNetV2": (MobileNetv2_Embedder(gpu=False), 0.2),
-        "the trained network": (extractor_of(args), args.max_cosine_distance),
+        "blind": (Blind(), DEFAULT),
+        "its MobileNetV2": (MobileNetv2_Embedder(gpu=False), DEFAULT),
     }
+    extractor = extractor_of(args)
+    threshold = args.max_cosine_distance
+    if threshold is None:
+        threshold = DEFAULT if extractor.max_dist is None else extractor.max_dist
+    embedders["the trained network"] = (extractor, threshold)
     scenes = [scene.record(args.seed + number, args.frames) for number in range(args.scenes)]
     figures = {}
     print(f"deep-sort-realtime on {args.scenes} scenes of {args.frames} frames; {args.weights}")
