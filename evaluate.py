@@ -13,7 +13,9 @@ from pathlib import Path
 import torch
 
 from appearance.cli import ArgumentParser, InputError, run
-from appearance.files import atomic_write
+from appearance.device import choose_device
+from appearance.files import write_text
+from appearance.flags import above_zero, count, positive, share
 from appearance.identities import JUNK
 from appearance.measure import calibrate as calibration
 from appearance.measure import features_file, intervals, protocols, reappear
@@ -56,47 +58,36 @@ def get_args_parser():
     add("--cmc", metavar="FILE", help=cmc)
     add("--report", metavar="DIR", help="write report.html (numbers and pictures on one page) and its pictures there")
     add("--device", default="auto", help="cpu, cuda or cuda:N; auto takes a GPU where there is one")
-    add("--memory", type=_positive(float), default=1.0, metavar="GB", help="memory to use beside the features")
-    add("--seed", type=int, default=0, help="seed of everything that is drawn by chance")
+    add("--memory", type=above_zero, default=1.0, metavar="GB", help="memory to use beside the features")
+    add("--seed", type=count, default=0, help="seed of everything that is drawn by chance")
 
     group = parser.add_argument_group("what is compared")
     add = group.add_argument
-    names = (
-        "market1501: as it is. cuhk03: rank-k with one gallery image per person. mars: images averaged by tracklet. "
-    )
+    names = "market1501: as it is. mars: images averaged by tracklet. "
     names += "no-camera: same-camera images count. multi-query: queries of one person and camera averaged. "
     names += "reappear: in one camera, the same person at least --gap frames away"
     add("--protocol", choices=protocols.PROTOCOLS, default="market1501", help=names)
-    add(
-        "--gap",
-        type=_whole,
-        metavar="FRAMES",
-        help=f"of --protocol reappear (default: {reappear.GAP}, or {reappear.EXACT_GAP} with --exact)",
-    )
+    gaps = f"{reappear.GAP}, or {reappear.EXACT_GAP} with --exact"
+    add("--gap", type=count, metavar="FRAMES", help=f"of --protocol reappear (default: {gaps})")
     add("--exact", action="store_true", help="of --protocol reappear: among the people exactly --gap frames later")
-    add(
-        "--every",
-        type=_positive(int),
-        metavar="FRAMES",
-        help="with --exact: queries are of each such frame (default: 60)",
-    )
-    add("--repeats", type=_positive(int), help="draws of the gallery images with --protocol cuhk03 (default: 100)")
-    add("--aqe", type=_positive(int), metavar="K", help="average each query with its K nearest gallery images first")
+    every = f"with --exact: of which frames queries are (default: each {reappear.EVERY}th)"
+    add("--every", type=positive, metavar="FRAMES", help=every)
+    add("--aqe", type=positive, metavar="K", help="average each query with its K nearest gallery images first")
 
     group = parser.add_argument_group("re-ranking (k-reciprocal, Zhong et al. 2017)")
     add = group.add_argument
     add("--rerank", action="store_true", help="also report the metrics after re-ranking")
-    add("--k1", type=_positive(int), help="neighbours that are looked at (default: 20)")
-    add("--k2", type=_positive(int), help="nearest images, itself included, to average over; 1: none (default: 6)")
+    add("--k1", type=positive, help="neighbours that are looked at (default: 20)")
+    add("--k2", type=positive, help="nearest images, itself included, to average over; 1: none (default: 6)")
     weight = "weight of the original distance (default: 0.3)"
-    add("--lambda", type=_fraction, dest="lambda_value", metavar="L", help=weight)
+    add("--lambda", type=share, dest="lambda_value", metavar="L", help=weight)
 
     group = parser.add_argument_group("threshold of a tracker")
     add = group.add_argument
     add("--calibrate", action="store_true", help="recommend DeepSORT's max_dist and draw distances.png beside the CMC")
     rates = f"{calibration.TRACKS_RATE} of tracks; {calibration.PAIRS_RATE} of pairs, where names tell no time"
-    add("--false-match-rate", type=_fraction, metavar="R", help=f"share of strangers it may accept (default: {rates})")
-    add("--window", type=_positive(int), metavar="FRAMES", help="frames within which a tracker compares (default: 100)")
+    add("--false-match-rate", type=share, metavar="R", help=f"share of strangers it may accept (default: {rates})")
+    add("--window", type=positive, metavar="FRAMES", help="frames within which a tracker compares (default: 100)")
     save = "write the threshold of --calibrate into this checkpoint, from which trackers and exports take it"
     add("--save-threshold", type=Path, metavar="CHECKPOINT", help=save)
     return parser
@@ -117,7 +108,7 @@ def main(args):
     if args.save_threshold and not args.save_threshold.is_file():
         raise InputError(f"--save-threshold {args.save_threshold}: no such checkpoint")
     _fill_in(args)
-    device = _device(args.device)
+    device = choose_device(args.device)
     runs, shown, compared = {}, None, []
     for label, path in zip(labels, args.features, strict=True):
         runs[label], data, results = evaluate(path, args, device)
@@ -154,7 +145,6 @@ def evaluate(path, args, device):
     gap = args.gap if gap is None else gap
     data, told = protocols.apply(protocol, data)
     lines += told
-    shots = args.repeats if protocol == "cuhk03" else 0
     if protocol != "no-camera" and (bool((data["qc"] < 0).all()) or bool((data["gc"] < 0).all())):
         lines.append("no camera numbers: same-camera images of a query's identity were not removed")
     if data["meta"].get("by_session"):
@@ -173,10 +163,10 @@ def evaluate(path, args, device):
             results, curve, left_out = reappear.rank(data, gap)
             data, lines = data | {"gap": gap}, lines + left_out
         else:
-            results = rank_queries(data, memory, shots, args.seed, device)
+            results = rank_queries(data, memory, device)
         metrics = summary(results) | {"protocol": protocol, "features": str(path)}
         if args.rerank:
-            metrics["rerank"] = summary(_reranked(data, args, memory, shots))
+            metrics["rerank"] = summary(_reranked(data, args, memory))
         if args.json or args.report:
             metrics["breakdown"] = breakdown(data, results, memory)
         if args.exact:
@@ -219,7 +209,6 @@ def _fill_in(args):
         raise InputError("--exact: only with --protocol reappear, and without --calibrate")
     of_others = (
         ("--rerank", args.rerank, {"k1": 20, "k2": 6, "lambda_value": 0.3}),
-        ("--protocol cuhk03", args.protocol == "cuhk03", {"repeats": 100}),
         ("--protocol reappear", reappears, {"gap": default_gap if reappears else None}),
         ("--exact", args.exact, {"every": reappear.EVERY}),
         ("--calibrate or --protocol reappear", args.calibrate or reappears, {"false_match_rate": None, "window": 100}),
@@ -345,7 +334,7 @@ def write_outputs(args, runs: dict, compared: list[dict], shown):
         content = next(iter(runs.values())) if len(runs) == 1 else {"runs": runs, "differences": compared}
         content = content | {"command": shlex.join(command), "torch": torch.__version__}
         text = json.dumps(content, indent=2) + "\n"
-        atomic_write(args.json, lambda file: file.write(text.encode()))
+        write_text(args.json, text)
         written.append(Path(args.json))
     if args.report:
         page, missing = report.write(args.report, runs, compared, *shown, command)
@@ -355,12 +344,12 @@ def write_outputs(args, runs: dict, compared: list[dict], shown):
     print("Wrote " + ", ".join(map(str, written)))
 
 
-def _reranked(data: dict, args, memory: int, shots: int) -> dict:
+def _reranked(data: dict, args, memory: int) -> dict:
     kept = data["gl"] != JUNK
     gallery = data["gf"][kept.to(data["gf"].device)]
     distances = re_ranking(data["qf"], gallery, args.k1, args.k2, args.lambda_value, memory)
     labels = (data["ql"], data["qc"], data["gl"][kept], data["gc"][kept])
-    return rank_distances(distances, *labels, memory, shots, args.seed)
+    return rank_distances(distances, *labels, memory)
 
 
 def _placed(data: dict, device, memory: int) -> dict:
@@ -370,15 +359,6 @@ def _placed(data: dict, device, memory: int) -> dict:
     size = 4 * (data["qf"].numel() + data["gf"].numel())
     fits = size + 2 * memory < torch.cuda.mem_get_info(device)[0]
     return data | {key: data[key].to(device) for key in ("qf", "gf")} if fits else data
-
-
-def _device(name: str) -> torch.device:
-    if name == "auto":
-        name = "cuda" if torch.cuda.is_available() else "cpu"
-    try:
-        return torch.empty(1, device=name).device  # with its number
-    except (RuntimeError, AssertionError) as error:
-        raise InputError(f"--device {name}: not usable here ({str(error).splitlines()[0]}); try cpu") from None
 
 
 def _names(paths: list[str]) -> list[str]:
@@ -398,31 +378,6 @@ def _pictures_of(paths: list[str], labels: list[str]) -> str:
     # of a label what any file's name can hold; a name ends at 255 bytes
     names = "-".join(re.sub(r"[^\w.,+=-]+", "_", label) for label in labels)
     return names.encode()[:100].decode(errors="ignore").lstrip(".") + "_"
-
-
-def _positive(kind):
-    def number(text: str):
-        value = kind(text)
-        if not value > 0:
-            raise ValueError
-        return value
-
-    number.__name__ = f"positive {kind.__name__}"
-    return number
-
-
-def _whole(text: str) -> int:
-    value = int(text)
-    if value < 0:
-        raise ValueError
-    return value
-
-
-def _fraction(text: str) -> float:
-    value = float(text)
-    if not 0 <= value <= 1:
-        raise ValueError
-    return value
 
 
 if __name__ == "__main__":

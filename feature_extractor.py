@@ -31,8 +31,10 @@ from appearance.data.augment import normalize
 from appearance.data.boxes import DETECTIONS
 from appearance.data.images import load_rgb
 from appearance.data.resize import resize, resize_all
+from appearance.device import choose_device
 from appearance.files import atomic_write
 from appearance.networks import checkpoints, runtimes, shipped, thresholds
+from appearance.networks.flags import add_network_flags
 from appearance.networks.inference import BothDirections, fuse_for_inference
 from appearance.networks.precision import full_precision
 from appearance.progress import progress
@@ -78,8 +80,9 @@ class Extractor:
         use_cuda: use the current GPU if there is one.
         batch_size: most crops in one forward pass, which bounds the memory.
         flip: the mean of the vectors of a crop and its mirror image, for twice the time.
-        height, width: of the network's input in pixels, to which crops are resized. Left out: what the file says, or
-            for a checkpoint that does not say 128x64, with a warning.
+        height, width: of the network's input in pixels, to which crops are resized. One alone: the other follows the
+            shape that the file says. Both left out: what the file says. A checkpoint that does not say it is taken for
+            128x64, with a warning.
         normalize: how an ONNX or TorchScript file from elsewhere wants its images. "outside": colours from 0 to 1,
             normalised by ImageNet's mean and standard deviation before they enter, as most re-ID code does. "inside":
             plain colours from 0 to 1. Files of `export.py` say it themselves.
@@ -116,7 +119,7 @@ class Extractor:
         else:
             if normalize is not None:
                 raise InputError(f"normalize: is for ONNX and TorchScript files; {path} is a checkpoint, leave it out")
-            self.device = torch.device("cuda" if use_cuda and torch.cuda.is_available() else "cpu")
+            self.device = choose_device("auto" if use_cuda else "cpu")
             source = checkpoints.load(path).with_input(height, width, last_stride)
             threshold = thresholds.carried(source.extra)
             self.net = fuse_for_inference(from_checkpoint(source)).to(self.device)
@@ -245,18 +248,8 @@ def patch(box: np.ndarray, shape: Sequence[int], height: int, width: int) -> tup
 # The flags of scripts that run a network on crops
 
 
-def add_network_flags(parser: cli.ArgumentParser) -> None:
-    """The flags that `extractor_of` reads."""
-    add = parser.add_argument
-    add("--weights", type=Path, help="checkpoint or exported file (default: checkpoint/best.pth or that in weights/)")
-    add("--height", type=int, help="height of the network's input in pixels (default: what --weights says, else 128)")
-    add("--width", type=int, help="width of the network's input in pixels (default: what --weights says, else 64)")
-    add("--last-stride", type=int, choices=(1, 2), help="of a ResNet or MobileNetV2 whose file does not say it")
-    add("--normalize", choices=runtimes.NORMALIZE, help=runtimes.NORMALIZE_HELP)
-
-
 def extractor_of(args, use_cuda: bool = True) -> Extractor:
-    """The extractor that the flags describe; prints what had to be assumed about its network.
+    """The extractor that the flags of `add_network_flags` describe; prints what had to be assumed about its network.
 
     `args.weights` becomes the file that was chosen, where none is named.
     """

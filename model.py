@@ -116,7 +116,7 @@ def from_checkpoint(checkpoint: Checkpoint, reid: bool = True) -> nn.Module:
     """The network of a checkpoint with its weights, every tensor in its place, in eval mode.
 
     Raises:
-        InputError: a tensor is missing, too many, or of another shape.
+        InputError: a tensor is missing, too many, or of another shape or kind; or the network gives no vectors.
     """
     arch, options, weights = checkpoint.arch, checkpoint.model_options, checkpoint.net_dict
     classes = checkpoint.num_classes or 1
@@ -127,6 +127,8 @@ def from_checkpoint(checkpoint: Checkpoint, reid: bool = True) -> nn.Module:
             if name in weights and weights[name].shape != tensor.shape:
                 found, wanted = (tuple(t.shape) for t in (weights[name], tensor))
                 raise ValueError(f"{name} has shape {found}, not {wanted}")
+            if name in weights and tensor.is_floating_point() and not weights[name].is_floating_point():
+                raise ValueError(f"{name} holds whole numbers ({weights[name].dtype})")
         others = [name for name in weights if name not in expected]
         if others:
             raise ValueError(
@@ -144,4 +146,5 @@ def from_checkpoint(checkpoint: Checkpoint, reid: bool = True) -> nn.Module:
         missing = [name for name in expected if name not in weights]
         problem = f"it lacks {listed(missing)} ({len(missing)} of {len(expected)} tensors)" if missing else str(error)
         raise InputError(f"{checkpoint.path}: not a whole {arch}: {problem}") from None
-    return net.eval()
+    checkpoint.check(net.eval())
+    return net

@@ -21,10 +21,12 @@ from appearance.cli import InputError
 from appearance.data import origin, prepare
 from appearance.data.check import summary
 from appearance.failures import explained_failures
+from appearance.flags import count, positive
 from appearance.machine import decoders
 from appearance.measure import features_file
 from appearance.measure.embed import test_features
 from appearance.networks import checkpoints, runtimes, shipped, thresholds
+from appearance.networks.flags import add_network_flags
 from appearance.networks.inference import BothDirections
 from appearance.networks.precision import emulation_warning
 from datasets import PersonImages
@@ -36,22 +38,14 @@ def get_args_parser() -> cli.ArgumentParser:
     parser = cli.ArgumentParser(description="Extract query and gallery features with a trained network.")
     add = parser.add_argument
     add("--data-dir", type=Path, help="dataset with query and gallery; the built-in sample if left out")
-    add(
-        "--weights",
-        type=Path,
-        help="checkpoint, ONNX or TorchScript file (default: checkpoint/best.pth or that in weights/)",
-    )
+    add_network_flags(parser)
     add("--output", default="features.pth", help="features file: .pth, .npz, or a folder for very large sets")
     add("--model", choices=sorted(ARCHITECTURES), help="insist on this architecture; else the checkpoint's own")
-    add("--height", type=int, help="height of the network's input in pixels (default: what --weights says, else 128)")
-    add("--width", type=int, help="width of the network's input in pixels (default: what --weights says, else 64)")
-    add("--last-stride", type=int, choices=(1, 2), help="of a ResNet or MobileNetV2 whose file does not say it")
-    add("--normalize", choices=runtimes.NORMALIZE, help=runtimes.NORMALIZE_HELP)
-    add("--batch_size", type=int, default=128, help="images per forward pass")
+    add("--batch_size", type=positive, default=128, help="images per forward pass")
     add("--device", default="auto", help="auto, cpu, cuda, cuda:1, ...")
-    add("--gpu_id", type=int, default=0, help="which GPU, when there are several")
+    add("--gpu_id", type=count, default=0, help="which GPU, when there are several")
     add("--skip-bad-images", action="store_true", help="leave out images that cannot be read, and say how many")
-    add("--workers", type=int, default=decoders(), help="threads that decode images")
+    add("--workers", type=count, default=decoders(), help="threads that decode images")
     add("--amp", choices=("fp32", "bf16", "fp16"), default="fp32", help="arithmetic of the network")
     add("--flip", action="store_true", help="the mean of each image and its mirror image, for twice the time")
     return parser
@@ -114,10 +108,6 @@ def main(args) -> None:
 
 def load_network(args) -> tuple[checkpoints.Checkpoint, nn.Module]:
     """What is known of the file of `--weights`, and the network in it."""
-    for flag in ("height", "width", "batch_size"):
-        value = getattr(args, flag)
-        if value is not None and value < 1:
-            raise InputError(f"--{flag} {value}: must be 1 or more")
     if runtimes.is_graph(args.weights):
         if args.amp != "fp32":
             raise InputError(f"--amp {args.amp}: {args.weights} runs in its own precision; leave --amp out")

@@ -33,14 +33,14 @@ from machine import machine, publish
 from track_demo import colours, nothing
 
 import train
-from appearance import cli
+from appearance import cli, flags
 from appearance.data import crops as cutting
 from appearance.data.boxes import TRACKS, Boxes, flag_of, result_lines
 from appearance.data.images import load_rgb
 from appearance.data.layouts import find
 from appearance.data.numbering import file_numbers
 from appearance.data.sequences import Reading, Sequence
-from appearance.files import atomic_write
+from appearance.files import atomic_write, write_text
 from appearance.measure.calibrate import calibrate
 from appearance.measure.features_file import check
 from appearance.networks.thresholds import DEFAULT
@@ -246,11 +246,15 @@ def get_args_parser() -> cli.ArgumentParser:
     Reading.add_flags(parser)
     add("--weights", type=Path, required=True, help="checkpoint to begin with")
     add("--output", type=Path, default=Path("runs/track_table"), help="folder for crops, networks, vectors, table.json")
-    add("--seeds", type=int, nargs="+", default=[0, 1, 2], help="of splits, training and jitter")
+    add("--seeds", type=flags.count, nargs="+", default=[0, 1, 2], help="of splits, training and jitter")
     add("--boxes", nargs="+", choices=("detections", "jittered"), default=["detections", "jittered"])
     add("--trackers", nargs="+", choices=list(track_mot.TRACKERS), default=["deepsort"])
-    add("--height", type=int, help="of the input of all networks but MobileNetV2 (default: that of --weights)")
-    add("--width", type=int)
+    add(
+        "--height",
+        type=flags.positive,
+        help="of all networks' input but MobileNetV2's (default: that of --weights)",
+    )
+    add("--width", type=flags.positive)
     add(
         "--people",
         type=Path,
@@ -258,8 +262,8 @@ def get_args_parser() -> cli.ArgumentParser:
         help="whose query and gallery nobody trained on: calibrate with them too",
     )
     add("--as-given", action="store_true", help="train nothing: the network as it is, and what is beside it")
-    add("--epochs", type=int, default=10, help="of the training on the video")
-    add("--per-identity", type=int, default=50, help="crops of an identity at most")
+    add("--epochs", type=flags.positive, default=10, help="of the training on the video")
+    add("--per-identity", type=flags.positive, default=50, help="crops of an identity at most")
     add("--bfloat16", action="store_true", help="vectors by a network in bfloat16")
     add("--train", nargs=argparse.REMAINDER, default=[], help="further flags for train.py; the last of all flags")
     return parser
@@ -322,7 +326,7 @@ def main(args) -> None:
                     report["rows"].append(keys | {"threshold": threshold} | known[key, tracker, threshold])
             print_rows(report["rows"], boxes, name)
             text = json.dumps(report, indent=1) + "\n"
-            atomic_write(folder / "table.json", lambda file, text=text: file.write(text.encode()))
+            write_text(folder / "table.json", text)
     for boxes, name in itertools.product(args.boxes, names):
         print_rows(report["rows"], boxes, name)
     publish({"purity": summary(shares), "identities": len(shares)}, None)

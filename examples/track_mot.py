@@ -37,13 +37,15 @@ from appearance.data.boxes import DETECTIONS, NO_CLASS, Boxes, Source, result_li
 from appearance.data.images import load_rgb
 from appearance.data.numbering import file_numbers
 from appearance.data.sequences import Reading, Sequence
-from appearance.files import atomic_write
+from appearance.files import write_text
+from appearance.flags import share, share_between
 from appearance.measure import calibrate, features_file
 from appearance.networks import checkpoints, runtimes
+from appearance.networks.flags import add_network_flags
 from appearance.networks.precision import autocast, emulation_warning
 from appearance.networks.thresholds import DEFAULT
 from appearance.progress import progress
-from feature_extractor import Extractor, add_network_flags, extractor_of
+from feature_extractor import Extractor, extractor_of
 
 THRESHOLDS = (0.01, 0.02, 0.03, 0.04, 0.05, 0.06, 0.08, 0.1, 0.12, 0.15, 0.2, 0.25, 0.3, 0.35, 0.4, 0.5, 0.6)
 BATCH = 128  # crops for the network at once
@@ -310,8 +312,9 @@ def get_args_parser() -> cli.ArgumentParser:
     sources = "a number; weights: the one they bring, else 0.2; auto: that of --features; best: of gt/, the first part"
     add("--max-dist", default="weights", help=f"the network's threshold: {sources}")
     add("--features", type=Path, help="test.py's features of people the network has not seen, to calibrate with")
-    add("--false-match-rate", type=float, help="of --max-dist auto, as evaluate.py --calibrate has it")
-    add("--first-part", type=float, default=0.5, help="share of each sequence that the best threshold is chosen on")
+    add("--false-match-rate", type=share, help="of --max-dist auto, as evaluate.py --calibrate has it")
+    help = "share of each sequence that the best threshold is chosen on"
+    add("--first-part", type=share_between, default=0.5, help=help)
     add("--output", type=Path, default=Path("tracks"), help="folder for the network's tracks, NAME.txt")
     add("--video", type=Path, help="also the first sequence with its tracks: .gif, or .mp4 with ffmpeg")
     add("--json", type=Path, help="also save the figures as JSON")
@@ -354,7 +357,7 @@ def main(args) -> None:
         frame = np.repeat([called[number] for number in recording.numbers], [len(numbers) for numbers in result[0]])
         text = result_lines(frame, np.concatenate(result[0]), np.concatenate(result[1]))
         path = args.output / f"{recording.sequence.name}.txt"
-        atomic_write(path, lambda file, text=text: file.write(text.encode()))
+        write_text(path, text)
         count = len(np.unique(np.concatenate(result[0])))
         print(f"{recording.sequence.name}: {count:,} tracks with max_dist {chosen:g} -> {path}")
         if args.video and recording is recordings[0]:
@@ -393,8 +396,6 @@ def check_flags(args) -> None:
             good = False
         if not good:
             raise cli.InputError(f"--max-dist {args.max_dist}: give a number, {', '.join(SOURCES)}")
-    if not 0 < args.first_part < 1:
-        raise cli.InputError(f"--first-part {args.first_part}: give a number between 0 and 1")
     if args.tracker == "deep-sort-realtime":
         try:
             import deep_sort_realtime.deepsort_tracker  # noqa: F401
@@ -471,7 +472,7 @@ def compare(args, run: Callable, recordings: list[Recording], vectors: dict, thr
     if "HOTA" not in fractions:
         print("  HOTA, AssA and DetA as well: pip install trackeval")
     if args.json:
-        atomic_write(args.json, lambda file: file.write((json.dumps(figures, indent=1) + "\n").encode()))
+        write_text(args.json, json.dumps(figures, indent=1) + "\n")
     return best
 
 

@@ -88,7 +88,7 @@ def test_the_gap_that_fits_leaves_half_of_the_queries(times, gap):
 
 def test_other_data_and_other_protocols_are_left_as_they_are():
     data = features()
-    assert protocols.fitting("cuhk03", data) == ("cuhk03", None, [])
+    assert protocols.fitting("mars", data) == ("mars", None, [])
     unknown = features(cameras=-1)
     assert protocols.fitting("market1501", unknown) == ("market1501", None, [])
     data["gc"][2:] = 4

@@ -1,6 +1,5 @@
 """Images of identities become train, query and gallery, no person and no moment in two of them."""
 
-import os
 import random
 import shutil
 from collections import Counter, defaultdict
@@ -22,6 +21,7 @@ from appearance.data.images import unreadable
 from appearance.data.layouts import ReIDData, Sample, find, sequence_hint
 from appearance.data.names import UNKNOWN, marked, parse_name
 from appearance.data.unread import unread
+from appearance.files import beside
 
 APART = 25  # frames of one camera that lie at least between a query and a gallery image of that camera: a second
 ENOUGH_QUERIES = 100  # below it, more queries are drawn of each session
@@ -57,8 +57,6 @@ def write_split(root: Path, out: Path, wishes: Wishes) -> tuple[list[str], list[
             lies in `root` or cannot be written.
     """
     data, told, lines = _found(root, wishes)
-    if not 0 < wishes.test_ratio <= 1:
-        raise InputError(f"--test-ratio {wishes.test_ratio}: give a number above 0, up to 1")
     inner, outer = out.resolve(), root.resolve()
     if inner.is_relative_to(outer) or outer.is_relative_to(inner):
         where = "inside" if inner.is_relative_to(outer) else "around"
@@ -79,21 +77,17 @@ def write_split(root: Path, out: Path, wishes: Wishes) -> tuple[list[str], list[
     plan = plan_split(
         samples, wishes.test_ratio, wishes.seed, fingerprints(thumbnails), data.names, by_session or data.by_session
     )
-    temporary = out.with_name(f".{out.name}.{os.getpid()}")
     try:
-        temporary.mkdir(parents=True)
-        taken: set[Path] = set()
-        for name, part in plan.splits.items():
-            for sample in part:
-                target = next(one for one in _targets(data, sample, by_session) if one not in taken)
-                taken.add(target)
-                _place(Path(sample.path), temporary / name / target, wishes.copy)
-        temporary.replace(out)
+        with beside(out) as folder:
+            taken: set[Path] = set()
+            for name, part in plan.splits.items():
+                for sample in part:
+                    target = next(one for one in _targets(data, sample, by_session) if one not in taken)
+                    taken.add(target)
+                    _place(Path(sample.path), folder / name / target, wishes.copy)
     except OSError as error:
         hint = "" if wishes.copy else "; if links are not possible here, add --copy"
         raise InputError(f"{out}: could not be written ({error.strerror}){hint}") from None
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
     return lines + told_of_sessions + plan.lines, fitting_size(sizes)
 
 

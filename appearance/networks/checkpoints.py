@@ -29,12 +29,14 @@ from appearance.cli import InputError
 from appearance.files import atomic_write
 from appearance.networks import foreign, osnet
 from appearance.networks.foreign import NAMES  # the architectures that can be told apart
+from appearance.networks.inference import check_vectors
 
 OPTIONS = {"last_stride": (1, 2), "pooling": ("avg", "gem"), "neck": ("none", "bn"), "truncated": (True, False)}
 NUMBERS = (torch.float32, torch.float64, torch.float16, torch.bfloat16, torch.int64)
 HEAD = ("avgpool.p", "neck.")  # trained parts that a file of ImageNet weights has not got
 IBN_IMAGENET = "https://github.com/XingangPan/IBN-Net/releases/download/v1.0/resnet50_ibn_a-d9d0bb7b.pth"
 LARGEST_SIDE = 4096  # pixels of an input
+LARGEST_TRIED = 128  # pixels on a side of the images that a network is tried with: a file may claim any size
 LARGEST_HEADER = 100_000_000  # bytes, of a safetensors file
 
 
@@ -87,18 +89,17 @@ class Checkpoint:
     def with_input(
         self, height: int | None = None, width: int | None = None, last_stride: int | None = None
     ) -> "Checkpoint":
-        """The same weights at another input size, and with another stride of the last stage; None: as they are.
+        """The same weights at another input size (`input_size`), and with another stride of the last stage; None: as
+        they are.
 
         The threshold that came with them is of their own size and is left out at another.
 
         Raises:
             InputError: no possible size; or another stride than the file tells, or than the architecture has.
         """
-        for name, side in (("height", height), ("width", width)):
-            if side is not None and not 1 <= side <= LARGEST_SIDE:
-                raise InputError(f"--{name} {side}: must be from 1 to {LARGEST_SIDE}")
         given = {"height": height, "width": width, "last_stride": last_stride}
         given = {name: value for name, value in given.items() if value is not None}
+        height, width = input_size(height, width, (self.height, self.width))
         options = self.model_options
         if last_stride is not None and options.get("last_stride", 1) != last_stride:
             if "last_stride" not in options:
@@ -110,15 +111,19 @@ class Checkpoint:
                     f"--last-stride {last_stride}: {self.path} has last stride {options['last_stride']}; leave it out"
                 )
             options = options | {"last_stride": last_stride}
-        resized = any(name in self.told and getattr(self, name) != side for name, side in given.items())
+        resized = "height" in self.told and (height, width) != (self.height, self.width)
         return replace(
             self,
             extra={key: value for key, value in self.extra.items() if key != "max_dist" or not resized},
-            height=height or self.height,
-            width=width or self.width,
+            height=height,
+            width=width,
             model_options=options,
             told=self.told | given.keys(),
         )
+
+    def check(self, net: nn.Module) -> None:
+        """Raises InputError where `net`, which has these weights, gives vectors without a direction."""
+        check_vectors(net, min(self.height, LARGEST_TRIED), min(self.width, LARGEST_TRIED), self.path)
 
     def doubts(self, of: Iterable[str] = ("height", "width", "last_stride")) -> list[str]:
         """A line for each thing that was assumed about the file, with what to give where that is wrong."""
@@ -135,6 +140,20 @@ class Checkpoint:
                 "give last_stride (--last-stride) if it was trained with the other (1 or 2)"
             )
         return lines + list(self.notes)
+
+
+def input_size(height: int | None, width: int | None, own: tuple[int, int]) -> tuple[int, int]:
+    """The height and width that are asked for: a side that is not given follows the shape of `own`, or both are `own`.
+
+    Raises:
+        InputError: no possible size.
+    """
+    for name, side in (("height", height), ("width", width)):
+        if side is not None and not 1 <= side <= LARGEST_SIDE:
+            raise InputError(f"--{name} {side}: must be from 1 to {LARGEST_SIDE}")
+    if height is None:
+        height = own[0] if width is None else max(1, round(width * own[0] / own[1]))
+    return height, width or max(1, round(height * own[1] / own[0]))
 
 
 def save(path: str | os.PathLike, checkpoint: dict) -> None:
@@ -395,20 +414,22 @@ def load_pretrained(net: nn.Module, arch: str, checkpoint: Checkpoint) -> str:
         one line with the counts.
 
     Raises:
-        InputError: another architecture, or trunk tensors that are missing or of another shape.
+        InputError: another architecture, or trunk tensors that are missing or of another shape or kind; or the file's
+            network gives no vectors.
     """
     if checkpoint.arch != arch:
         raise InputError(f"--weights {checkpoint.path}: holds a {checkpoint.arch}, but --model is {arch}")
     own = net.state_dict()
-    fits = {k: v for k, v in checkpoint.net_dict.items() if k in own and v.shape == own[k].shape}
+    fits = {k: v for k, v in checkpoint.net_dict.items() if k in own and _is_alike(v, own[k])}
     trunk = [k for k in own if not k.startswith(net.classifier_prefix)]
     missing = [k for k in trunk if k not in fits and not k.endswith("num_batches_tracked") and not k.startswith(HEAD)]
     if missing:
         raise InputError(
             f"--weights {checkpoint.path}: {len(missing)} of {len(trunk)} trunk tensors of {arch} are missing or of "
-            f"another shape, first {missing[0]}"
+            f"another shape or kind, first {missing[0]}"
         )
     net.load_state_dict(own | fits)
+    checkpoint.check(net)
     fresh = sorted(k for k in own if k not in fits)
     unused = sorted(k for k in checkpoint.net_dict if k not in fits)
     line = f"Loaded {len(fits)} of {len(own)} tensors from {checkpoint.path}"
@@ -419,6 +440,11 @@ def load_pretrained(net: nn.Module, arch: str, checkpoint: Checkpoint) -> str:
     # the stride is a flag of the training's own, and ImageNet's weights are fine-tuned at any size
     doubts = checkpoint.doubts(of=("height", "width")) if checkpoint.knows_people else []
     return "\n".join([line, *(f"note: {doubt}" for doubt in doubts)])
+
+
+def _is_alike(one: Tensor, other: Tensor) -> bool:
+    """Of one shape, and both whole numbers or both not."""
+    return one.shape == other.shape and one.is_floating_point() == other.is_floating_point()
 
 
 def _shortened(names: list[str]) -> str:

@@ -18,10 +18,10 @@ IMAGES = 600  # looked at; their pairs number a hundred thousand
 FEWEST_PAIRS = 20  # of one identity in two cameras, below which pairs of one camera count as well
 
 
-def starting_weights(args, otherwise: str) -> tuple[str, Checkpoint | None]:
+def starting_weights(args, default_arch: str) -> tuple[str, Checkpoint | None]:
     """The architecture to train, and the checkpoint of `--weights`, if any, at the input size that the flags name.
 
-    The architecture is that of `--model`, else of `--weights`, else `otherwise`.
+    The architecture is that of `--model`, else of `--weights`, else `default_arch`.
 
     Raises:
         InputError: the file cannot be read, or holds another architecture than `--model` asks for; or there are no
@@ -30,9 +30,9 @@ def starting_weights(args, otherwise: str) -> tuple[str, Checkpoint | None]:
     if args.keep_start not in (None, "auto", 0.0) and not args.weights:
         raise InputError(f"--keep-start {args.keep_start:g}: needs starting weights; give --weights, or leave it out")
     if not args.weights:
-        return args.model or otherwise, None
+        return args.model or default_arch, None
     if args.weights == "imagenet":
-        model = args.model or otherwise
+        model = args.model or default_arch
         return model, checkpoints.imagenet_checkpoint(model)
     if args.weights == "drawn":
         if args.model not in (None, shipped.ARCH):
