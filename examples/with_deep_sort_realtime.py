@@ -23,6 +23,7 @@ from appearance import cli
 from appearance.files import write_text
 from appearance.flags import count, from_zero, positive
 from appearance.networks.flags import add_network_flags
+from appearance.networks.thresholds import DEFAULT
 from feature_extractor import extractor_of
 
 
@@ -56,7 +57,8 @@ def get_args_parser() -> cli.ArgumentParser:
     add("--scenes", type=positive, default=3, help="number of scenes, each with other people")
     add("--frames", type=positive, default=300, help="length of a scene")
     add("--seed", type=count, default=0, help="of the first scene")
-    add("--max-cosine-distance", type=from_zero, default=0.1, help="the tracker's threshold with the trained network")
+    help = "the trained network's threshold (default: that of --weights, or 0.2)"
+    add("--max-cosine-distance", type=from_zero, help=help)
     add("--json", type=Path, help="also save the figures as JSON")
     return parser
 
@@ -70,10 +72,14 @@ def main(args) -> None:
             '"setuptools<81"'
         ) from None
     embedders = {
-        "blind": (Blind(), 0.2),
-        "its MobileNetV2": (MobileNetv2_Embedder(gpu=False), 0.2),
-        "the trained network": (extractor_of(args), args.max_cosine_distance),
+        "blind": (Blind(), DEFAULT),
+        "its MobileNetV2": (MobileNetv2_Embedder(gpu=False), DEFAULT),
     }
+    extractor = extractor_of(args)
+    threshold = args.max_cosine_distance
+    if threshold is None:
+        threshold = DEFAULT if extractor.max_dist is None else extractor.max_dist
+    embedders["the trained network"] = (extractor, threshold)
     scenes = [scene.record(args.seed + number, args.frames) for number in range(args.scenes)]
     figures = {}
     print(f"deep-sort-realtime on {args.scenes} scenes of {args.frames} frames; {args.weights}")
