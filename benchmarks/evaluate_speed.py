@@ -25,6 +25,9 @@ import torch
 from machine import machine
 
 from appearance.cli import ArgumentParser, run
+from appearance.device import choose_device
+from appearance.files import write_text
+from appearance.flags import positive
 from appearance.measure import features_file
 from evaluate import rank_metrics, re_ranking
 
@@ -38,9 +41,9 @@ NOISE = {"good": 2.13, "poor": 3.5}  # against unit normal centres: mAP about 0.
 def get_args_parser():
     parser = ArgumentParser(prog="evaluate_speed.py", description=__doc__)
     add = parser.add_argument
-    add("--repeats", type=int, default=7, help="timings of each, of which the median counts")
+    add("--repeats", type=positive, default=7, help="timings of each, of which the median counts")
     add("--device", default="cpu", help="cpu or cuda")
-    add("--threads", type=int, default=os.cpu_count(), help="processor threads to use")
+    add("--threads", type=positive, default=os.cpu_count(), help="processor threads to use")
     add("--sizes", action="store_true", help="also time a quarter to four times the size")
     add("--large", action="store_true", help="also 20,000 queries x 200,000 images from disk, with peak memory")
     add("--json", metavar="FILE", help="write the figures there, too")
@@ -49,6 +52,7 @@ def get_args_parser():
 
 def main(args):
     torch.set_num_threads(args.threads)
+    args.device = choose_device(args.device)
     found = {"machine": machine(args.device), "runs": []}
     for quality in NOISE:
         found["runs"].append(evaluation(QUERIES, IMAGES, quality, args))
@@ -63,7 +67,7 @@ def main(args):
     text = json.dumps(found, indent=2)
     print(text)
     if args.json:
-        Path(args.json).write_text(text + "\n")
+        write_text(args.json, text + "\n")
 
 
 def market_like(queries: int, images: int, quality: str, people: int = PEOPLE, seed: int = 0) -> dict:
@@ -119,9 +123,9 @@ def timed(product, whole, args) -> dict:
     }
 
 
-def clock(work, device: str):
+def clock(work, device: torch.device):
     """Wall seconds and processor seconds that work() takes."""
-    synchronize = torch.cuda.synchronize if device.startswith("cuda") else lambda: None
+    synchronize = torch.cuda.synchronize if device.type == "cuda" else lambda: None
     synchronize()
     start, cpu_start = time.perf_counter(), time.process_time()
     work()

@@ -33,6 +33,8 @@ import torchvision
 from machine import machine, publish
 
 from appearance import cli
+from appearance.device import choose_device
+from appearance.flags import above_zero, positive
 
 HERE = Path(__file__).resolve().parent
 GRACE = 5  # seconds without which no part is worth starting
@@ -154,9 +156,9 @@ def get_args_parser() -> argparse.ArgumentParser:
     parser = cli.ArgumentParser(description=__doc__.splitlines()[0])
     add = parser.add_argument
     add("--data-dir", type=Path, help="dataset with query and gallery for the whole run; the sample if left out")
-    add("--epochs", type=int, default=40, help="of the whole run")
+    add("--epochs", type=positive, default=40, help="of the whole run")
     add("--parts", nargs="+", help="only these parts")
-    add("--minutes", type=float, default=8.5, help="time limit of all parts together")
+    add("--minutes", type=above_zero, default=8.5, help="time limit of all parts together")
     add("--device", default="cuda", help="cuda, cuda:1, ...; cpu tries the commands out")
     add("--small", action="store_true", help="tiny networks and images, to try all parts out")
     add("--output", type=Path, default=Path("runs/gpu"), help="folder for results, logs, sample and networks")
@@ -164,8 +166,7 @@ def get_args_parser() -> argparse.ArgumentParser:
 
 
 def main(args, launch: Callable = in_a_process) -> None:
-    if args.device.startswith("cuda") and not torch.cuda.is_available():
-        raise cli.InputError(f"--device {args.device}: there is no CUDA device on this machine")
+    choose_device(args.device)  # before any part is started
     args.output = args.output.resolve()
     if args.data_dir:
         args.data_dir = args.data_dir.resolve()

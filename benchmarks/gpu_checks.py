@@ -27,8 +27,10 @@ from appearance import cli
 from appearance.data.augment import Augment, normalize
 from appearance.data.batches import Feed, generator_for
 from appearance.data.resize import resize_all
+from appearance.device import choose_device
 from appearance.distributed import World
 from appearance.drawn import sample
+from appearance.flags import positive
 from appearance.measure.embed import extract_features
 from appearance.networks.inference import fuse_for_inference, unit_rows
 from appearance.training.optimizer import build_optimizer
@@ -210,8 +212,8 @@ def get_args_parser() -> argparse.ArgumentParser:
     add("--device", default="cuda", help="cuda, cuda:1, ... or cpu")
     add("--data-dir", type=Path, help="dataset to train on; a drawn one if left out")
     add("--model", default="net", help="architecture to try")
-    add("--height", type=int, default=128, help="input height in pixels")
-    add("--width", type=int, default=64, help="input width in pixels")
+    add("--height", type=positive, default=128, help="input height in pixels")
+    add("--width", type=positive, default=64, help="input width in pixels")
     add("--small", action="store_true", help="a tiny network, and nothing compiled")
     add("--json", type=Path, help="also write the results to this file")
     return parser
@@ -220,7 +222,7 @@ def get_args_parser() -> argparse.ArgumentParser:
 def main(args) -> None:
     if args.small:
         args.model, args.height, args.width = "osnet_x0_25", 32, 16
-    args.device = torch.empty(0, device=args.device).device
+    args.device = choose_device(args.device)
     result = {"benchmark": "gpu_checks", "kind": args.kind, **machine(args.device), "failed": [], "checks": {}}
     with tempfile.TemporaryDirectory() as folder:
         args.data_dir = args.data_dir or sample.ensure(Path(folder) / "sample", identities=12)

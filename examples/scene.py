@@ -26,6 +26,7 @@ from appearance.drawn.people import Identity
 from appearance.drawn.places import draw_place
 from appearance.drawn.variety import EVERYTHING
 from appearance.files import beside
+from appearance.flags import count, positive
 
 # Apart from those of the sample.
 PERSON_STREAM, WALK_STREAM, DEVELOP_STREAM, DETECTOR_STREAM, PLACE_STREAM = 100, 101, 102, 103, 104
@@ -193,16 +194,13 @@ def get_args_parser() -> cli.ArgumentParser:
     parser = cli.ArgumentParser(description="Draw people who walk about, as a sequence in MOT format.")
     add = parser.add_argument
     add("output", type=Path, metavar="OUT", help="folder for the sequence")
-    add("--frames", type=int, default=300, help="length of the scene (default: 300)")
-    add("--people", type=int, default=8, help="people in the scene (default: 8)")
-    add("--seed", type=int, default=0, help="another number draws other people (default: 0)")
+    add("--frames", type=positive, default=300, help="length of the scene (default: 300)")
+    add("--people", type=positive, default=8, help="people in the scene (default: 8)")
+    add("--seed", type=count, default=0, help="another number draws other people (default: 0)")
     return parser
 
 
 def main(args) -> None:
-    for flag, least in (("frames", 1), ("people", 1), ("seed", 0)):
-        if getattr(args, flag) < least:
-            raise cli.InputError(f"--{flag} {getattr(args, flag)}: must be {least} or more")
     if args.output.is_dir() and any(args.output.iterdir()):
         raise cli.InputError(f"{args.output}: is not empty; choose another folder")
     save(record(args.seed, args.frames, args.people), args.output)

@@ -1,6 +1,7 @@
 """Exports: every file gives the checkpoint's vectors, and a file that does not is not written."""
 
 import dataclasses
+import re
 import sys
 
 import numpy as np
@@ -261,8 +262,8 @@ def test_a_size_that_the_checkpoint_does_not_say(tmp_path, data, capsys):
     crops = random_crops(3)
     found = Extractor(tmp_path / "osnet_x0_25_64x32.torchscript")(crops)
     np.testing.assert_allclose(found, Extractor(weights, use_cuda=False)(crops), atol=1e-4)
-    with pytest.raises(InputError, match="--height 0: must be from 1"):
-        run_export(*flags, "--height", 0)
+    with pytest.raises(InputError, match="--height 5000: must be from 1 to 4096"):
+        run_export(*flags, "--height", 5000)
     with pytest.raises(InputError, match=r"a TorchScript file, which runs as it is; give the checkpoint"):
         run_export("--weights", tmp_path / "osnet_x0_25_64x32.torchscript")
 
@@ -275,5 +276,14 @@ def test_command_line(tmp_path, data):
     assert done.stderr == ""
     assert "cosine difference" in done.stdout
     assert (tmp_path / "export" / "osnet_x0_25_64x32.torchscript").is_file()
-    with pytest.raises(InputError, match="--calibration-images 0"):
-        run_export(*options, "--calibration-images", 0)
+
+
+def test_without_a_dataset_drawn_people_are_compared_and_none_are_saved(tmp_path, monkeypatch, capsys):
+    monkeypatch.setenv("APPEARANCE_DATA", str(tmp_path / "data"))
+    weights = write_checkpoint(tmp_path / "best.pth", "osnet_x0_25")
+    run_export("--weights", weights, "--format", "torchscript", "--output", tmp_path / "out")
+    assert re.search(r"torchscript +cosine difference at most \S+e-", capsys.readouterr().out)
+    assert {path.name for path in tmp_path.iterdir()} == {"best.pth", "out"}
+    pixels = export.drawn(5, checkpoints.load(weights))
+    assert (pixels.shape, pixels.dtype) == ((5, 3, 64, 32), torch.uint8)
+    assert len({row.numpy().tobytes() for row in pixels}) == 5

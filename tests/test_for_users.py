@@ -65,7 +65,8 @@ def test_the_next_step_after_training_has_all_flags_that_matter(tmp_path):
     data = SimpleNamespace(can_evaluate=True, root=tmp_path / "my data")
     words = shlex.split(messages.next_step(args, data).removeprefix("Next: "))
     assert words[2:] == [
-        *("--data-dir", f"{tmp_path}/my data", "--weights", "out/sp ace/best.pth", "--skip-bad-images")
+        *("--data-dir", f"{tmp_path}/my data", "--weights", "out/sp ace/best.pth"),
+        *("--output", "out/sp ace/features.pth", "--skip-bad-images"),
     ]
     assert "test.py" not in messages.next_step(args, SimpleNamespace(can_evaluate=False))
 

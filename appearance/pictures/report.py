@@ -13,7 +13,7 @@ import torch
 from PIL import Image
 
 from appearance.cli import InputError
-from appearance.files import atomic_write
+from appearance.files import atomic_write, write_text
 from appearance.measure.calibrate import in_digits
 from appearance.measure.features_file import name_of
 from appearance.measure.metrics import ranked_list
@@ -122,7 +122,7 @@ def write(folder, runs: dict, compared: list[dict], data: dict, results: dict, c
         + "\n".join(part for part in parts if part)
         + "\n</body></html>\n"
     )
-    atomic_write(folder / "report.html", lambda file: file.write(page.encode()))
+    write_text(folder / "report.html", page)
     return folder / "report.html", missing
 
 
