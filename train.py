@@ -201,8 +201,8 @@ def main(args, world: World | None = None, otherwise: str = "net") -> None:
     if world is None:
         args, resumed, recipe = resume.find(args)
         world = single_process(args.device, args.gpu_id)
-    else:  # rank 0 reads for all, so other machines need not have the file
-        args, resumed, recipe = world.broadcast(resume.find(args) if world.is_main else None)
+    else:
+        args, resumed, recipe = resume.find_together(args, world)
     if resumed and resumed.extra["epoch"] == recipe.epochs:
         world.say(messages.finished(resumed.path, recipe.epochs))
         return
@@ -261,7 +261,7 @@ def main(args, world: World | None = None, otherwise: str = "net") -> None:
         known = about(args, arch, options, class_names, data, resumed or start, world)
         run = Run(args.output, recipe, world, model, optimizer, rates, scaler, known, train_samples, args.save_interval)
         if resumed:
-            run.restore(resumed)
+            run.restore(resumed, data)
         feeds.at(schedule.image_size(recipe, run.epoch))  # names images that cannot be read
         if world.is_main and not resumed:
             resume.make_room(args.output, args.overwrite)

@@ -8,6 +8,8 @@ from pathlib import Path
 from torch import Tensor
 
 from appearance.cli import InputError
+from appearance.data import marks
+from appearance.distributed import MACHINE_FLAGS, World
 from appearance.networks import checkpoints
 from appearance.networks.checkpoints import Checkpoint
 from appearance.training import flags
@@ -56,6 +58,7 @@ def find(args) -> tuple[argparse.Namespace, Checkpoint | None, Recipe | None]:
     before = checkpoint.extra.get("args")
     _refuse_what_is_gone(before, path)
     whole = all(isinstance(checkpoint.extra.get(name), kind) for name, kind in STATE.items())
+    whole &= marks.are_valid(checkpoint.extra["marks"]) if "marks" in checkpoint.extra else True  # earlier: without
     if not whole or not _are_flags(before):
         raise InputError(f"--resume {path}: not a whole last.pth of this collection; is the file damaged?")
     try:  # runs of earlier versions have the recipe among their flags
@@ -76,6 +79,20 @@ def find(args) -> tuple[argparse.Namespace, Checkpoint | None, Recipe | None]:
         if name in vars(args) and name not in args.given and name != "resume"
     }
     return argparse.Namespace(**(vars(args) | taken_over)), checkpoint, recipe
+
+
+def find_together(args, world: World) -> tuple[argparse.Namespace, Checkpoint | None, Recipe | None]:
+    """`find` by rank 0 for all processes of a group: other machines need not have the file.
+
+    Each keeps the flags that belong to its machine, as far as they were given there.
+
+    Raises:
+        InputError: other flags are not the same for all processes.
+    """
+    world.agree_on_flags(args)
+    own = {name: getattr(args, name) for name in MACHINE_FLAGS & args.given}
+    args, checkpoint, recipe = world.broadcast(find(args) if world.is_main else None)
+    return argparse.Namespace(**(vars(args) | own)), checkpoint, recipe
 
 
 def make_room(output: Path, overwrite: bool) -> None:
