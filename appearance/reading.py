@@ -8,6 +8,7 @@ import hashlib
 import os
 import stat
 import zipfile
+
 import numpy as np
 import torch
 from torch import Tensor
