@@ -22,9 +22,11 @@ from appearance.measure import features_file, intervals, protocols, reappear
 from appearance.measure.calibrate import in_digits
 from appearance.measure.metrics import DEFAULT_MEMORY, breakdown, difference, rank_distances, rank_queries, summary
 from appearance.measure.rerank import average_query_expansion, re_ranking
+from appearance.networks import thresholds
 from appearance.pictures import plots, report
 
 COLUMNS = {"rank-1": "rank1", "rank-5": "rank5", "rank-10": "rank10", "rank-20": "rank20", "mAP": "mAP", "mINP": "mINP"}
+HOW = ("measured", "start", "identities", "based_on", "false_match_rate", "kept", "warnings")  # a threshold was found
 INTERVAL = f"{intervals.LEVEL:.0%} interval"
 
 
@@ -65,7 +67,11 @@ def get_args_parser():
     names += "no-camera: same-camera images count. multi-query: queries of one person and camera averaged. "
     names += "reappear: in one camera, the same person at least --gap frames away"
     add("--protocol", choices=protocols.PROTOCOLS, default="market1501", help=names)
-    add("--gap", type=count, metavar="FRAMES", help=f"of --protocol reappear (default: {reappear.GAP})")
+    gaps = f"{reappear.GAP}, or {reappear.EXACT_GAP} with --exact"
+    add("--gap", type=count, metavar="FRAMES", help=f"of --protocol reappear (default: {gaps})")
+    add("--exact", action="store_true", help="of --protocol reappear: among the people exactly --gap frames later")
+    every = f"with --exact: of which frames queries are (default: each {reappear.EVERY}th)"
+    add("--every", type=positive, metavar="FRAMES", help=every)
     add("--aqe", type=positive, metavar="K", help="average each query with its K nearest gallery images first")
 
     group = parser.add_argument_group("re-ranking (k-reciprocal, Zhong et al. 2017)")
@@ -82,6 +88,8 @@ def get_args_parser():
     rates = f"{calibration.TRACKS_RATE} of tracks; {calibration.PAIRS_RATE} of pairs, where names tell no time"
     add("--false-match-rate", type=share, metavar="R", help=f"share of strangers it may accept (default: {rates})")
     add("--window", type=positive, metavar="FRAMES", help="frames within which a tracker compares (default: 100)")
+    save = "write the threshold of --calibrate into this checkpoint, from which trackers and exports take it"
+    add("--save-threshold", type=Path, metavar="CHECKPOINT", help=save)
     return parser
 
 
@@ -95,6 +103,10 @@ def main(args):
         raise InputError("--labels: two runs have the same name; give each its own")
     if args.protocol == "reappear" and (args.rerank or args.aqe):
         raise InputError("--rerank and --aqe: not with --protocol reappear, which measures what a tracker can use")
+    if args.save_threshold and not (args.calibrate and len(labels) == 1):
+        raise InputError("--save-threshold: needs --calibrate, and the features file of one network")
+    if args.save_threshold and not args.save_threshold.is_file():
+        raise InputError(f"--save-threshold {args.save_threshold}: no such checkpoint")
     _fill_in(args)
     device = choose_device(args.device)
     runs, shown, compared = {}, None, []
@@ -109,6 +121,8 @@ def main(args):
     print_table(report.curves(runs))
     print_differences(compared)
     for label, metrics in runs.items():
+        if "exact" in metrics:
+            print_exact(label if len(runs) > 1 else "", metrics)
         if "reappear" in metrics:
             print_curve(label if len(runs) > 1 else "", metrics["reappear"])
         if "calibration" in metrics:
@@ -119,6 +133,8 @@ def main(args):
     ]
     if without:
         raise InputError("; ".join(without) + "; all else is written")
+    if args.save_threshold:
+        save_threshold(args.save_threshold, runs[labels[0]]["calibration"], shown[0]["meta"])
 
 
 def evaluate(path, args, device):
@@ -140,7 +156,10 @@ def evaluate(path, args, device):
         kept = data["gf"][data["gl"].to(data["gf"].device) != JUNK]
         data["qf"] = average_query_expansion(data["qf"], kept, args.aqe, memory)
     try:
-        if protocol == "reappear":
+        if args.exact:
+            data, results, left_out = reappear.at_exactly(data, gap, args.every)
+            data, lines = data | {"exactly": gap}, lines + left_out
+        elif protocol == "reappear":
             results, curve, left_out = reappear.rank(data, gap)
             data, lines = data | {"gap": gap}, lines + left_out
         else:
@@ -150,7 +169,9 @@ def evaluate(path, args, device):
             metrics["rerank"] = summary(_reranked(data, args, memory))
         if args.json or args.report:
             metrics["breakdown"] = breakdown(data, results, memory)
-        if args.calibrate or protocol == "reappear":
+        if args.exact:
+            metrics["exact"] = {"gap": gap, "every": args.every, "rank1": metrics["rank1"], "MRR": metrics["mAP"]}
+        elif args.calibrate or protocol == "reappear":
             found = _calibrated(protocols.with_cameras(data), args, gap, metrics)
             if protocol == "reappear":
                 metrics["reappear"] = reappear.summary(gap, curve, found)
@@ -183,9 +204,13 @@ def _calibrated(data: dict, args, gap: int, metrics: dict) -> dict:
 def _fill_in(args):
     """Defaults of the flags that belong to another; without that other they would change nothing, and are refused."""
     reappears = args.protocol == "reappear"
+    default_gap = reappear.EXACT_GAP if args.exact else reappear.GAP
+    if args.exact and (not reappears or args.calibrate):
+        raise InputError("--exact: only with --protocol reappear, and without --calibrate")
     of_others = (
         ("--rerank", args.rerank, {"k1": 20, "k2": 6, "lambda_value": 0.3}),
-        ("--protocol reappear", reappears, {"gap": reappear.GAP if reappears else None}),
+        ("--protocol reappear", reappears, {"gap": default_gap if reappears else None}),
+        ("--exact", args.exact, {"every": reappear.EVERY}),
         ("--calibrate or --protocol reappear", args.calibrate or reappears, {"false_match_rate": None, "window": 100}),
     )
     for other, given, defaults in of_others:
@@ -241,6 +266,14 @@ def print_differences(compared: list[dict]):
         print(f"{found['run']} against {found['against']}, on the same queries: " + "; ".join(parts))
 
 
+def print_exact(label: str, metrics: dict):
+    """Rank-1 and MRR of the re-association protocol."""
+    found = metrics["exact"]
+    head = f"{label + ': ' if label else ''}among the people exactly {found['gap']:,} frames later"
+    shares = f"rank-1 {found['rank1']:.2%}, MRR {found['MRR']:.2%}"
+    print(f"\n{head}: {shares} ({metrics['valid_queries']:,} queries, of each {found['every']}th frame)")
+
+
 def print_curve(label: str, found: dict):
     """Rank-1 and mAP against the gap, and the threshold for the one that was asked for."""
     curve = found["curve"]
@@ -264,15 +297,22 @@ def print_threshold(label: str, found: dict):
     if found["max_dist_interval"]:
         low, high = found["max_dist_interval"]
         print(f"  between {in_digits(low)} and {in_digits(high)} with other such people ({INTERVAL})")
-    for warning in found["warnings"]:
-        print(f"  warning: {warning}")
-    if not of_tracks:
-        print("  note: of pairs of images, as names tell of too few tracks; the nearest image of a track accepts more")
+    for line in calibration.notes(found):
+        print(f"  {line}")
     for group in found["groups"].values():
         pairs = f"{group['same_pairs']:,} same, {group['different_pairs']:,} different"
         rate = f"equal error rate {group['equal_error_rate']:.1%}"
         kept = f"threshold {in_digits(group['threshold'])}, keeps {group['kept']:.1%}"
         print(f"  {group['title']}: {kept}, {rate} ({pairs})")
+
+
+def save_threshold(path: Path, found: dict, meta: dict):
+    """Put the threshold and how it was found into a checkpoint."""
+    how = {key: found[key] for key in HOW} | {"interval": found["max_dist_interval"]}
+    how["data"] = Path(str(meta.get("data_dir", ""))).name
+    how |= {key: meta.get(key) for key in ("flip", "precision")}
+    thresholds.save(path, found["max_dist"], how, meta)
+    print(f"max_dist {in_digits(found['max_dist'])} -> {path}: trackers and exports take it from there")
 
 
 def write_outputs(args, runs: dict, compared: list[dict], shown):

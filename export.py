@@ -41,8 +41,9 @@ from appearance.files import beside
 from appearance.flags import positive
 from appearance.machine import decoders
 from appearance.measure import features_file, protocols
+from appearance.measure.calibrate import in_digits
 from appearance.measure.embed import fixed_batches, stream_pixels, test_features
-from appearance.networks import checkpoints, default_weights, runtimes
+from appearance.networks import checkpoints, default_weights, runtimes, thresholds
 from appearance.networks.flags import add_network_flags
 from appearance.networks.inference import BothDirections, fuse_for_inference, unit_rows
 from datasets import PersonImages
@@ -91,6 +92,7 @@ class Job:
                 "input": f"RGB float32 (N, 3, {self.checkpoint.height}, {self.checkpoint.width}), "
                 + ("0 to 1" if self.inside else "0 to 1, then ImageNet's mean and standard deviation"),
             }
+            | thresholds.carried(self.checkpoint.extra)
         )
 
 
@@ -108,7 +110,7 @@ def write_ckpt(job: Job, path: Path) -> None:
             f"{checkpoint.height}x{checkpoint.width}; train it with --height 128 --width 64"
         )
     extra = {"acc": checkpoint.extra.get("acc", 0.0), "epoch": checkpoint.extra.get("epoch", 0)}
-    checkpoints.save(path, {"net_dict": _trunk(job)} | extra)
+    checkpoints.save(path, {"net_dict": _trunk(job)} | extra | thresholds.carried(checkpoint.extra))
 
 
 def write_boxmot(job: Job, path: Path) -> None:
@@ -131,7 +133,7 @@ def write_boxmot(job: Job, path: Path) -> None:
         "height": checkpoint.height,
         "width": checkpoint.width,
     }
-    checkpoints.save(path, content)
+    checkpoints.save(path, content | thresholds.carried(checkpoint.extra))
 
 
 def _trunk(job: Job) -> dict[str, Tensor]:
@@ -286,6 +288,8 @@ def main(args) -> None:
     compared = some_pixels(data.query or data.train, count, checkpoint) if data else drawn(count, checkpoint)
     size = f"{checkpoint.height}x{checkpoint.width}"
     print(f"{args.weights}: {checkpoint.arch}, {size}, {job.net.feature_dim} numbers a crop")
+    if threshold := thresholds.carried(checkpoint.extra):
+        print(f"  max_dist {in_digits(threshold['max_dist'])}, the threshold of these weights, is in each file")
     measured = data is not None and data.can_evaluate
     if measured:
         print(f"  {'checkpoint':<12} " + "rank-1 {:.2%}  mAP {:.2%}".format(*retrieval(job.net, data, checkpoint)))

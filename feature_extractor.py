@@ -30,7 +30,7 @@ from appearance.data.images import load_rgb
 from appearance.data.resize import resize, resize_all
 from appearance.device import choose_device
 from appearance.files import atomic_write
-from appearance.networks import checkpoints, default_weights, runtimes
+from appearance.networks import checkpoints, default_weights, runtimes, thresholds
 from appearance.networks.flags import add_network_flags
 from appearance.networks.inference import BothDirections, fuse_for_inference
 from appearance.networks.precision import full_precision
@@ -60,6 +60,12 @@ class Extractor:
         last_stride: 1 or 2, stride of the last stage of a ResNet or MobileNetV2, for a checkpoint that does not say
             (2 with a warning).
 
+    Attributes:
+        height, width: of the network's input in pixels.
+        feature_dim: numbers a vector.
+        max_dist: the tracker's threshold that came with the weights, a cosine distance (`evaluate.py --calibrate
+            --save-threshold`); None where the file has none.
+
     Raises:
         InputError: the file is missing, broken or of no known network; it contradicts these arguments; or it is an ONNX
             or TorchScript file whose size or normalisation neither the file nor the caller tells.
@@ -80,17 +86,20 @@ class Extractor:
         if runtimes.is_graph(path):
             self.device = torch.device("cpu")
             source = self.net = runtimes.load(path, height, width, normalize)
+            threshold = source.threshold
         else:
             if normalize is not None:
                 raise InputError(f"normalize: is for ONNX and TorchScript files; {path} is a checkpoint, leave it out")
             self.device = choose_device("auto" if use_cuda else "cpu")
             source = checkpoints.load(path).with_input(height, width, last_stride)
+            threshold = thresholds.carried(source.extra)
             self.net = fuse_for_inference(checkpoints.from_checkpoint(source)).to(self.device)
             for doubt in source.doubts():
                 warnings.warn(doubt, stacklevel=2)
         if flip and not getattr(source, "flip", False):  # an exported file may have both directions inside
             self.net = BothDirections(self.net)
         self.height, self.width = source.height, source.width
+        self.max_dist: float | None = threshold.get("max_dist")
         self.feature_dim = self.net.feature_dim
         self.batch_size = batch_size
 

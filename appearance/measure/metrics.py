@@ -152,7 +152,8 @@ def _grouped(keys, results, valid):
 def ranked_list(data: dict, query: int, length: int = 10) -> list[dict]:
     """The best `length` gallery images for one query as the metrics see them: no junk, no same-camera image of it.
 
-    Of features with a `gap` (`reappear.py`), that camera's images, without those of the person that are nearer in time.
+    Of features with a `gap` (`reappear.py`), that camera's images, without those of the person that are nearer in time;
+    with `exactly`, those of that camera so many frames later.
 
     Each is {"row": int, "distance": 1 - cosine, "correct": bool}.
     """
@@ -160,7 +161,9 @@ def ranked_list(data: dict, query: int, length: int = 10) -> list[dict]:
         scores = data["gf"] @ data["qf"][query].to(data["gf"].device)
     scores = scores.cpu()
     label, camera, gl, gc = data["ql"][query].cpu(), data["qc"][query].cpu(), data["gl"].cpu(), data["gc"].cpu()
-    if "gap" in data:  # see reappear.py
+    if "exactly" in data:
+        left_out = (gc != camera) | (data["gt"].cpu() != data["qt"][query].cpu() + data["exactly"])
+    elif "gap" in data:  # see reappear.py
         near = (data["gt"] - data["qt"][query]).abs().cpu() < data["gap"]
         left_out = (gc != camera) | ((gl == label) & near)
     else:

@@ -2,8 +2,8 @@
 
 These files load:
 
-* ours: `net_dict, acc, epoch, arch, model_options, num_classes, height, width, class_names, trained_on, args` and, in
-  `last.pth`, what resuming needs;
+* ours: `net_dict, acc, epoch, arch, model_options, num_classes, height, width, class_names, trained_on, args`, where it
+  was calibrated `max_dist` and `calibration` (`thresholds.py`), and in `last.pth` what resuming needs;
 * the published `ckpt.t7` of DeepSORT and its kin: `net_dict, acc, epoch`;
 * bare state dicts, torchvision's ImageNet files and torchreid's OSNets among them, as `.safetensors` too;
 * others that hold such a state dict under any key and any prefix (`foreign.py` finds it): BoxMOT, Lightning,
@@ -93,6 +93,8 @@ class Checkpoint:
         """The same weights at another input size (`input_size`), and with another stride of the last stage; None: as
         they are.
 
+        The threshold that came with them is of their own size and is left out at another.
+
         Raises:
             InputError: no possible size; or another stride than the file tells, or than the architecture has.
         """
@@ -110,8 +112,10 @@ class Checkpoint:
                     f"--last-stride {last_stride}: {self.path} has last stride {options['last_stride']}; leave it out"
                 )
             options = options | {"last_stride": last_stride}
+        resized = "height" in self.told and (height, width) != (self.height, self.width)
         return replace(
             self,
+            extra={key: value for key, value in self.extra.items() if key != "max_dist" or not resized},
             height=height,
             width=width,
             model_options=options,

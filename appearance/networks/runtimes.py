@@ -2,7 +2,8 @@
 
 A file that `export.py` wrote carries a description of itself, as JSON: `arch`, `height`, `width`, `feature_dim`,
 `normalize`, which says whether the mean and standard deviation of `augment.normalize` are applied inside the file or
-are to be applied before, and `flip`, which says whether it looks at the mirror image as well.
+are to be applied before, `flip`, which says whether it looks at the mirror image as well, and the threshold of the
+weights (`thresholds.py`), where they have one.
 
 A file from elsewhere runs too, where it takes RGB images (N, 3, H, W) and answers one vector each. Its size is read
 from its input where that is fixed; what the file does not tell, the caller has to.
@@ -18,6 +19,7 @@ from torch import Tensor, nn
 
 from appearance.cli import InputError
 from appearance.data.augment import IMAGENET_MEAN, IMAGENET_STD
+from appearance.networks import thresholds
 from appearance.networks.checkpoints import LARGEST_SIDE, is_torchscript, reason
 from appearance.networks.inference import check_vectors, unit_rows
 
@@ -54,6 +56,7 @@ class ExportedNet(nn.Module):
         self.feature_dim = description["feature_dim"]
         self.inside = description["normalize"] == "inside"
         self.flip = description.get("flip", False)
+        self.threshold = thresholds.carried(description)
         self.eval()
 
     def embed(self, images: Tensor) -> Tensor:
