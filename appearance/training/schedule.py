@@ -5,7 +5,7 @@ from itertools import accumulate
 
 # Progressive resizing: share of height and width -> share of the growing epochs that are left when its stage ends.
 STAGES = {0.75: 0.2, 0.5: 0.4, 0.25: 0.85}
-GROWING_EPOCHS = 12  # at most: a network that sees small images for longer overfits them (docs/recipe.md)
+GROWING_EPOCHS = 12  # at most: a network that sees small images for longer overfits them (docs/training.md)
 SMALLEST_SIDE = 16  # pixels; smaller images show too little of a person
 PRECISE_EPOCHS = 0.2  # share of the epochs, the last ones, that end with precise batch norm statistics
 
