@@ -10,7 +10,14 @@ from conftest import ROOT, run_script
 from PIL import Image
 from test_documented_commands import FENCED, commands, complaints
 
-PAGES = ["docs/results.md", "docs/training.md", "docs/data.md", "docs/evaluation.md", "docs/drawn.md"]
+PAGES = [
+    "docs/results.md",
+    "docs/training.md",
+    "docs/data.md",
+    "docs/evaluation.md",
+    "docs/drawn.md",
+    "docs/reliability.md",
+]
 FILES = sorted((ROOT / "results").glob("*.csv"))
 PAIR = re.compile(r"(?<![\d.])(\d{1,3}\.\d)\** / \**(\d{1,3}\.\d)(?![\d.])")  # rank-1 / mAP
 PERCENT = re.compile(r"(?<![\d.])(\d{1,3}\.\d+) ?%")
