@@ -11,12 +11,8 @@ from PIL import Image
 from test_documented_commands import FENCED, commands, complaints
 
 PAGES = [
-    "docs/results.md",
-    "docs/training.md",
-    "docs/data.md",
-    "docs/evaluation.md",
-    "docs/drawn.md",
-    "docs/reliability.md",
+    *(f"docs/{name}.md" for name in ("results", "training", "data", "evaluation", "drawn", "reliability")),
+    "weights/README.md",
 ]
 FILES = sorted((ROOT / "results").glob("*.csv"))
 PAIR = re.compile(r"(?<![\d.])(\d{1,3}\.\d)\** / \**(\d{1,3}\.\d)(?![\d.])")  # rank-1 / mAP
