@@ -10,7 +10,6 @@
     onnx         float32, any batch size; for BoxMOT, Ultralytics, OpenCV, onnxruntime, ...
     onnx-int8    the same in 8-bit integers: about twice as fast on CPUs
     torchscript  float32, any batch size
-    npy-manifest one .npz: each tensor as .npy, and a manifest.json that tells shapes and input; for other languages
 
 ONNX and TorchScript files take RGB crops at the network's size. With `--normalize outside` these come normalised by
 ImageNet's mean and standard deviation, as most re-ID code does; with `--normalize inside` they come as they are from 0
@@ -23,34 +22,36 @@ A file appears under its name only after its vectors were compared with those of
 import functools
 import json
 import logging
-import os
-import tempfile
 import warnings
-import zipfile
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-import numpy as np
 import torch
 from torch import Tensor, nn
+from torchvision.transforms.v2.functional import pil_to_tensor
 
 from appearance import cli
 from appearance.cli import InputError, RunFailed
-from appearance.data import layouts, prepare
-from appearance.data.augment import IMAGENET_MEAN, IMAGENET_STD, normalize
+from appearance.data import layouts
+from appearance.data.augment import normalize
+from appearance.data.resize import resize
+from appearance.drawn import sample
+from appearance.files import beside
+from appearance.flags import positive
 from appearance.machine import decoders
 from appearance.measure import features_file, protocols
+from appearance.measure.calibrate import in_digits
 from appearance.measure.embed import fixed_batches, stream_pixels, test_features
-from appearance.networks import checkpoints, runtimes, shipped
+from appearance.networks import checkpoints, default_weights, runtimes, thresholds
+from appearance.networks.flags import add_network_flags
 from appearance.networks.inference import BothDirections, fuse_for_inference, unit_rows
 from datasets import PersonImages
-from model import build_model, from_checkpoint
+from model import from_checkpoint
 from utils import single_process
 
 OPSET = 17  # of ONNX; onnxruntime 1.12 and OpenCV 4.8 read it
 COMPARED_IMAGES = 64
-MANIFEST = "manifest.json"
 DEEP_SORT_SIZE = (128, 64)  # deep_sort_pytorch resizes every crop to this height and width
 BOXMOT_RESNET = {"last_stride": 2, "pooling": "avg", "neck": "none"}  # BoxMOT builds its ResNets so
 
@@ -91,6 +92,7 @@ class Job:
                 "input": f"RGB float32 (N, 3, {self.checkpoint.height}, {self.checkpoint.width}), "
                 + ("0 to 1" if self.inside else "0 to 1, then ImageNet's mean and standard deviation"),
             }
+            | thresholds.carried(self.checkpoint.extra)
         )
 
 
@@ -108,7 +110,7 @@ def write_ckpt(job: Job, path: Path) -> None:
             f"{checkpoint.height}x{checkpoint.width}; train it with --height 128 --width 64"
         )
     extra = {"acc": checkpoint.extra.get("acc", 0.0), "epoch": checkpoint.extra.get("epoch", 0)}
-    checkpoints.save(path, {"net_dict": _trunk(job)} | extra)
+    checkpoints.save(path, {"net_dict": _trunk(job)} | extra | thresholds.carried(checkpoint.extra))
 
 
 def write_boxmot(job: Job, path: Path) -> None:
@@ -131,7 +133,7 @@ def write_boxmot(job: Job, path: Path) -> None:
         "height": checkpoint.height,
         "width": checkpoint.width,
     }
-    checkpoints.save(path, content)
+    checkpoints.save(path, content | thresholds.carried(checkpoint.extra))
 
 
 def _trunk(job: Job) -> dict[str, Tensor]:
@@ -205,32 +207,6 @@ def write_torchscript(job: Job, path: Path) -> None:
         torch.jit.save(traced, str(path), _extra_files={runtimes.KEY: job.description()})
 
 
-def write_npy_manifest(job: Job, path: Path) -> None:
-    arrays = {name: value.numpy() for name, value in _trunk(job).items()}
-    manifest = json.loads(job.description()) | {
-        "normalize": "outside",  # plain weights: nothing is inside
-        "mean": IMAGENET_MEAN,
-        "std": IMAGENET_STD,
-        "model_options": job.checkpoint.model_options,
-        "tensors": {name: {"shape": value.shape, "dtype": str(value.dtype)} for name, value in arrays.items()},
-    }
-    np.savez(path, **arrays)
-    with zipfile.ZipFile(path, "a") as file:
-        file.writestr(MANIFEST, json.dumps(manifest, indent=1))
-
-
-def read_npy_manifest(path: Path) -> nn.Module:
-    """The network in a file of `write_npy_manifest`, from nothing but what is in it."""
-    with np.load(path) as file:
-        manifest = json.loads(file[MANIFEST])
-        weights = {name: torch.from_numpy(file[name]) for name in manifest["tensors"]}
-    net = build_model(manifest["arch"], 1, reid=True, **manifest["model_options"])
-    missing, unexpected = net.load_state_dict(weights, strict=False)
-    if unexpected or not all(name.startswith(net.classifier_prefix) for name in missing):
-        raise RunFailed(f"{path}: not the tensors of {manifest['arch']}")
-    return net.eval()
-
-
 @dataclass(frozen=True)
 class Format:
     write: Callable[[Job, Path], None]
@@ -245,7 +221,6 @@ FORMATS = {
     "onnx": Format(write_onnx, "{arch}_{size}.onnx", 1e-5),
     "onnx-int8": Format(write_onnx_int8, "{arch}_{size}_int8.onnx", 0.05),
     "torchscript": Format(write_torchscript, "{arch}_{size}.torchscript", 1e-5),
-    "npy-manifest": Format(write_npy_manifest, "{arch}_{size}.npz", 1e-5, weights_only=True),
 }
 
 
@@ -257,10 +232,7 @@ def load_back(path: Path, job: Job) -> nn.Module:
     """The network as a reader of the file gets it."""
     if path.suffix in runtimes.SUFFIXES:
         return runtimes.load(path)
-    if path.suffix == ".npz":
-        return read_npy_manifest(path)
-    checkpoint = checkpoints.load(path)
-    return from_checkpoint(checkpoint)
+    return from_checkpoint(checkpoints.load(path))
 
 
 @torch.inference_mode()
@@ -277,7 +249,7 @@ def retrieval(net: nn.Module, data: layouts.ReIDData, checkpoint: checkpoints.Ch
         PersonImages(people, checkpoint.height, checkpoint.width) for people in (data.query, data.gallery)
     )
     found = test_features(net, query, gallery, single_process("cpu"))
-    metrics = protocols.figures(features_file.check(found))
+    metrics = protocols.metrics(features_file.check(found))
     return metrics["rank1"], metrics["mAP"]
 
 
@@ -288,39 +260,37 @@ def retrieval(net: nn.Module, data: layouts.ReIDData, checkpoint: checkpoints.Ch
 def get_args_parser() -> cli.ArgumentParser:
     parser = cli.ArgumentParser(description="Write a trained network in the formats that trackers load.")
     add = parser.add_argument
-    add("--weights", type=Path, help="checkpoint of any known kind (default: checkpoint/best.pth or that in weights/)")
-    add("--height", type=int, help="height of the network's input in pixels (default: what --weights says, else 128)")
-    add("--width", type=int, help="width of the network's input in pixels (default: what --weights says, else 64)")
-    add("--last-stride", type=int, choices=(1, 2), help="of a ResNet or MobileNetV2 whose file does not say it")
+    add_network_flags(parser, exported=False)
     add("--format", nargs="+", choices=sorted(FORMATS), default=["onnx"], help="what to write")
     add("--output", type=Path, default=Path("export"), help="folder for the files")
     add("--normalize", choices=("outside", "inside"), default="outside", help="who applies mean and standard deviation")
     add("--flip", action="store_true", help="the mean of each crop and its mirror image, for twice the time")
-    add("--half", action="store_true", help="float16 in ckpt, boxmot and npy-manifest files: half the size")
+    add("--half", action="store_true", help="float16 in ckpt and boxmot files: half the size")
     add(
         "--data-dir",
         type=Path,
-        help="dataset to calibrate and measure with; the sample, unmeasured, if left out",
+        help="dataset to calibrate and measure with; drawn people, unmeasured, if left out",
     )
-    add("--calibration-images", type=int, default=256, help="training images that set the ranges of int8")
+    add("--calibration-images", type=positive, default=256, help="training images that set the ranges of int8")
     return parser
 
 
 def main(args) -> None:
-    if args.calibration_images < 1:
-        raise InputError(f"--calibration-images {args.calibration_images}: must be 1 or more")
-    args.weights = shipped.chosen(args.weights)
+    args.weights = default_weights.choose(args.weights)
     checkpoint = checkpoints.load(args.weights).with_input(args.height, args.width, args.last_stride)
     for doubt in checkpoint.doubts():
         print(f"note: {doubt}")
-    data = layouts.find(args.data_dir or prepare.the_sample(single_process("cpu")))
+    data = layouts.find(args.data_dir) if args.data_dir else None
     count = args.calibration_images if "onnx-int8" in args.format else 1
-    calibration = some_pixels(data.train or data.gallery, count, checkpoint)
+    calibration = some_pixels(data.train or data.gallery, count, checkpoint) if data else drawn(count, checkpoint)
     job = Job(checkpoint, args.normalize == "inside", calibration, args.flip, args.half)
-    compared = some_pixels(data.query or data.train, COMPARED_IMAGES, checkpoint)
+    count = COMPARED_IMAGES
+    compared = some_pixels(data.query or data.train, count, checkpoint) if data else drawn(count, checkpoint)
     size = f"{checkpoint.height}x{checkpoint.width}"
     print(f"{args.weights}: {checkpoint.arch}, {size}, {job.net.feature_dim} numbers a crop")
-    measured = bool(args.data_dir) and data.can_evaluate
+    if threshold := thresholds.carried(checkpoint.extra):
+        print(f"  max_dist {in_digits(threshold['max_dist'])}, the threshold of these weights, is in each file")
+    measured = data is not None and data.can_evaluate
     if measured:
         print(f"  {'checkpoint':<12} " + "rank-1 {:.2%}  mAP {:.2%}".format(*retrieval(job.net, data, checkpoint)))
     refused = []
@@ -348,21 +318,18 @@ def export(name: str, job: Job, path: Path, compared: Tensor, data: layouts.ReID
     if job.half and not FORMATS[name].weights_only:
         raise InputError(f"--half: {name} files are run as they are; leave --half out for them")
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        folder = tempfile.TemporaryDirectory(dir=path.parent, prefix=f".{path.name}.")
+        with beside(path) as unproven:
+            FORMATS[name].write(job, unproven)
+            net = load_back(unproven, job)
+            apart = differences(net, job.net, compared)
+            line = f"cosine difference at most {apart.max():.1e}, {apart.mean():.1e} on average"
+            if not apart.max() <= FORMATS[name].tolerance:
+                allowed = f"{FORMATS[name].tolerance:.0e}"
+                raise RunFailed(f"--format {name}: {line}; allowed are {allowed}. Nothing was written")
+            if data is not None:
+                line += "  rank-1 {:.2%}  mAP {:.2%}".format(*retrieval(net, data, job.checkpoint))
     except OSError as error:
         raise InputError(f"--output {path.parent}: cannot be written ({error.strerror})") from None
-    with folder:
-        temporary = Path(folder.name) / path.name
-        FORMATS[name].write(job, temporary)
-        net = load_back(temporary, job)
-        apart = differences(net, job.net, compared)
-        line = f"cosine difference at most {apart.max():.1e}, {apart.mean():.1e} on average"
-        if not apart.max() <= FORMATS[name].tolerance:
-            raise RunFailed(f"--format {name}: {line}; allowed are {FORMATS[name].tolerance:.0e}. Nothing was written")
-        if data is not None:
-            line += "  rank-1 {:.2%}  mAP {:.2%}".format(*retrieval(net, data, job.checkpoint))
-        os.replace(temporary, path)
     return f"{line}  {path.stat().st_size / 2**20:.1f} MB -> {path}"
 
 
@@ -372,6 +339,12 @@ def some_pixels(samples: list[layouts.Sample], count: int, checkpoint: checkpoin
     chosen = [samples[number * len(samples) // count] for number in range(count)]
     images = PersonImages(chosen, checkpoint.height, checkpoint.width)
     return torch.cat(list(stream_pixels(images, fixed_batches(count, 64), decoders())))
+
+
+def drawn(count: int, checkpoint: checkpoints.Checkpoint) -> Tensor:
+    """`count` images of drawn people, in memory alone: (N, 3, H, W) uint8."""
+    images = (pil_to_tensor(image) for image in sample.some_images(count))
+    return torch.stack([resize(image, checkpoint.height, checkpoint.width) for image in images])
 
 
 if __name__ == "__main__":

@@ -22,9 +22,11 @@ from identity_measures import SAME, identity_measures
 from tracker import Tracker, overlap
 
 from appearance import cli
-from appearance.files import atomic_write
+from appearance.files import atomic_write, write_text
+from appearance.flags import count, positive
 from appearance.networks import runtimes
-from feature_extractor import add_network_flags, extractor_of
+from appearance.networks.flags import add_network_flags
+from feature_extractor import extractor_of
 
 THRESHOLDS = (0.02, 0.05, 0.1, 0.15, 0.2, 0.25, 0.3, 0.4, 0.5)
 TUNING_SEED = 1000  # of the scene that thresholds are chosen on
@@ -189,10 +191,10 @@ def get_args_parser() -> cli.ArgumentParser:
     )
     add = parser.add_argument
     add_network_flags(parser)
-    add("--scenes", type=int, default=3, help="number of scenes, each with other people")
-    add("--frames", type=int, default=300, help="length of a scene")
-    add("--people", type=int, default=8, help="people in a scene")
-    add("--seed", type=int, default=0, help="of the first scene")
+    add("--scenes", type=positive, default=3, help="number of scenes, each with other people")
+    add("--frames", type=positive, default=300, help="length of a scene")
+    add("--people", type=positive, default=8, help="people in a scene")
+    add("--seed", type=count, default=0, help="of the first scene")
     add("--gif", type=Path, help="also save the first scene with the network's tracks as GIF")
     add("--picture", type=Path, help="also save who was called what in the first scene as PNG")
     add("--json", type=Path, help="also save the figures as JSON")
@@ -201,9 +203,6 @@ def get_args_parser() -> cli.ArgumentParser:
 
 def main(args) -> None:
     runtimes.needed("scipy")
-    for flag in ("scenes", "frames", "people"):
-        if getattr(args, flag) < 1:
-            raise cli.InputError(f"--{flag} {getattr(args, flag)}: must be 1 or more")
     ways = {"motion alone": nothing, "colour histogram": colours, "network": extractor_of(args)}
     tuning = scene.record(TUNING_SEED, args.frames, args.people)
     thresholds = {name: None if way is nothing else best_threshold(tuning, way) for name, way in ways.items()}
@@ -222,7 +221,7 @@ def main(args) -> None:
         figures[name] = {"threshold": thresholds[name], "IDF1": idf1, "switches": switches, "tracks": tracks}
         print(f"  {name:<18} {thresholds[name] or '-':>9} {idf1:>7.1%} {switches:>9} {tracks:>7}")
     if args.json:
-        atomic_write(args.json, lambda file: file.write((json.dumps(figures, indent=1) + "\n").encode()))
+        write_text(args.json, json.dumps(figures, indent=1) + "\n")
     if args.picture:
         picture = lifelines(scenes[0], {name: numbers[0] for name, numbers in results.items()})
         atomic_write(args.picture, lambda file: picture.quantize(128).save(file, "PNG", optimize=True))

@@ -20,8 +20,11 @@ from identity_measures import identity_measures
 from track_demo import crops_of
 
 from appearance import cli
-from appearance.files import atomic_write
-from feature_extractor import add_network_flags, extractor_of
+from appearance.files import write_text
+from appearance.flags import count, from_zero, positive
+from appearance.networks.flags import add_network_flags
+from appearance.networks.thresholds import DEFAULT
+from feature_extractor import extractor_of
 
 
 class Blind:
@@ -51,10 +54,11 @@ def get_args_parser() -> cli.ArgumentParser:
     parser = cli.ArgumentParser(description="Track drawn people with deep-sort-realtime and a trained network.")
     add = parser.add_argument
     add_network_flags(parser)
-    add("--scenes", type=int, default=3, help="number of scenes, each with other people")
-    add("--frames", type=int, default=300, help="length of a scene")
-    add("--seed", type=int, default=0, help="of the first scene")
-    add("--max-cosine-distance", type=float, default=0.1, help="the tracker's threshold with the trained network")
+    add("--scenes", type=positive, default=3, help="number of scenes, each with other people")
+    add("--frames", type=positive, default=300, help="length of a scene")
+    add("--seed", type=count, default=0, help="of the first scene")
+    help = "the trained network's threshold (default: that of --weights, or 0.2)"
+    add("--max-cosine-distance", type=from_zero, help=help)
     add("--json", type=Path, help="also save the figures as JSON")
     return parser
 
@@ -68,10 +72,14 @@ def main(args) -> None:
             '"setuptools<81"'
         ) from None
     embedders = {
-        "blind": (Blind(), 0.2),
-        "its MobileNetV2": (MobileNetv2_Embedder(gpu=False), 0.2),
-        "the trained network": (extractor_of(args), args.max_cosine_distance),
+        "blind": (Blind(), DEFAULT),
+        "its MobileNetV2": (MobileNetv2_Embedder(gpu=False), DEFAULT),
     }
+    extractor = extractor_of(args)
+    threshold = args.max_cosine_distance
+    if threshold is None:
+        threshold = DEFAULT if extractor.max_dist is None else extractor.max_dist
+    embedders["the trained network"] = (extractor, threshold)
     scenes = [scene.record(args.seed + number, args.frames) for number in range(args.scenes)]
     figures = {}
     print(f"deep-sort-realtime on {args.scenes} scenes of {args.frames} frames; {args.weights}")
@@ -83,7 +91,7 @@ def main(args) -> None:
         figures[name] = {"IDF1": idf1, "switches": switches, "tracks": tracks}
         print(f"  {name:<22} {idf1:>7.1%} {switches:>9} {tracks:>7}")
     if args.json:
-        atomic_write(args.json, lambda file: file.write((json.dumps(figures, indent=1) + "\n").encode()))
+        write_text(args.json, json.dumps(figures, indent=1) + "\n")
 
 
 if __name__ == "__main__":

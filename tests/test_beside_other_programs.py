@@ -18,7 +18,7 @@ TOP_LEVEL = sorted(path.stem for path in ROOT.glob("*.py") if path.stem != "feat
 FLAT = (
     *("augment", "batches", "calibrate", "checkpoints", "cli", "exported", "extract", "features", "files", "flags"),
     *("layouts", "losses", "metrics", "mobilenet", "muon", "osnet", "pixels", "plots", "protocols", "recipe", "report"),
-    *("rerank", "resize", "resume", "sample", "sample_cameras", "sample_people", "tsne"),
+    *("rerank", "resize", "resume", "sample", "sample_cameras", "sample_people"),
 )
 NAMES = [*TOP_LEVEL, *FLAT]
 

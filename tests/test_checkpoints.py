@@ -224,6 +224,40 @@ def test_what_is_no_checkpoint_is_refused(tmp_path, content, words):
     assert len(str(caught.value)) < 400
 
 
+def scaled(weights, name, factor):
+    return {key: value * factor if key.endswith(name) else value for key, value in weights.items()}
+
+
+WITHOUT_VECTORS = {
+    "negative variances": lambda weights: scaled(weights, "running_var", -1.0),
+    "huge weights": lambda weights: scaled(weights, "conv1.weight", 1e38),
+    "zeros": lambda weights: scaled(weights, "conv2.weight", 0.0) | scaled(weights, ("weight", "bias"), 0.0),
+    "whole numbers": lambda weights: {key: value.long() for key, value in weights.items()},
+}
+
+
+@pytest.mark.parametrize("what", WITHOUT_VECTORS)
+def test_weights_that_give_no_vectors_are_refused(tmp_path, what):
+    """They are finite numbers of the right shapes, and would give NaN or zeros."""
+    path = saved(tmp_path / "file.pth", {"net_dict": WITHOUT_VECTORS[what](net_dict(2))})
+    words = "whole numbers" if what == "whole numbers" else "vectors of zeros, NaN or infinities"
+    with pytest.raises(InputError, match=words) as caught:
+        from_checkpoint(checkpoints.load(path))
+    assert str(caught.value).startswith(str(path))
+    net = Net(2).train()
+    with pytest.raises(InputError, match=r"vectors of zeros|shape or kind"):  # to start a training from, as well
+        checkpoints.load_pretrained(net, "net", checkpoints.load(path))
+    assert net.training
+
+
+def test_a_size_too_small_for_a_network_is_a_sentence(tmp_path):
+    """Instance norm needs more than one pixel."""
+    net = build_model("resnet50_ibn", 2, last_stride=2)
+    loaded = checkpoints.load(saved(tmp_path / "ibn.pth", net.state_dict()))
+    with pytest.raises(InputError, match=r"ibn\.pth: does not run on images of 8x8 pixels"):
+        from_checkpoint(loaded.with_input(8, 8))
+
+
 def test_odd_extras_do_not_matter(tmp_path):
     content = {"net_dict": net_dict(2), "arch": ["net"], "epoch": torch.tensor([1, 2]), 7: 8}
     loaded = checkpoints.load(saved(tmp_path / "a.pth", content))

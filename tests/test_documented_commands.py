@@ -199,9 +199,9 @@ def test_own_video(tmp_path):
     cut, trained, tested, evaluated, tracked = run_block(
         block_after("## Your own video"), tmp_path, network="osnet_x0_25"
     )
-    assert "Next: " in cut
+    assert re.search(r"Next: .*train\.py --data-dir video_crops --weights drawn .*--output runs/video_crops\n", cut)
     assert "-> best.pth" in trained
-    assert "runs/video/features.pth" in tested
+    assert re.search(r"Next: .*evaluate\.py runs/video/features\.pth --protocol reappear --gap \d+\n", tested)
     assert "at least so many frames away" in evaluated
     assert "IDF1" in tracked
     assert "note: runs/video/best.pth was trained on 2 tracks of MOT16-09, so its figures are too good" in tracked

@@ -208,27 +208,6 @@ def full(data):
     return features_file.check(data)
 
 
-def test_cuhk03_is_the_mean_over_single_shot_galleries():
-    # person 5's two images stand at ranks 1 and 4; person 6's two at 2 and 3: with one image of each, it is a draw of
-    # 2 x 2 galleries, in two of which 5 comes first
-    distances = torch.tensor([[0.1, 0.4, 0.2, 0.3]])
-    arrays = [torch.tensor(value) for value in ([5], [1], [5, 5, 6, 6], [2, 2, 2, 2])]
-    found = metrics.summary(metrics.rank_distances(distances, *arrays, shots=4000, seed=1))
-    assert found["rank1"] == pytest.approx(0.5, abs=0.04)
-    assert found["cmc"][1] == 1.0
-    assert found["mAP"] == pytest.approx((1 + 2 / 4) / 2)
-    assert found["valid_queries"] == 1
-    again = metrics.summary(metrics.rank_distances(distances, *arrays, shots=4000, seed=1))
-    assert again == found
-
-
-def test_cuhk03_does_not_depend_on_the_memory_limit():
-    data = full(random_features())
-    many = metrics.summary(metrics.rank_queries(data, shots=10, seed=3))
-    few = metrics.summary(metrics.rank_queries(data, memory=8000, shots=10, seed=3))
-    assert few == many
-
-
 def test_multi_query_averages_one_identity_and_camera():
     data = full(
         {
@@ -380,7 +359,6 @@ def test_pictures_are_called_by_the_labels(tmp_path):
         ("--k1", 5, "--rerank"),
         ("--k2", 5, "--rerank"),
         ("--lambda", 0.1, "--rerank"),
-        ("--repeats", 5, "--protocol cuhk03"),
         ("--gap", 5, "--protocol reappear"),
         ("--window", 5, "--calibrate or --protocol reappear"),
         ("--false-match-rate", 0.1, "--calibrate or --protocol reappear"),

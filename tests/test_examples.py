@@ -19,7 +19,7 @@ sys.path.insert(0, str(ROOT / "examples"))
 import scene
 import track_demo
 import track_mot
-from identity_measures import identity_measures
+from identity_measures import hota, identity_measures
 from tracker import Kalman, Tracker, distances, overlap
 
 from appearance.cli import InputError
@@ -196,6 +196,20 @@ def test_measures_equal_those_of_motmetrics(seed):
 @pytest.mark.parametrize("seed", range(20))
 def test_measures_equal_motmetrics_itself(seed):
     assert by_motmetrics(*random_run(seed)) == pytest.approx(STORED[seed])
+
+
+def test_hota_by_trackeval():
+    """By hand: of one person in 10 frames, half under one number and half under another; a second one is not found."""
+    pytest.importorskip("trackeval", reason="pip install trackeval")
+    here, there = np.array([[0.0, 0, 10, 20]]), np.array([[0.0, 0, 10, 20], [50, 0, 10, 20]])
+    people, boxes = [np.array([7, 9])] * 10, [there] * 10
+    numbers, found = [np.array([3])] * 5 + [np.array([4])] * 5, [here] * 10
+    measured = hota(people, boxes, numbers, found)
+    assert measured == pytest.approx({"HOTA": 0.5, "AssA": 5 / 10, "DetA": 10 / 20})
+    half = hota(people, boxes, numbers, [here / [1, 1, 1, 2]] * 10)  # found up to an overlap of 0.5
+    assert half == pytest.approx({"HOTA": 0.5 * 10 / 19, "AssA": 0.5 * 10 / 19, "DetA": 0.5 * 10 / 19})
+    nobody = [np.empty(0, int)] * 10, [np.empty((0, 4))] * 10
+    assert hota(people, boxes, *nobody) == {"HOTA": 0, "AssA": 0, "DetA": 0}
 
 
 def test_a_box_beside_the_person_is_wrong():

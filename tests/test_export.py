@@ -1,7 +1,7 @@
 """Exports: every file gives the checkpoint's vectors, and a file that does not is not written."""
 
 import dataclasses
-import json
+import re
 import sys
 
 import numpy as np
@@ -160,21 +160,6 @@ def test_int8(tmp_path, data):
     assert sorted(path.name for path in tmp_path.iterdir()) == ["best.pth", whole.name, small.name]
 
 
-def test_npy_manifest_is_read_without_torch_and_without_us(tmp_path, data):
-    weights = write_checkpoint(tmp_path / "best.pth", height=128, width=64)
-    run_export("--weights", weights, "--format", "npy-manifest", "--output", tmp_path, "--data-dir", data)
-    with np.load(tmp_path / "net_128x64.npz", allow_pickle=False) as file:
-        manifest = json.loads(file["manifest.json"])
-        arrays = {name: file[name] for name in manifest["tensors"]}
-    assert (manifest["arch"], manifest["height"], manifest["width"]) == ("net", 128, 64)
-    assert manifest["mean"] == pytest.approx(MEAN.tolist())
-    for name, entry in manifest["tensors"].items():
-        assert (list(arrays[name].shape), str(arrays[name].dtype)) == (entry["shape"], entry["dtype"])
-    crops = sized_crops(128, 64)
-    found = published_network({k: torch.from_numpy(v) for k, v in arrays.items()}, normalised(crops)).numpy()
-    np.testing.assert_allclose(found, Extractor(weights, use_cuda=False)(crops), atol=1e-4)
-
-
 def test_boxmot_resnet_is_torchvisions(tmp_path, data):
     weights = write_checkpoint(tmp_path / "best.pth", "resnet18", last_stride=2, pooling="avg")
     run_export("--weights", weights, "--format", "boxmot", "--output", tmp_path, "--data-dir", data)
@@ -201,16 +186,13 @@ def test_boxmot_osnet(tmp_path, data):
 def test_half_the_size(tmp_path, data):
     weights = write_checkpoint(tmp_path / "best.pth", "osnet_x0_25")
     for folder, flags in ((tmp_path / "whole", []), (tmp_path / "half", ["--half"])):
-        run_export(
-            "--weights", weights, "--format", "boxmot", "npy-manifest", "--output", folder, "--data-dir", data, *flags
-        )
-    for name in ("osnet_x0_25_reid.pt", "osnet_x0_25_64x32.npz"):
-        whole, half = (tmp_path / folder / name for folder in ("whole", "half"))
-        assert half.stat().st_size < 0.7 * whole.stat().st_size
-    kept = torch.load(tmp_path / "half" / "osnet_x0_25_reid.pt", weights_only=True)["state_dict"]
+        run_export("--weights", weights, "--format", "boxmot", "--output", folder, "--data-dir", data, *flags)
+    whole, half = (tmp_path / folder / "osnet_x0_25_reid.pt" for folder in ("whole", "half"))
+    assert half.stat().st_size < 0.7 * whole.stat().st_size
+    kept = torch.load(half, weights_only=True)["state_dict"]
     assert {value.dtype for value in kept.values()} == {torch.float16, torch.int64}
     crops = sized_crops(64, 32)
-    found = Extractor(tmp_path / "half" / "osnet_x0_25_reid.pt", use_cuda=False)
+    found = Extractor(half, use_cuda=False)
     assert {value.dtype for value in found.net.parameters()} == {torch.float32}
     np.testing.assert_allclose(found(crops), Extractor(weights, use_cuda=False)(crops), atol=3e-3)
     with pytest.raises(InputError, match="--half: onnx files are run"):
@@ -280,8 +262,8 @@ def test_a_size_that_the_checkpoint_does_not_say(tmp_path, data, capsys):
     crops = random_crops(3)
     found = Extractor(tmp_path / "osnet_x0_25_64x32.torchscript")(crops)
     np.testing.assert_allclose(found, Extractor(weights, use_cuda=False)(crops), atol=1e-4)
-    with pytest.raises(InputError, match="--height 0: must be from 1"):
-        run_export(*flags, "--height", 0)
+    with pytest.raises(InputError, match="--height 5000: must be from 1 to 4096"):
+        run_export(*flags, "--height", 5000)
     with pytest.raises(InputError, match=r"a TorchScript file, which runs as it is; give the checkpoint"):
         run_export("--weights", tmp_path / "osnet_x0_25_64x32.torchscript")
 
@@ -294,5 +276,14 @@ def test_command_line(tmp_path, data):
     assert done.stderr == ""
     assert "cosine difference" in done.stdout
     assert (tmp_path / "export" / "osnet_x0_25_64x32.torchscript").is_file()
-    with pytest.raises(InputError, match="--calibration-images 0"):
-        run_export(*options, "--calibration-images", 0)
+
+
+def test_without_a_dataset_drawn_people_are_compared_and_none_are_saved(tmp_path, monkeypatch, capsys):
+    monkeypatch.setenv("APPEARANCE_DATA", str(tmp_path / "data"))
+    weights = write_checkpoint(tmp_path / "best.pth", "osnet_x0_25")
+    run_export("--weights", weights, "--format", "torchscript", "--output", tmp_path / "out")
+    assert re.search(r"torchscript +cosine difference at most \S+e-", capsys.readouterr().out)
+    assert {path.name for path in tmp_path.iterdir()} == {"best.pth", "out"}
+    pixels = export.drawn(5, checkpoints.load(weights))
+    assert (pixels.shape, pixels.dtype) == ((5, 3, 64, 32), torch.uint8)
+    assert len({row.numpy().tobytes() for row in pixels}) == 5

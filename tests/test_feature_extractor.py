@@ -1,5 +1,6 @@
 """The Extractor: the vectors of `test.py`, whatever the batch, in the calls of three trackers."""
 
+import json
 import sys
 import warnings
 from subprocess import run
@@ -198,6 +199,19 @@ def test_an_unknown_size_is_said_and_can_be_given(tmp_path):
         Extractor(tmp_path / "bare.pth", normalize="outside")
 
 
+def test_one_side_alone_keeps_the_shape_of_the_networks_own_input(tmp_path):
+    """A crop at 64x64 in a network of 128x64 would be twice as wide as any that it has seen."""
+    weights = write_checkpoint(tmp_path / "best.pth", "osnet_x0_25", height=96, width=32)
+    for given, size in (({"height": 48}, (48, 16)), ({"width": 20}, (60, 20)), ({}, (96, 32))):
+        extractor = Extractor(weights, use_cuda=False, **given)
+        assert (extractor.height, extractor.width) == size
+    crops = random_crops(3)
+    both = Extractor(weights, use_cuda=False, height=48, width=16)(crops)
+    np.testing.assert_array_equal(Extractor(weights, use_cuda=False, height=48)(crops), both)
+    with pytest.raises(InputError, match="--width 0: must be from 1 to 4096"):
+        Extractor(weights, width=0)
+
+
 def test_the_stride_of_the_last_stage_can_be_given(tmp_path):
     weights = write_checkpoint(tmp_path / "best.pth", "resnet18", last_stride=1)
     torch.save(checkpoints.read(weights)["net_dict"], tmp_path / "bare.pth")
@@ -296,6 +310,29 @@ def test_torchscript_from_elsewhere_runs_once_size_and_normalisation_are_given(t
     torch.jit.save(torch.jit.script(Foreign(maps=True)), str(tmp_path / "maps.torchscript"))
     with pytest.raises(InputError, match=r"answers \(2, 16, 23, 11\) for 2 images, not one vector each"):
         Extractor(tmp_path / "maps.torchscript", height=48, width=24, normalize=place)
+
+
+@pytest.mark.filterwarnings("ignore:.torch.jit:FutureWarning")
+def test_an_exported_file_that_gives_no_vectors_or_describes_another_is_refused(tmp_path):
+    told = {"arch": "theirs", "height": 48, "width": 24, "feature_dim": 16, "normalize": "outside"}
+
+    def written(net, description):
+        text = description if isinstance(description, str) else json.dumps(description)
+        torch.jit.save(torch.jit.script(net), str(tmp_path / "f.torchscript"), _extra_files={"reid": text})
+        return tmp_path / "f.torchscript"
+
+    crops = random_crops(3)
+    longer = Extractor(written(Foreign().eval(), told))(crops)  # it gives rows of any length
+    np.testing.assert_allclose(np.linalg.norm(longer, axis=1), 1, atol=1e-6)
+    broken = Foreign().eval()
+    broken.norm.running_var.fill_(-1)
+    with pytest.raises(InputError, match=r"f\.torchscript: its network gives vectors of zeros, NaN or infinities"):
+        Extractor(written(broken, told))
+    with pytest.raises(InputError, match=r"does not run on images of 48x24 pixels \(\(2, 16\) numbers for 2 images"):
+        Extractor(written(Foreign().eval(), told | {"feature_dim": 8}))
+    for odd in ("{", "[1]", "{}", told | {"height": True}, told | {"height": 1 << 20}, told | {"normalize": "both"}):
+        with pytest.raises(InputError, match=r"what it says of itself is not what `export\.py` writes"):
+            Extractor(written(Foreign().eval(), odd))
 
 
 @pytest.mark.parametrize("batch", [None, 1, 4])

@@ -157,6 +157,19 @@ def test_half_a_file_is_an_input_error(tmp_path):
             features_file.load(tmp_path / name)
 
 
+@pytest.mark.parametrize("row", [torch.full((4,), torch.nan), torch.zeros(4), torch.full((4,), 2.0)])
+def test_only_unit_vectors_are_written(tmp_path, row):
+    features_file.save(tmp_path / "f.pth", small())
+    before = (tmp_path / "f.pth").read_bytes()
+    rows = small()["gf"].clone()
+    rows[2] = row
+    for name in ("f.pth", "f.npz", "folder"):
+        with pytest.raises(InputError, match=rf"{name}: not written: gf has .* 1 of 4 rows \(2\)"):
+            features_file.save(tmp_path / name, small() | {"gf": rows})
+    assert (tmp_path / "f.pth").read_bytes() == before
+    assert os.listdir(tmp_path) == ["f.pth"]
+
+
 def test_names_and_places(tmp_path):
     with pytest.raises(InputError, match=r"none\.pth: no such features file; run `python test.py` first"):
         features_file.load(tmp_path / "none.pth")

@@ -5,7 +5,6 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from appearance.networks.checkpoints import NAMES
 from appearance.networks.inference import fuse_for_inference, unit_rows
 from model import ARCHITECTURES, Net, build_model
 
@@ -184,7 +183,3 @@ def test_unknown_names_and_options():
         build_model("resnet1")
     with pytest.raises((TypeError, ValueError), match="last_stride"):
         build_model("net", last_stride=1)
-
-
-def test_every_architecture_is_known_to_the_reader_of_checkpoints():
-    assert set(NAMES) == set(ARCHITECTURES)

@@ -67,8 +67,9 @@ def test_killed_runs_end_bit_identical(flags, tmp_path):
 
 
 def test_leftovers_of_a_killed_save_are_removed(here):
-    (here / "run").mkdir()
-    (here / "run" / ".last.pth.x1y2.tmp").write_bytes(b"half")
+    unfinished = here / "run" / ".last.pth.x1y2.unfinished"
+    unfinished.mkdir(parents=True)
+    (unfinished / "last.pth").write_bytes(b"half")
     train_on_data("--epochs", 1, "--output", "run")
     assert sorted(files_of("run")) == ["best.pth", "curves.png", "history.csv", "last.pth"]
 
@@ -131,7 +132,7 @@ def test_a_full_disk_leaves_the_last_good_checkpoint(here):
         result = call_script("train.py", "--resume", "--epochs", 2, cwd=here)
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
-    assert_one_line_error(result, "checkpoint/", "could not be saved", "what was there before is unchanged")
+    assert_one_line_error(result, "checkpoint/", "cannot be written", "What was there before is unchanged")
     after = files_of("checkpoint")
     assert after["last.pth"] == before["last.pth"]
     assert sorted(after) == sorted(before)

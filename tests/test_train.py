@@ -527,7 +527,7 @@ def test_a_network_that_died(data, here, monkeypatch):
         return features
 
     monkeypatch.setattr(train.embed, "test_features", dead)
-    with pytest.raises(RunFailed, match=r"the network has died: .* start anew with a lower --lr"):
+    with pytest.raises(RunFailed, match=r"the network has died: .* start again with a lower --lr"):
         run("--data-dir", data, "--epochs", 1, *SMALL)
 
 
@@ -648,6 +648,18 @@ def test_fine_tuning_takes_smaller_batches():
     for fine_tuning, batch_size in ((False, 64), (True, 32)):
         recipe = recipe_of("--epochs", 12, images=4_199, identities=250, fine_tuning=fine_tuning)
         assert recipe.batch_size == batch_size
+
+
+def test_one_side_of_the_input_alone_keeps_the_shape_of_the_starting_weights():
+    for flags, own, size in (
+        ((), (128, 64), (128, 64)),
+        (("--height", 64), (128, 64), (64, 32)),
+        (("--width", 96), (128, 64), (192, 96)),
+        (("--height", 48), (96, 32), (48, 16)),
+        (("--height", 48, "--width", 40), (96, 32), (48, 40)),
+    ):
+        recipe = recipe_of(*flags, size=own)
+        assert (recipe.height, recipe.width) == size
 
 
 def test_what_was_chosen_is_said_and_too_few_steps_warned_of():

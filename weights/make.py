@@ -26,7 +26,7 @@ import test as testing
 import train
 from appearance import cli
 from appearance.cli import InputError
-from appearance.files import atomic_write
+from appearance.files import write_text
 from appearance.measure import features_file, protocols
 
 
@@ -73,7 +73,7 @@ def figures(weights: Path, data: Path, features: Path) -> dict:
     """Rank-1, mAP and mINP on the query and gallery of `data`."""
     if not features.is_file():
         run(testing, "--weights", weights, "--data-dir", data, "--output", features)
-    metrics = protocols.figures(features_file.load(features))
+    metrics = protocols.metrics(features_file.load(features))
     return {name: round(100 * metrics[name], 1) for name in ("rank1", "mAP", "mINP")}
 
 
@@ -83,7 +83,7 @@ def remember(plan: Plan, output: Path) -> None:
     if path.is_file() and path.read_text() != wanted:
         raise InputError(f"--output {output}: was begun with another plan ({path}); name another folder")
     output.mkdir(parents=True, exist_ok=True)
-    atomic_write(path, lambda file: file.write(wanted.encode()))
+    write_text(path, wanted)
 
 
 def main(args) -> None:
@@ -109,7 +109,7 @@ def main(args) -> None:
         card[name] = {"drawn people": figures(weights, people, out / f"{name}_drawn.pth")}
         if args.test:
             card[name][str(args.test)] = figures(weights, args.test, out / f"{name}_test.pth")
-    atomic_write(out / "card.json", lambda file: file.write(json.dumps(card, indent=1).encode()))
+    write_text(out / "card.json", json.dumps(card, indent=1))
     print(f"\nDone: {out / 'weights'}\n{json.dumps(card, indent=1)}")
 
 

@@ -22,34 +22,34 @@ open.
 """
 
 import json
-import os
 import pickle
-import shutil
 from pathlib import Path
 
 import numpy as np
 import torch
 
 from appearance.cli import InputError
-from appearance.files import atomic_write
+from appearance.files import atomic_write, beside
+from appearance.networks.inference import UNIT_TOLERANCE
 
 FEATURES, LABELS, CAMERAS, TIMES, PATHS = ("qf", "gf"), ("ql", "gl"), ("qc", "gc"), ("qt", "gt"), ("q_paths", "g_paths")
 ARRAYS = FEATURES + LABELS + CAMERAS + TIMES
 TORCH_SUFFIXES = (".pth", ".pt", ".t7")
 MAT_NAMES = {"qf": "query_f", "ql": "query_label", "qc": "query_cam"}
 MAT_NAMES |= {"gf": "gallery_f", "gl": "gallery_label", "gc": "gallery_cam"}
-NORM_TOLERANCE = 1e-3  # rows rounded to float16 on their way here are still unit rows
 CHECK_ROWS = 65536  # rows per step of the checks, which bounds their memory
 
 
 def save(path, features: dict):
     """Write a features dict, whole or not at all: a reader never sees half a file.
 
-    Raises InputError when the path's suffix is not one of ours or the place cannot be written.
+    Raises InputError when the path's suffix is not one of ours, the place cannot be written, or a row has not length 1.
     """
     path, kind = Path(path), _kind(path)
     if kind == "mat":
         raise InputError(f"{path}: .mat files are read, not written; use .pth, .npz or a folder name")
+    for key in FEATURES:
+        _features(features[key], f"{path}: not written: {key}", "take other weights, or --amp fp32")
     arrays = {key: _array(features[key]) for key in ARRAYS if key in features}
     notes = {key: features.get(key, {} if key == "meta" else []) for key in (*PATHS, "meta")}
     if kind == "folder":
@@ -107,7 +107,8 @@ def name_of(data: dict, identity) -> str:
 # ---------------------------------------------------------------------------------------------------------- checks
 
 
-def _features(value, name: str) -> torch.Tensor:
+def _features(value, name: str, advice: str = "extract them again") -> torch.Tensor:
+    """(N, D) float32 rows, finite and of length 1; else an InputError with the advice."""
     value = _tensor(value, name)
     if value.dim() != 2 or 0 in value.shape:
         raise InputError(f"{name} has shape {tuple(value.shape)}, it must be (images, numbers), neither of them 0")
@@ -120,14 +121,14 @@ def _features(value, name: str) -> torch.Tensor:
         norms = torch.linalg.vector_norm(value[start : start + CHECK_ROWS], dim=1)
         finite = norms.isfinite()
         not_finite += (~finite).nonzero()[:, 0].add_(start).tolist()
-        not_unit += (finite & ((norms - 1).abs() > NORM_TOLERANCE)).nonzero()[:, 0].add_(start).tolist()
+        not_unit += (finite & ((norms - 1).abs() > UNIT_TOLERANCE)).nonzero()[:, 0].add_(start).tolist()
     if not_finite:
-        raise InputError(f"{name} has NaN or infinite values in {_rows(not_finite, len(value))}; extract them again")
+        raise InputError(f"{name} has NaN or infinite values in {_rows(not_finite, len(value))}; {advice}")
     if not_unit:
         length = torch.linalg.vector_norm(value[not_unit[0]]).item()
         raise InputError(
-            f"{name} has vectors whose length is not 1 in {_rows(not_unit, len(value))} "
-            f"(row {not_unit[0]}: {length:.4g}); divide each row by its length"
+            f"{name} has vectors whose length is not 1 in {_rows(not_unit, len(value))} (row {not_unit[0]}: "
+            f"{length:.4g}); " + ("divide each row by its length" if length else advice)
         )
     return value
 
@@ -241,22 +242,16 @@ def _load_folder(path: Path) -> dict:
 
 
 def _save_folder(path: Path, arrays: dict, notes: dict):
-    """Write into a new folder beside, then swap: rename cannot replace a folder that has files in it."""
+    """A folder of features that is there already is replaced, any other is not."""
     if path.exists() and not path.is_dir():
         raise InputError(f"{path}: is a file, a folder of features cannot be written there")
     if path.is_dir() and any(path.iterdir()) and not (path / "qf.npy").exists():
         raise InputError(f"{path}: this folder holds other files; choose a new name for the features")
-    new, old = (path.with_name(f".{path.name}.{os.getpid()}.{end}") for end in ("new", "old"))
     try:
-        new.mkdir(parents=True)
-        for key, value in arrays.items():
-            np.save(new / f"{key}.npy", value, allow_pickle=False)
-        (new / "meta.json").write_text(json.dumps(notes))
-        if path.exists():
-            os.replace(path, old)
-        os.replace(new, path)
+        with beside(path, replace=True) as new:
+            new.mkdir()
+            for key, value in arrays.items():
+                np.save(new / f"{key}.npy", value, allow_pickle=False)
+            (new / "meta.json").write_text(json.dumps(notes))
     except OSError as error:
         raise InputError(f"{path}: cannot be written ({error.strerror or error})") from None
-    finally:
-        for leftover in (new, old):
-            shutil.rmtree(leftover, ignore_errors=True)

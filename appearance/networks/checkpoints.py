@@ -2,8 +2,8 @@
 
 These files load:
 
-* ours: `net_dict, acc, epoch, arch, model_options, num_classes, height, width, class_names, trained_on, args` and, in
-  `last.pth`, what resuming needs;
+* ours: `net_dict, acc, epoch, arch, model_options, num_classes, height, width, class_names, trained_on, args`, where it
+  was calibrated `max_dist` and `calibration` (`thresholds.py`), and in `last.pth` what resuming needs;
 * the published `ckpt.t7` of DeepSORT and its kin: `net_dict, acc, epoch`;
 * bare state dicts, torchvision's ImageNet files and torchreid's OSNets among them, as `.safetensors` too;
 * others that hold such a state dict under any key and any prefix (`foreign.py` finds it): BoxMOT, Lightning,
@@ -28,13 +28,16 @@ from torch import Tensor, nn
 from appearance.cli import InputError
 from appearance.files import atomic_write
 from appearance.networks import foreign, osnet
-from appearance.networks.foreign import NAMES  # the architectures that can be told apart
+from appearance.networks.architectures import ARCHITECTURES, build_model
+from appearance.networks.foreign import layers, listed
+from appearance.networks.inference import check_vectors
 
 OPTIONS = {"last_stride": (1, 2), "pooling": ("avg", "gem"), "neck": ("none", "bn"), "truncated": (True, False)}
 NUMBERS = (torch.float32, torch.float64, torch.float16, torch.bfloat16, torch.int64)
 HEAD = ("avgpool.p", "neck.")  # trained parts that a file of ImageNet weights has not got
 IBN_IMAGENET = "https://github.com/XingangPan/IBN-Net/releases/download/v1.0/resnet50_ibn_a-d9d0bb7b.pth"
 LARGEST_SIDE = 4096  # pixels of an input
+LARGEST_TRIED = 128  # pixels on a side of the images that a network is tried with: a file may claim any size
 LARGEST_HEADER = 100_000_000  # bytes, of a safetensors file
 
 
@@ -87,16 +90,17 @@ class Checkpoint:
     def with_input(
         self, height: int | None = None, width: int | None = None, last_stride: int | None = None
     ) -> "Checkpoint":
-        """The same weights at another input size, and with another stride of the last stage; None: as they are.
+        """The same weights at another input size (`input_size`), and with another stride of the last stage; None: as
+        they are.
+
+        The threshold that came with them is of their own size and is left out at another.
 
         Raises:
             InputError: no possible size; or another stride than the file tells, or than the architecture has.
         """
-        for name, side in (("height", height), ("width", width)):
-            if side is not None and not 1 <= side <= LARGEST_SIDE:
-                raise InputError(f"--{name} {side}: must be from 1 to {LARGEST_SIDE}")
         given = {"height": height, "width": width, "last_stride": last_stride}
         given = {name: value for name, value in given.items() if value is not None}
+        height, width = input_size(height, width, (self.height, self.width))
         options = self.model_options
         if last_stride is not None and options.get("last_stride", 1) != last_stride:
             if "last_stride" not in options:
@@ -108,13 +112,19 @@ class Checkpoint:
                     f"--last-stride {last_stride}: {self.path} has last stride {options['last_stride']}; leave it out"
                 )
             options = options | {"last_stride": last_stride}
+        resized = "height" in self.told and (height, width) != (self.height, self.width)
         return replace(
             self,
-            height=height or self.height,
-            width=width or self.width,
+            extra={key: value for key, value in self.extra.items() if key != "max_dist" or not resized},
+            height=height,
+            width=width,
             model_options=options,
             told=self.told | given.keys(),
         )
+
+    def check(self, net: nn.Module) -> None:
+        """Raises InputError where `net`, which has these weights, gives vectors without a direction."""
+        check_vectors(net, min(self.height, LARGEST_TRIED), min(self.width, LARGEST_TRIED), self.path)
 
     def doubts(self, of: Iterable[str] = ("height", "width", "last_stride")) -> list[str]:
         """A line for each thing that was assumed about the file, with what to give where that is wrong."""
@@ -131,6 +141,20 @@ class Checkpoint:
                 "give last_stride (--last-stride) if it was trained with the other (1 or 2)"
             )
         return lines + list(self.notes)
+
+
+def input_size(height: int | None, width: int | None, own: tuple[int, int]) -> tuple[int, int]:
+    """The height and width that are asked for: a side that is not given follows the shape of `own`, or both are `own`.
+
+    Raises:
+        InputError: no possible size.
+    """
+    for name, side in (("height", height), ("width", width)):
+        if side is not None and not 1 <= side <= LARGEST_SIDE:
+            raise InputError(f"--{name} {side}: must be from 1 to {LARGEST_SIDE}")
+    if height is None:
+        height = own[0] if width is None else max(1, round(width * own[0] / own[1]))
+    return height, width or max(1, round(height * own[1] / own[0]))
 
 
 def save(path: str | os.PathLike, checkpoint: dict) -> None:
@@ -181,7 +205,7 @@ def _objects(path: Path) -> str:
         names = sorted(set(torch.serialization.get_unsafe_globals_in_checkpoint(path)) - set(HARMLESS))
     except Exception:  # files in torch's old format, and broken ones
         return ""
-    return f" ({foreign.listed(names)})" if names else ""
+    return f" ({listed(names)})" if names else ""
 
 
 def _is_safetensors(path: Path) -> bool:
@@ -244,7 +268,7 @@ def load(path: str | os.PathLike) -> Checkpoint:
     net_dict, extra = found.tensors, dict(found.beside)
     _check_tensors(net_dict, path)
     arch, options, num_classes = found.recognised
-    if isinstance(extra.get("arch"), str) and extra["arch"] in NAMES:
+    if isinstance(extra.get("arch"), str) and extra["arch"] in ARCHITECTURES:
         # strides and pooling: keys cannot tell them
         arch, options = extra["arch"], extra.get("model_options", options)
     assumed = "model_options" not in extra and "last_stride" in options and not options.get("truncated")
@@ -264,11 +288,11 @@ def load(path: str | os.PathLike) -> Checkpoint:
     notes = []
     if found.left_out:
         notes.append(
-            f"{path}: {foreign.listed(found.left_out)} is taken for the classifier of its training identities and left "
+            f"{path}: {listed(found.left_out)} is taken for the classifier of its training identities and left "
             "out; the vector is what goes into it"
         )
     if others and "arch" not in extra:
-        notes.append(f"{path}: of its networks the one in {found.where} is used, not {foreign.listed(others)}")
+        notes.append(f"{path}: of its networks the one in {found.where} is used, not {listed(others)}")
     return Checkpoint(path, net_dict, arch, num_classes, options, height, width, extra, frozenset(told), tuple(notes))
 
 
@@ -292,7 +316,7 @@ def _the_network(content: dict, path: Path) -> tuple[foreign.Found, list[str]]:
         _check_tensors(found[0].tensors, path)
         _check_tensors(one.tensors, path)
         if not _same(found[0].tensors, one.tensors):
-            places = foreign.listed([other.where or "the file itself" for other in found])
+            places = listed([other.where or "the file itself" for other in found])
             raise InputError(
                 f"{path}: holds {len(found)} networks ({places}); save the state_dict() of the one to use alone"
             )
@@ -381,6 +405,44 @@ def _head(net_dict: dict[str, Tensor]) -> dict:
     }
 
 
+def from_checkpoint(checkpoint: Checkpoint, reid: bool = True) -> nn.Module:
+    """The network of a checkpoint with its weights, every tensor in its place, in eval mode.
+
+    Raises:
+        InputError: a tensor is missing, too many, or of another shape or kind; or the network gives no vectors.
+    """
+    arch, options, weights = checkpoint.arch, checkpoint.model_options, checkpoint.net_dict
+    classes = checkpoint.num_classes or 1
+    try:
+        with torch.device("meta"):  # a file may claim any size: compare before taking memory for it
+            expected = build_model(arch, classes, **options).state_dict()
+        for name, tensor in expected.items():
+            if name in weights and weights[name].shape != tensor.shape:
+                found, wanted = (tuple(t.shape) for t in (weights[name], tensor))
+                raise ValueError(f"{name} has shape {found}, not {wanted}")
+            if name in weights and tensor.is_floating_point() and not weights[name].is_floating_point():
+                raise ValueError(f"{name} holds whole numbers ({weights[name].dtype})")
+        others = [name for name in weights if name not in expected]
+        if others:
+            raise ValueError(
+                f"it also has {listed(layers(others))}, which {arch} has not got here, so its vectors would be others; "
+                "train.py --weights can start from it"
+            )
+        net = build_model(arch, classes, reid=reid, **options)
+        if checkpoint.num_classes is None:  # features only: the untrained classifier is never used
+            unused = {name: value for name, value in net.state_dict().items() if name.startswith(net.classifier_prefix)}
+            weights = unused | weights
+        net.load_state_dict(weights)
+    except (ValueError, TypeError) as error:
+        raise InputError(f"{checkpoint.path}: not a whole {arch}: {error}") from None
+    except RuntimeError as error:
+        missing = [name for name in expected if name not in weights]
+        problem = f"it lacks {listed(missing)} ({len(missing)} of {len(expected)} tensors)" if missing else str(error)
+        raise InputError(f"{checkpoint.path}: not a whole {arch}: {problem}") from None
+    checkpoint.check(net.eval())
+    return net
+
+
 def load_pretrained(net: nn.Module, arch: str, checkpoint: Checkpoint) -> str:
     """Copy every tensor of `checkpoint` that fits into `net`, in place, and say what was and was not loaded.
 
@@ -391,20 +453,22 @@ def load_pretrained(net: nn.Module, arch: str, checkpoint: Checkpoint) -> str:
         one line with the counts.
 
     Raises:
-        InputError: another architecture, or trunk tensors that are missing or of another shape.
+        InputError: another architecture, or trunk tensors that are missing or of another shape or kind; or the file's
+            network gives no vectors.
     """
     if checkpoint.arch != arch:
         raise InputError(f"--weights {checkpoint.path}: holds a {checkpoint.arch}, but --model is {arch}")
     own = net.state_dict()
-    fits = {k: v for k, v in checkpoint.net_dict.items() if k in own and v.shape == own[k].shape}
+    fits = {k: v for k, v in checkpoint.net_dict.items() if k in own and _is_alike(v, own[k])}
     trunk = [k for k in own if not k.startswith(net.classifier_prefix)]
     missing = [k for k in trunk if k not in fits and not k.endswith("num_batches_tracked") and not k.startswith(HEAD)]
     if missing:
         raise InputError(
             f"--weights {checkpoint.path}: {len(missing)} of {len(trunk)} trunk tensors of {arch} are missing or of "
-            f"another shape, first {missing[0]}"
+            f"another shape or kind, first {missing[0]}"
         )
     net.load_state_dict(own | fits)
+    checkpoint.check(net)
     fresh = sorted(k for k in own if k not in fits)
     unused = sorted(k for k in checkpoint.net_dict if k not in fits)
     line = f"Loaded {len(fits)} of {len(own)} tensors from {checkpoint.path}"
@@ -415,6 +479,11 @@ def load_pretrained(net: nn.Module, arch: str, checkpoint: Checkpoint) -> str:
     # the stride is a flag of the training's own, and ImageNet's weights are fine-tuned at any size
     doubts = checkpoint.doubts(of=("height", "width")) if checkpoint.knows_people else []
     return "\n".join([line, *(f"note: {doubt}" for doubt in doubts)])
+
+
+def _is_alike(one: Tensor, other: Tensor) -> bool:
+    """Of one shape, and both whole numbers or both not."""
+    return one.shape == other.shape and one.is_floating_point() == other.is_floating_point()
 
 
 def _shortened(names: list[str]) -> str:

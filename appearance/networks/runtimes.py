@@ -2,7 +2,8 @@
 
 A file that `export.py` wrote carries a description of itself, as JSON: `arch`, `height`, `width`, `feature_dim`,
 `normalize`, which says whether the mean and standard deviation of `augment.normalize` are applied inside the file or
-are to be applied before, and `flip`, which says whether it looks at the mirror image as well.
+are to be applied before, `flip`, which says whether it looks at the mirror image as well, and the threshold of the
+weights (`thresholds.py`), where they have one.
 
 A file from elsewhere runs too, where it takes RGB images (N, 3, H, W) and answers one vector each. Its size is read
 from its input where that is fixed; what the file does not tell, the caller has to.
@@ -18,8 +19,9 @@ from torch import Tensor, nn
 
 from appearance.cli import InputError
 from appearance.data.augment import IMAGENET_MEAN, IMAGENET_STD
+from appearance.networks import thresholds
 from appearance.networks.checkpoints import LARGEST_SIDE, is_torchscript, reason
-from appearance.networks.inference import unit_rows
+from appearance.networks.inference import check_vectors, unit_rows
 
 KEY = "reid"  # under which a file keeps its description
 SUFFIXES = (".onnx", ".torchscript")
@@ -54,15 +56,20 @@ class ExportedNet(nn.Module):
         self.feature_dim = description["feature_dim"]
         self.inside = description["normalize"] == "inside"
         self.flip = description.get("flip", False)
+        self.threshold = thresholds.carried(description)
+        self.eval()
 
     def embed(self, images: Tensor) -> Tensor:
         images = images.cpu().contiguous()
         if self.inside:  # the file wants plain RGB from 0 to 1
             images = images * _channels(IMAGENET_STD) + _channels(IMAGENET_MEAN)
-        return self.run(images)
+        rows = self.run(images)
+        if tuple(rows.shape) != (len(images), self.feature_dim):
+            raise RuntimeError(f"{tuple(rows.shape)} numbers for {len(images)} images, not {self.feature_dim} each")
+        return rows
 
     def forward(self, images: Tensor) -> Tensor:
-        return self.embed(images)
+        return unit_rows(self.embed(images))
 
     def __deepcopy__(self, memo) -> "ExportedNet":
         return self  # a session of another library: cannot be copied, and nothing here changes it
@@ -95,7 +102,7 @@ def load(path: Path, height: int | None = None, width: int | None = None, normal
 
     Raises:
         InputError: it cannot be read or is no such network; it does not tell its size or normalisation, and the caller
-            does not either; or the two contradict each other.
+            does not either; the two contradict each other; or its vectors are no vectors.
     """
     if not path.is_file():
         raise InputError(f"{path}: no such file; `python export.py` writes it from a checkpoint")
@@ -103,19 +110,40 @@ def load(path: Path, height: int | None = None, width: int | None = None, normal
         raise InputError(f"--normalize {normalize}: must be outside or inside")
     run, text, told = (_onnx if path.suffix == ".onnx" else _torchscript)(path)
     if text:
-        told = json.loads(text)
+        told = _description(path, text)
     given = {"height": height, "width": width, "normalize": normalize}
     for name, value in given.items():
         if value is not None and told.get(name, value) != value:
             raise InputError(f"--{name} {value}: {path} has {name} {told[name]}; leave --{name} out")
     told = told | {name: value for name, value in given.items() if value is not None}
     if text:
-        return ExportedNet(run, told)
-    _refuse_untold(path, [name for name in given if name not in told])
-    for name in ("height", "width"):
-        if not 1 <= told[name] <= LARGEST_SIDE:
-            raise InputError(f"--{name} {told[name]}: must be from 1 to {LARGEST_SIDE}")
-    return _tried(path, run, told)
+        net = ExportedNet(run, told)
+    else:
+        _refuse_untold(path, [name for name in given if name not in told])
+        for name in ("height", "width"):
+            if not 1 <= told[name] <= LARGEST_SIDE:
+                raise InputError(f"--{name} {told[name]}: must be from 1 to {LARGEST_SIDE}")
+        net = _tried(path, run, told)
+    check_vectors(net, net.height, net.width, path)
+    return net
+
+
+def _description(path: Path, text: str) -> dict:
+    """What a file says of itself, as `export.py` writes it.
+
+    Raises:
+        InputError: it is no such description.
+    """
+    try:
+        told = json.loads(text)
+        sides = [told[name] for name in ("height", "width", "feature_dim")]
+        valid = all(type(side) is int and side > 0 for side in sides) and max(sides[:2]) <= LARGEST_SIDE
+        valid &= isinstance(told["arch"], str) and told["normalize"] in NORMALIZE
+    except (ValueError, TypeError, KeyError, RecursionError):
+        valid = False
+    if not valid:
+        raise InputError(f"{path}: what it says of itself is not what `export.py` writes; is the file damaged?")
+    return told
 
 
 def _refuse_untold(path: Path, names: list[str]) -> None:

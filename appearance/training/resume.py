@@ -1,4 +1,4 @@
-"""Which run is resumed, which of its flags hold, and which run may be replaced. Nothing here trains or saves."""
+"""Which run is resumed, which of its flags hold, and which run may be replaced."""
 
 import argparse
 import os
@@ -8,6 +8,7 @@ from pathlib import Path
 from torch import Tensor
 
 from appearance.cli import InputError
+from appearance.distributed import World
 from appearance.networks import checkpoints
 from appearance.networks.checkpoints import Checkpoint
 from appearance.training import flags
@@ -29,8 +30,10 @@ STATE = {
 GONE = {"ema": (0.0,), "metric_weight": (0.0, 1.0), "scale": (20.0,)}
 
 
-def find(args) -> tuple[argparse.Namespace, Checkpoint | None, Recipe | None]:
+def find(args, world: World | None = None) -> tuple[argparse.Namespace, Checkpoint | None, Recipe | None]:
     """The flags to train with; and where a run is resumed, its checkpoint and recipe.
+
+    Among several processes, `world`, rank 0 reads for all: other machines do not need the file.
 
     A run that torchrun has restarted resumes by itself. Flags that were not given take the values of the resumed run.
     Nothing in the output folder is changed.
@@ -39,6 +42,12 @@ def find(args) -> tuple[argparse.Namespace, Checkpoint | None, Recipe | None]:
         InputError: there is nothing to resume, or a given flag would change the course of the run; or, without
             `--resume`, the output folder holds a run already.
     """
+    if world is None:
+        return _find(args)
+    return world.broadcast(_find(args) if world.is_main else None)
+
+
+def _find(args) -> tuple[argparse.Namespace, Checkpoint | None, Recipe | None]:
     flags.check(args)
     last = args.output / "last.pth"
     restarted = _is_of_this_launch(last)
