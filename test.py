@@ -56,6 +56,7 @@ def main(args) -> None:
     world = current_world(args.device, args.gpu_id)
     say = partial(print, flush=True) if world.is_main else (lambda *_: None)
     args.weights = default_weights.choose(args.weights, say)
+    world.agree_on_flags(args)
     checkpoint, net = load_network(args)
     height, width = checkpoint.height, checkpoint.width
     trained_on = origin.of_checkpoint(checkpoint.extra)

@@ -264,7 +264,7 @@ def main(args, world: World | None = None, default_arch: str = "net") -> None:
         parts = (objective, optimizer, scheduler, scaler)
         run = Run(args.output, recipe, world, *parts, known, train_samples, args.save_interval)
         if resumed:
-            run.restore(resumed)
+            run.restore(resumed, data)
         feeds.at(schedule.image_size(recipe, run.epoch))  # decodes; images that cannot be read end the run here
         if world.is_main and not resumed:
             resume.make_room(args.output, args.overwrite)

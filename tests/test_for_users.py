@@ -10,7 +10,6 @@ import sys
 from pathlib import Path
 from types import SimpleNamespace
 
-import numpy as np
 import pytest
 import torch
 from conftest import (
@@ -34,7 +33,6 @@ from model import build_model
 from utils import choose_device
 
 sys.path.append(str(ROOT / "examples"))
-import track_demo
 
 TINY = ["--model", "osnet_x0_25", "--height", 32, "--width", 16, "--workers", 1, "--batch_size", 8, "--device", "cpu"]
 
@@ -269,22 +267,6 @@ def test_the_two_losses_say_that_they_are_different_sums(tmp_path, monkeypatch):
     plots.training_curves([{"epoch": 1, "train_loss": 3.0, "val_loss": 1.0}], tmp_path / "c.png")
     labels = [text.get_text() for text in drawn[0].axes[0].get_legend().get_texts()]
     assert labels == ["training, all losses 3", "validation, classifier's only 1"]
-
-
-def test_lifelines_have_a_time_axis_and_say_what_grey_means(monkeypatch):
-    boxes = [np.array([[10.0, 10, 20, 40]])] * 120
-    recorded = SimpleNamespace(people=[np.array([0])] * 120, boxes=boxes, detections=boxes, frames=[None] * 120)
-    written = []
-    monkeypatch.setattr(track_demo, "measure", lambda *_: {"IDF1": 1.0, "switches": 0})
-    text = track_demo.ImageDraw.ImageDraw.text
-    monkeypatch.setattr(
-        track_demo.ImageDraw.ImageDraw,
-        "text",
-        lambda self, at, words, **how: (written.append(words), text(self, at, words, **how)),
-    )
-    track_demo.lifelines(recorded, {"network": [np.array([3])] * 60 + [np.array([-1])] * 60})
-    assert {"frame", "0", "50", "100"} <= set(written)
-    assert any(words.startswith("grey: no track") for words in written)
 
 
 def test_all_bars_are_of_one_kind():
