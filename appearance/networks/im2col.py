@@ -4,7 +4,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-CHANNELS_PER_PIXEL = 32  # of input for each pixel of output, from which on a product is faster (docs/recipe.md)
+CHANNELS_PER_PIXEL = 32  # of input for each pixel of output, from which on a product is faster (results/speed.csv)
 
 
 class Conv2d(nn.Conv2d):
