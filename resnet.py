@@ -1,4 +1,4 @@
-"""The ResNets, under the well-known name; `model.build_model` builds them by theirs."""
+"""The ResNets, under the well-known name; they stand in `appearance/networks/resnet.py`."""
 
 from appearance.networks.resnet import TRUNKS, ReIDResNet
 

@@ -113,6 +113,22 @@ def test_the_arguments_of_documented_commands_are_understood(tmp_path):
     ]
 
 
+def anchors(text: str) -> set[str]:
+    """The anchors that GitHub gives the headings of a page."""
+    headings = re.findall(r"^#+ (.+)$", FENCED.sub("", text), re.MULTILINE)
+    return {re.sub(r"[^\w -]", "", heading.lower()).replace(" ", "-") for heading in headings}
+
+
+def test_links_between_the_pages_lead_somewhere():
+    for page in (*PAGES, "weights/README.md"):
+        text = (ROOT / page).read_text("utf-8")
+        for link in re.findall(r"\]\((?!http)([^)\s]+)\)", text):
+            name, _, anchor = link.partition("#")
+            target = (ROOT / page).parent / name if name else ROOT / page
+            assert target.exists(), f"{page}: {link}"
+            assert not anchor or anchor in anchors(target.read_text("utf-8")), f"{page}: {link}"
+
+
 # -- run to the end ----------------------------------------------------------------------------------------------------
 
 TINY = ["--height", "32", "--width", "16", "--workers", "1", "--device", "cpu"]

@@ -12,6 +12,7 @@ from appearance.cli import InputError
 from appearance.data.layouts import Sample
 from appearance.data.names import UNKNOWN
 from appearance.networks import checkpoints, default_weights
+from appearance.networks.architectures import HAVE_OPTIONS
 from appearance.networks.checkpoints import Checkpoint
 
 IMAGES = 600  # looked at; their pairs number a hundred thousand
@@ -55,6 +56,16 @@ def starting_weights(args, default_arch: str) -> tuple[str, Checkpoint | None]:
         )
     sides = {side: getattr(args, side) for side in ("height", "width")}
     return start.arch, start.with_input(**{side: value for side, value in sides.items() if isinstance(value, int)})
+
+
+def network_options(args, arch: str, start: Checkpoint | None) -> dict:
+    """Options of `build_model` besides the architecture."""
+    options = {}
+    if arch in HAVE_OPTIONS:
+        options = {"last_stride": args.last_stride, "pooling": args.pooling, "neck": args.neck}
+    if start and start.model_options.get("truncated"):
+        options["truncated"] = True
+    return options
 
 
 def some_of_each(samples: Sequence[Sample]) -> list[Sample]:
