@@ -130,13 +130,3 @@ def test_identical_vectors_are_finite():
 def test_lambda_one_is_the_original_order():
     qf, gf = unit_rows(0, 10), unit_rows(1, 50)
     assert torch.equal(rerank.re_ranking(qf, gf, lambda_value=1.0).argsort(1), (-(qf @ gf.T)).argsort(1))
-
-
-def test_average_query_expansion_by_hand():
-    qf = torch.tensor([[1.0, 0.0]])
-    gf = torch.nn.functional.normalize(torch.tensor([[1.0, 1.0], [0.0, 1.0], [-1.0, 0.0]]))
-    expected = torch.nn.functional.normalize(qf + gf[:1])
-    assert torch.allclose(rerank.average_query_expansion(qf, gf, 1), expected)
-    assert torch.allclose(
-        rerank.average_query_expansion(qf, gf, 99), torch.nn.functional.normalize(qf + gf.sum(0, keepdim=True))
-    )
