@@ -30,7 +30,7 @@ from appearance.networks.flags import add_network_flags
 from appearance.networks.inference import BothDirections
 from appearance.networks.precision import emulation_warning
 from datasets import PersonImages
-from model import ARCHITECTURES, from_checkpoint
+from model import from_checkpoint
 from utils import current_world
 
 
@@ -40,7 +40,6 @@ def get_args_parser() -> cli.ArgumentParser:
     add("--data-dir", type=Path, help="dataset with query and gallery; the built-in sample if left out")
     add_network_flags(parser)
     add("--output", default="features.pth", help="features file: .pth, .npz, or a folder for very large sets")
-    add("--model", choices=sorted(ARCHITECTURES), help="insist on this architecture; else the checkpoint's own")
     add("--batch_size", type=positive, default=128, help="images per forward pass")
     add("--device", default="auto", help="auto, cpu, cuda, cuda:1, ...")
     add("--gpu_id", type=count, default=0, help="which GPU, when there are several")
@@ -115,19 +114,13 @@ def load_network(args) -> tuple[checkpoints.Checkpoint, nn.Module]:
         net = runtimes.load(args.weights, args.height, args.width, args.normalize)
         size = {"height": net.height, "width": net.width}
         checkpoint = checkpoints.Checkpoint(args.weights, {}, net.arch, None, **size, extra=net.threshold)
-        return _insist(args, checkpoint), net
+        return checkpoint, net
     if args.normalize:
         raise InputError(
             f"--normalize: is for ONNX and TorchScript files; {args.weights} is a checkpoint, leave it out"
         )
     checkpoint = checkpoints.load(args.weights).with_input(args.height, args.width, args.last_stride)
-    return _insist(args, checkpoint), from_checkpoint(checkpoint)
-
-
-def _insist(args, checkpoint: checkpoints.Checkpoint) -> checkpoints.Checkpoint:
-    if args.model and checkpoint.arch != args.model:
-        raise InputError(f"--weights {args.weights}: holds a {checkpoint.arch}, but --model is {args.model}")
-    return checkpoint
+    return checkpoint, from_checkpoint(checkpoint)
 
 
 def _names(data) -> dict[str, str]:

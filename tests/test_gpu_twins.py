@@ -225,7 +225,7 @@ def test_compiling_makes_one_static_graph_for_each_size(monkeypatch):
         return graph
 
     monkeypatch.setattr(torch, "compile", lambda module, **options: plain(module, backend=backend, **options))
-    model = World(CPU).wrapped(train.ReIDLoss(build_model("osnet_x0_25", 4), 4, recipe_of()), compile=True)
+    model = World(CPU).wrapped(train.ReIDLoss(build_model("net", 4), 4, recipe_of()), compile=True)
     for size in ((32, 16), (48, 24), (64, 32), (32, 16)):
         model(torch.zeros(8, 3, *size), torch.arange(8) % 4)
     assert [shape for shape in shapes if shape[0] == 8] == [(8, 3, 32, 16), (8, 3, 48, 24), (8, 3, 64, 32)]

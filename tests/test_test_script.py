@@ -155,14 +155,6 @@ def test_a_report_finds_the_images_of_a_relative_root_from_anywhere(data, tmp_pa
     assert (tmp_path / "report" / "best.jpg").is_file()
 
 
-def test_another_architecture_than_asked_for_is_an_error(data, tmp_path):
-    torch.save({"net_dict": build_model("resnet18", 5).state_dict(), "acc": 1.0, "epoch": 1}, tmp_path / "r.t7")
-    result = script("--data-dir", data, "--weights", "r.t7", "--model", "net", *SMALL, cwd=tmp_path)
-    assert result.returncode == 2
-    assert result.stderr == "test.py: error: --weights r.t7: holds a resnet18, but --model is net\n"
-    assert not (tmp_path / "features.pth").exists()
-
-
 def test_vectors_that_are_none_are_not_written(data, tmp_path, monkeypatch):
     """Damaged weights are refused; and where only some images break the arithmetic, so is the file."""
     monkeypatch.chdir(tmp_path)
