@@ -218,18 +218,6 @@ def test_the_sample_lies_where_the_scripts_or_the_user_keep_things(tmp_path, mon
 # ------------------------------------------------------------------------------------------------------- evaluate.py
 
 
-def test_pictures_of_two_files_in_one_folder_lie_side_by_side(tmp_path):
-    for name in ("a.pth", "b.npz", "features.pth"):
-        features_file.save(tmp_path / name, clouds(12, 0.6, torch.Generator().manual_seed(1)))
-    for files in (["a.pth"], ["b.npz"], [], ["a.pth", "b.npz"]):
-        done = call_script("evaluate.py", *files, "--calibrate", cwd=tmp_path)
-        assert done.code == 0, done.stderr
-    assert {path.name for path in tmp_path.glob("*.png")} == {
-        *("a_cmc.png", "b_cmc.png", "cmc.png", "a-b_cmc.png"),
-        *("a_distances.png", "b_distances.png", "distances.png", "a-b_distances1.png", "a-b_distances2.png"),
-    }
-
-
 def test_one_identity_cannot_be_calibrated_and_all_else_is_written(tmp_path):
     features_file.save(tmp_path / "features.pth", clouds(1, 0.6, torch.Generator().manual_seed(1)))
     done = call_script("evaluate.py", "--calibrate", "--report", "report", "--json", "m.json", cwd=tmp_path)

@@ -95,10 +95,8 @@ def net():
     return randomised(Net(num_classes=751, reid=True))
 
 
-@pytest.mark.parametrize("num_classes", [751, 1261])
-def test_names_and_shapes_are_the_published_ones(num_classes):
-    ours = {name: tuple(tensor.shape) for name, tensor in Net(num_classes).state_dict().items()}
-    assert ours == published_shapes(num_classes)
+def test_names_and_shapes_are_the_published_ones():
+    assert {name: tuple(tensor.shape) for name, tensor in Net(751).state_dict().items()} == published_shapes(751)
 
 
 @torch.inference_mode()
@@ -151,11 +149,6 @@ def test_a_network_of_zeros_gives_finite_vectors(images):
     for parameter in net.parameters():
         parameter.zero_()
     assert torch.equal(net(images), torch.zeros(4, 512))
-
-
-@torch.inference_mode()
-def test_a_vector_does_not_depend_on_its_batch(net, images):
-    torch.testing.assert_close(net(images)[2], net(images[2:3])[0], atol=1e-6, rtol=0)
 
 
 @pytest.mark.parametrize("name", sorted(ARCHITECTURES))
