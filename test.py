@@ -18,7 +18,7 @@ from torch import nn
 
 from appearance import cli
 from appearance.cli import InputError
-from appearance.data import origin, prepare
+from appearance.data import prepare, provenance
 from appearance.data.check import summary
 from appearance.failures import explained_failures
 from appearance.flags import count, positive
@@ -59,9 +59,9 @@ def main(args) -> None:
     world.agree_on_flags(args)
     checkpoint, net = load_network(args)
     height, width = checkpoint.height, checkpoint.width
-    trained_on = origin.of_checkpoint(checkpoint.extra)
+    trained_on = provenance.of_checkpoint(checkpoint.extra)
     say(f"{args.weights}: {checkpoint.arch}, {height}x{width}" + _described(checkpoint))
-    say(f"  {origin.sentence(trained_on)}")
+    say(f"  {provenance.sentence(trained_on)}")
     for doubt in checkpoint.doubts():
         say(f"note: {doubt}")
     data = prepare.for_testing(args, world)
@@ -141,7 +141,7 @@ def _people_met(checkpoint: checkpoints.Checkpoint, trained_on: dict | None, dat
     if trained_on is None:
         return {}
     names = checkpoint.extra.get("class_names")
-    met = origin.people_met(trained_on, names if isinstance(names, list) else [], data, workers)
+    met = provenance.people_met(trained_on, names if isinstance(names, list) else [], data, workers)
     return {"trained_on": trained_on["sets"], "identities_trained_on": len(met)}
 
 

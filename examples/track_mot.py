@@ -32,7 +32,7 @@ from identity_measures import hota, identity_measures
 from tracker import Tracker
 
 from appearance import cli
-from appearance.data import origin
+from appearance.data import provenance
 from appearance.data.boxes import DETECTIONS, NO_CLASS, Boxes, Source, result_lines
 from appearance.data.images import load_rgb
 from appearance.data.numbering import file_numbers
@@ -355,9 +355,11 @@ def main(args) -> None:
     if args.max_dist == "best" and not known:
         raise cli.InputError("--max-dist best: needs gt/gt.txt in each sequence; try auto")
     extractor = extractor_of(args)
-    trained_on = None if runtimes.is_graph(args.weights) else origin.of_checkpoint(checkpoints.load(args.weights).extra)
+    trained_on = (
+        None if runtimes.is_graph(args.weights) else provenance.of_checkpoint(checkpoints.load(args.weights).extra)
+    )
     for name in names:
-        if met := origin.tracks_met(trained_on, name):
+        if met := provenance.tracks_met(trained_on, name):
             print(
                 f"note: {args.weights} was trained on {cli.counted(met, 'track')} of {name}, so its figures are too "
                 "good: for a test, track a sequence that it was not trained on"

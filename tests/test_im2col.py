@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from appearance.networks.im2col import Im2colConv2d, use_im2col
+from appearance.networks.im2col import Conv2d, use_im2col
 from appearance.networks.inference import fuse_for_inference
 from appearance.networks.precision import autocast
 from model import build_model
@@ -44,7 +44,7 @@ def test_values_and_gradients_are_those_of_the_convolution(kernel):
         if height + 2 * around[0] < kernel[0] or width + 2 * around[1] < kernel[1]:
             continue
         images = torch.randn(2, 32, height, width, dtype=torch.float64, requires_grad=True)
-        layer = Im2colConv2d(32, 4, kernel, stride, padding, dtype=torch.float64)
+        layer = Conv2d(32, 4, kernel, stride, padding, dtype=torch.float64)
         weight, bias = layer.weight, layer.bias
         plain = F.conv2d(images, weight, bias, stride, padding)
         with Convolutions() as found:
@@ -107,7 +107,7 @@ def test_small_images_have_finite_features_and_gradients_whatever_lies_in_memory
 
 
 def test_in_bfloat16_the_result_is_bfloat16():
-    layer, images = Im2colConv2d(512, 8, 3, padding=1), torch.randn(2, 512, 2, 1)
+    layer, images = Conv2d(512, 8, 3, padding=1), torch.randn(2, 512, 2, 1)
     with autocast(CPU, "bf16"):
         found = layer(images)
     assert found.dtype == torch.bfloat16
@@ -118,9 +118,9 @@ def test_a_network_stays_what_it_was():
     plain = nn.Sequential(nn.Conv2d(3, 4, 3), nn.Sequential(nn.Conv2d(4, 4, 3)))
     names, text = list(plain.state_dict()), repr(plain)
     net = use_im2col(plain)
-    assert [type(module) for module in net.modules() if isinstance(module, nn.Conv2d)] == [Im2colConv2d, Im2colConv2d]
+    assert [type(module) for module in net.modules() if isinstance(module, nn.Conv2d)] == [Conv2d, Conv2d]
     assert (list(net.state_dict()), repr(net)) == (names, text)
-    assert type(copy.deepcopy(net)[0]) is Im2colConv2d
+    assert type(copy.deepcopy(net)[0]) is Conv2d
 
 
 def test_the_network_of_a_test_or_a_tracker_takes_products_too():

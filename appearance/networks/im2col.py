@@ -7,7 +7,7 @@ from torch import Tensor, nn
 CHANNELS_PER_PIXEL = 32  # of input for each pixel of output, from which on a product is faster (results/speed.csv)
 
 
-class Im2colConv2d(nn.Conv2d):
+class Conv2d(nn.Conv2d):
     """`nn.Conv2d`, which on a CPU takes im2col and a matrix product wherever its kernel meets few pixels.
 
     The last stages of a network see maps of 2x1 to 4x2 pixels while images are small: in progressive resizing, and of
@@ -30,7 +30,7 @@ class Im2colConv2d(nn.Conv2d):
 
 
 def use_im2col(net: nn.Module) -> nn.Module:
-    """Make a network's convolutions, torchvision's as well, `Im2colConv2d`; in place, returns the network.
+    """Let a network's convolutions, torchvision's as well, use im2col where it is faster; changed in place, returned.
 
     But for those that look at each pixel alone: there is little to gain, and light networks have a hundred of them.
     """
@@ -38,7 +38,7 @@ def use_im2col(net: nn.Module) -> nn.Module:
         if type(module) is nn.Conv2d and module.groups == 1 and module.dilation == (1, 1):
             zeros = module.padding_mode == "zeros" and not isinstance(module.padding, str)
             if zeros and (module.kernel_size, module.stride) != ((1, 1), (1, 1)):
-                module.__class__ = Im2colConv2d
+                module.__class__ = Conv2d
     return net
 
 

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from appearance.cli import InputError, RunFailed
-from appearance.data import marks, origin
+from appearance.data import marks, provenance
 from appearance.data.layouts import ReIDData, Sample
 from appearance.distributed import World
 from appearance.files import write_text
@@ -303,9 +303,9 @@ def metadata(
     """
     known = {"arch": arch, "model_options": options, "num_classes": len(class_names), "class_names": class_names}
     if world.is_main:
-        earlier, roots = origin.of_checkpoint(before.extra) if before else None, args.data_dir or ()
-        prints = origin.fingerprints((sample.path for sample in data.train), args.workers)
-        known |= {"trained_on": origin.describe(data, earlier, roots, prints)}
+        earlier, roots = provenance.of_checkpoint(before.extra) if before else None, args.data_dir or ()
+        prints = provenance.fingerprints((sample.path for sample in data.train), args.workers)
+        known |= {"trained_on": provenance.describe(data, earlier, roots, prints)}
         known |= {"marks": marks.of_data(data, roots, prints)}
     return known | {"args": resume.plain(args)}
 
