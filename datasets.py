@@ -23,7 +23,7 @@ from appearance import cli
 from appearance.cli import InputError
 from appearance.data import crops as cutting
 from appearance.data.check import find_problems, size_line, summary, survey
-from appearance.data.copies import copy_problems
+from appearance.data.duplicates import duplicate_problems
 from appearance.data.images import load_rgb
 from appearance.data.layouts import Sample, find
 from appearance.data.resize import resize
@@ -87,7 +87,7 @@ def check(args) -> None:
     if line := size_line(sizes):
         print(f"  {line}")
     thumbnails = {sample.path: one for sample, one in zip(samples, thumbnails, strict=True)}
-    problems = find_problems(data) + unread(data) + problems + copy_problems(data, thumbnails)
+    problems = find_problems(data) + unread(data) + problems + duplicate_problems(data, thumbnails)
     for problem in problems:
         print(f"  {'ERROR  ' if problem.fatal else 'warning'}  {cli.one_line(problem.text)}")
     fatal = sum(problem.fatal for problem in problems)
@@ -102,10 +102,7 @@ def split(args) -> None:
     print(summary(find(args.out)))
     for line in lines:
         print(f"  note: {cli.one_line(line)}")
-    if args.test_ratio == 1:
-        print(f"Next: {cli.command('test.py', '--data-dir', args.out)}")
-    else:
-        print(f"Next: {cli.command('train.py', '--data-dir', args.out, '--weights', 'drawn', *size)}")
+    print(f"Next: {next_step(args.out, args.test_ratio, size)}")
 
 
 def crops(args) -> None:
@@ -114,9 +111,21 @@ def crops(args) -> None:
         *args.tracks, out = args.tracks
         folders = args.paths
     rules = cutting.Rules(**{field.name: getattr(args, field.name) for field in fields(cutting.Rules)})
-    cutting.cut(folders, args.tracks, Path(out), rules, Reading.of(args))
+    size = cutting.cut(folders, args.tracks, Path(out), rules, Reading.of(args))
     print(summary(find(out)))
-    print(f"Next: {cli.command('test.py' if rules.test_ratio == 1 else 'train.py', '--data-dir', out)}")
+    print(f"Next: {next_step(Path(out), rules.test_ratio, size)}")
+
+
+def next_step(out: Path, test_ratio: float, size: Sequence[str]) -> str:
+    """What to type with a new dataset: the test where all identities are for testing, else the training.
+
+    Args:
+        size: flags of `train.py` that fit the images.
+    """
+    if test_ratio == 1:
+        return cli.command("test.py", "--data-dir", out)
+    output = Path("runs", out.resolve().name)
+    return cli.command("train.py", "--data-dir", out, "--weights", "drawn", *size, "--output", output)
 
 
 def draw(args) -> None:

@@ -21,7 +21,7 @@ from appearance.measure import calibrate as calibration
 from appearance.measure import features_file, intervals, protocols, reappear
 from appearance.measure.calibrate import in_digits
 from appearance.measure.metrics import DEFAULT_MEMORY, breakdown, difference, rank_distances, rank_queries, summary
-from appearance.measure.rerank import average_query_expansion, re_ranking
+from appearance.measure.rerank import re_ranking
 from appearance.networks import thresholds
 from appearance.pictures import plots, report
 
@@ -59,7 +59,6 @@ def get_args_parser():
     add("--report", metavar="DIR", help="write report.html (numbers and pictures on one page) and its pictures there")
     add("--device", default="auto", help="cpu, cuda or cuda:N; auto takes a GPU where there is one")
     add("--memory", type=above_zero, default=1.0, metavar="GB", help="memory to use beside the features")
-    add("--seed", type=count, default=0, help="seed of everything that is drawn by chance")
 
     group = parser.add_argument_group("what is compared")
     add = group.add_argument
@@ -72,7 +71,6 @@ def get_args_parser():
     add("--exact", action="store_true", help="of --protocol reappear: among the people exactly --gap frames later")
     every = f"with --exact: of which frames queries are (default: each {reappear.EVERY}th)"
     add("--every", type=positive, metavar="FRAMES", help=every)
-    add("--aqe", type=positive, metavar="K", help="average each query with its K nearest gallery images first")
 
     group = parser.add_argument_group("re-ranking (k-reciprocal, Zhong et al. 2017)")
     add = group.add_argument
@@ -101,8 +99,8 @@ def main(args):
     labels = args.labels or _names(args.features)
     if len(set(labels)) != len(labels):
         raise InputError("--labels: two runs have the same name; give each its own")
-    if args.protocol == "reappear" and (args.rerank or args.aqe):
-        raise InputError("--rerank and --aqe: not with --protocol reappear, which measures what a tracker can use")
+    if args.protocol == "reappear" and args.rerank:
+        raise InputError("--rerank: not with --protocol reappear, which measures what a tracker can use")
     if args.save_threshold and not (args.calibrate and len(labels) == 1):
         raise InputError("--save-threshold: needs --calibrate, and the features file of one network")
     if args.save_threshold and not args.save_threshold.is_file():
@@ -141,7 +139,7 @@ def evaluate(path, args, device):
     """One features file under the command line's protocol: its metrics, its features dict, its per-query results."""
     memory = int(args.memory * 2**30)
     data = features_file.load(path)
-    protocol, gap, lines = protocols.fitting(args.protocol, data, whole=not (args.rerank or args.aqe))
+    protocol, gap, lines = protocols.fitting(args.protocol, data, whole=not args.rerank)
     gap = args.gap if gap is None else gap
     data, told = protocols.apply(protocol, data)
     lines += told
@@ -152,9 +150,6 @@ def evaluate(path, args, device):
             "sessions (clips, days) stand in the place of cameras: a query's own session holds no answers to it"
         )
     data = _placed(data, device, memory)
-    if args.aqe:
-        kept = data["gf"][data["gl"].to(data["gf"].device) != JUNK]
-        data["qf"] = average_query_expansion(data["qf"], kept, args.aqe, memory)
     try:
         if args.exact:
             data, results, left_out = reappear.at_exactly(data, gap, args.every)
@@ -174,7 +169,7 @@ def evaluate(path, args, device):
         elif args.calibrate or protocol == "reappear":
             found = _calibrated(protocols.with_cameras(data), args, gap, metrics)
             if protocol == "reappear":
-                metrics["reappear"] = reappear.figures(gap, curve, found)
+                metrics["reappear"] = reappear.summary(gap, curve, found)
     except InputError as error:
         raise InputError(f"{path}: {error}") from None
     met = data["meta"].get("identities_trained_on")
@@ -191,7 +186,7 @@ def evaluate(path, args, device):
 def _calibrated(data: dict, args, gap: int, metrics: dict) -> dict:
     """The distances of pairs, put down in `metrics` where asked for; or else why there are none."""
     try:
-        found = calibration.calibrate(data, args.false_match_rate, args.window, args.seed, gap)
+        found = calibration.calibrate(data, args.false_match_rate, args.window, gap=gap)
     except InputError as error:
         if args.calibrate:
             metrics["not_calibrated"] = str(error)

@@ -46,7 +46,7 @@ from appearance.machine import decoders
 from appearance.measure import features_file, protocols
 from appearance.measure.calibrate import in_digits
 from appearance.measure.embed import fixed_batches, stream_pixels, test_features
-from appearance.networks import checkpoints, runtimes, shipped, thresholds
+from appearance.networks import checkpoints, default_weights, runtimes, thresholds
 from appearance.networks.flags import add_network_flags
 from appearance.networks.inference import BothDirections, fuse_for_inference, unit_rows
 from datasets import PersonImages
@@ -303,7 +303,7 @@ def retrieval(net: nn.Module, data: layouts.ReIDData, checkpoint: checkpoints.Ch
         PersonImages(people, checkpoint.height, checkpoint.width) for people in (data.query, data.gallery)
     )
     found = test_features(net, query, gallery, single_process("cpu"))
-    metrics = protocols.figures(features_file.check(found))
+    metrics = protocols.metrics(features_file.check(found))
     return metrics["rank1"], metrics["mAP"]
 
 
@@ -334,7 +334,7 @@ def get_args_parser() -> cli.ArgumentParser:
 
 
 def main(args) -> None:
-    args.weights = shipped.chosen(args.weights)
+    args.weights = default_weights.choose(args.weights)
     checkpoint = checkpoints.load(args.weights).with_input(args.height, args.width, args.last_stride)
     for doubt in checkpoint.doubts():
         print(f"note: {doubt}")

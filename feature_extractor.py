@@ -12,13 +12,10 @@ Crops are resized as `test.py` resizes images, so a crop has the vector that was
 and gets nothing else under a name that it may use itself (docs/trackers.md says where to put the folder).
 """
 
-import importlib.util
 import io
-import sys
 import warnings
 from collections.abc import Sequence
 from pathlib import Path
-from types import ModuleType
 
 import numpy as np
 import torch
@@ -33,39 +30,13 @@ from appearance.data.images import load_rgb
 from appearance.data.resize import resize, resize_all
 from appearance.device import choose_device
 from appearance.files import atomic_write
-from appearance.networks import checkpoints, runtimes, shipped, thresholds
+from appearance.networks import checkpoints, default_weights, runtimes, thresholds
 from appearance.networks.flags import add_network_flags
 from appearance.networks.inference import BothDirections, fuse_for_inference
 from appearance.networks.precision import full_precision
 from appearance.progress import progress
 
 MEAN_BGR = (104, 116, 124)  # ImageNet's mean colour
-
-
-def _beside(*names: str) -> ModuleType:
-    """The last of these modules of this folder; each may import those before it.
-
-    A program that tracks people often has a `model` or a `resnet` of its own. So ours are taken by their place, kept
-    under names that nobody else uses, and whatever the program imports by the plain names, before or after, is its own.
-    """
-    theirs = {name: sys.modules.get(name) for name in names}
-    try:
-        for name in names:
-            file = Path(__file__).resolve().with_name(f"{name}.py")
-            spec = importlib.util.spec_from_file_location(f"appearance_{name}", file)
-            module = importlib.util.module_from_spec(spec)
-            sys.modules[spec.name] = sys.modules[name] = module
-            spec.loader.exec_module(module)
-    finally:
-        for name, before in theirs.items():
-            if before is None:
-                sys.modules.pop(name, None)
-            else:
-                sys.modules[name] = before
-    return module
-
-
-from_checkpoint = _beside("resnet", "model").from_checkpoint
 
 
 class Extractor:
@@ -111,7 +82,7 @@ class Extractor:
         normalize: str | None = None,
         last_stride: int | None = None,
     ):
-        path = Path(model_path or shipped.WEIGHTS)
+        path = Path(model_path or default_weights.WEIGHTS)
         if runtimes.is_graph(path):
             self.device = torch.device("cpu")
             source = self.net = runtimes.load(path, height, width, normalize)
@@ -122,7 +93,7 @@ class Extractor:
             self.device = choose_device("auto" if use_cuda else "cpu")
             source = checkpoints.load(path).with_input(height, width, last_stride)
             threshold = thresholds.carried(source.extra)
-            self.net = fuse_for_inference(from_checkpoint(source)).to(self.device)
+            self.net = fuse_for_inference(checkpoints.from_checkpoint(source)).to(self.device)
             for doubt in source.doubts():
                 warnings.warn(doubt, stacklevel=2)
         if flip and not getattr(source, "flip", False):  # an exported file may have both directions inside
@@ -253,7 +224,7 @@ def extractor_of(args, use_cuda: bool = True) -> Extractor:
 
     `args.weights` becomes the file that was chosen, where none is named.
     """
-    args.weights = shipped.chosen(args.weights)
+    args.weights = default_weights.choose(args.weights)
     with warnings.catch_warnings(record=True) as doubts:
         warnings.simplefilter("always")
         extractor = Extractor(

@@ -18,14 +18,14 @@ from torch import nn
 
 from appearance import cli
 from appearance.cli import InputError
-from appearance.data import origin, prepare
+from appearance.data import prepare, provenance
 from appearance.data.check import summary
 from appearance.failures import explained_failures
 from appearance.flags import count, positive
 from appearance.machine import decoders
-from appearance.measure import features_file
+from appearance.measure import features_file, protocols
 from appearance.measure.embed import test_features
-from appearance.networks import checkpoints, runtimes, shipped, thresholds
+from appearance.networks import checkpoints, default_weights, runtimes, thresholds
 from appearance.networks.flags import add_network_flags
 from appearance.networks.inference import BothDirections
 from appearance.networks.precision import emulation_warning
@@ -55,12 +55,13 @@ def get_args_parser() -> cli.ArgumentParser:
 def main(args) -> None:
     world = current_world(args.device, args.gpu_id)
     say = partial(print, flush=True) if world.is_main else (lambda *_: None)
-    args.weights = shipped.chosen(args.weights, say)
+    args.weights = default_weights.choose(args.weights, say)
+    world.agree_on_flags(args)
     checkpoint, net = load_network(args)
     height, width = checkpoint.height, checkpoint.width
-    trained_on = origin.of_checkpoint(checkpoint.extra)
+    trained_on = provenance.of_checkpoint(checkpoint.extra)
     say(f"{args.weights}: {checkpoint.arch}, {height}x{width}" + _described(checkpoint))
-    say(f"  {origin.sentence(trained_on)}")
+    say(f"  {provenance.sentence(trained_on)}")
     for doubt in checkpoint.doubts():
         say(f"note: {doubt}")
     data = prepare.for_testing(args, world)
@@ -101,7 +102,7 @@ def main(args) -> None:
         seconds = time.perf_counter() - started
         images = len(data.query) + len(data.gallery)
         say(f"{images:,} images in {seconds:.1f} s ({images / seconds:,.0f} img/s) -> {args.output}")
-        say(f"Next: {cli.command('evaluate.py', *([] if args.output == 'features.pth' else [args.output]))}")
+        say(f"Next: {_next_step(args.output, found)}")
     world.barrier()
     world.leave()
 
@@ -140,8 +141,17 @@ def _people_met(checkpoint: checkpoints.Checkpoint, trained_on: dict | None, dat
     if trained_on is None:
         return {}
     names = checkpoint.extra.get("class_names")
-    met = origin.people_met(trained_on, names if isinstance(names, list) else [], data, workers)
+    met = provenance.people_met(trained_on, names if isinstance(names, list) else [], data, workers)
     return {"trained_on": trained_on["sets"], "identities_trained_on": len(met)}
+
+
+def _next_step(output: str, found: dict) -> str:
+    """The command that evaluates the features; where nobody is seen by two cameras with the protocol for that."""
+    words = [] if output == "features.pth" else [output]
+    protocol, gap, _ = protocols.fitting("market1501", features_file.check(found))
+    if gap is not None:
+        words += ["--protocol", protocol, "--gap", gap]
+    return cli.command("evaluate.py", *words)
 
 
 def _described(checkpoint: checkpoints.Checkpoint) -> str:

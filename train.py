@@ -34,7 +34,7 @@ from appearance.failures import explained_failures
 from appearance.files import claimed
 from appearance.measure import embed, features_file, protocols
 from appearance.networks import checkpoints, inference
-from appearance.networks.convolve import take_products
+from appearance.networks.im2col import use_im2col
 from appearance.networks.precision import autocast
 from appearance.training import losses, messages, resume, schedule, starting
 from appearance.training.batch_norm import measure_batch_norm
@@ -46,7 +46,7 @@ from appearance.training.run import Run, metadata
 from appearance.training.teacher import Teacher
 from appearance.training.totals import Totals
 from datasets import PersonImages, split_validation
-from model import HAVE_OPTIONS, build_model, from_checkpoint
+from model import build_model, from_checkpoint
 from utils import seed_everything
 
 
@@ -198,7 +198,7 @@ def retrieval(
     if vectors is None:
         return {}
     try:
-        metrics = protocols.figures(features_file.check(vectors))
+        metrics = protocols.metrics(features_file.check(vectors))
     except InputError:  # dead units
         raise RunFailed("the network has died: its vectors are zero or NaN; start again with a lower --lr") from None
     return {"rank1": metrics["rank1"], "mAP": metrics["mAP"]}
@@ -226,8 +226,8 @@ def main(args, world: World | None = None, default_arch: str = "net") -> None:
         feeds = batches.Feeds(PersonImages, train_samples, held_out, pids, args.cache, args.workers, world)
 
         # The network with its starting weights, and its teacher.
-        options = resumed.model_options if resumed else network_options(args, arch, start)
-        net = take_products(build_model(arch, len(pids), **options))
+        options = resumed.model_options if resumed else starting.network_options(args, arch, start)
+        net = use_im2col(build_model(arch, len(pids), **options))
         if start:
             world.say(checkpoints.load_pretrained(net, arch, start))
         teacher = Teacher(args.teacher, from_checkpoint, class_names, world.device) if args.teacher else None
@@ -264,7 +264,7 @@ def main(args, world: World | None = None, default_arch: str = "net") -> None:
         parts = (objective, optimizer, scheduler, scaler)
         run = Run(args.output, recipe, world, *parts, known, train_samples, args.save_interval)
         if resumed:
-            run.restore(resumed)
+            run.restore(resumed, data)
         feeds.at(schedule.image_size(recipe, run.epoch))  # decodes; images that cannot be read end the run here
         if world.is_main and not resumed:
             resume.make_room(args.output, args.overwrite)
@@ -286,16 +286,6 @@ def main(args, world: World | None = None, default_arch: str = "net") -> None:
                 score = (size[0] * size[1], precise, measured.get("val_acc", 0.0))
                 run.end_epoch(measured, score)
     world.say(f"Done. Weights: {args.output / 'best.pth'}\n{messages.next_step(args, data)}")
-
-
-def network_options(args, arch: str, start: checkpoints.Checkpoint | None) -> dict:
-    """Options of `build_model` besides the architecture."""
-    options = {}
-    if arch in HAVE_OPTIONS:
-        options = {"last_stride": args.last_stride, "pooling": args.pooling, "neck": args.neck}
-    if start and start.model_options.get("truncated"):
-        options["truncated"] = True
-    return options
 
 
 if __name__ == "__main__":

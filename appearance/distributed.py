@@ -5,11 +5,14 @@
 
 import inspect
 import os
+import socket
 import time
 import uuid
+from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from datetime import timedelta
+from pathlib import Path
 
 import torch
 import torch.distributed as dist
@@ -18,6 +21,12 @@ from torch.nn.parallel import DistributedDataParallel
 
 from appearance.cli import InputError
 from appearance.device import choose_device
+from appearance.reading import digest
+
+# flags that may be others on another machine: where things lie there, and what it has
+MACHINE_FLAGS = {"data_dir", "output", "device", "gpu_id", "workers", "cache", "given"}
+FILE_FLAGS = {"weights", "teacher"}
+CONTENT = " (content "
 
 
 @dataclass(frozen=True)
@@ -89,6 +98,32 @@ class World:
         dist.broadcast_object_list(values)
         return values[0]
 
+    def agree(self, value, difference: Callable[[object, object], str]) -> None:
+        """Make sure that all processes have the value that rank 0 has.
+
+        Args:
+            difference: rank 0's value and this process's -> what is another, in words; "" for none.
+
+        Raises:
+            InputError: on all processes; names the machine whose value is another.
+        """
+        if self.size == 1:
+            return
+        told = difference(self.broadcast(value), value)
+        found = self.broadcast(self.gather(told and f"{socket.gethostname()} (rank {self.rank}): {told}"))
+        if others := [text for text in found if text]:
+            raise InputError(f"{others[0]}; all processes must have what rank 0 has")
+
+    def agree_on_flags(self, args) -> None:
+        """Make sure that all processes were given the same flags, but for those that belong to a machine.
+
+        Of a file of weights its content counts, wherever it lies.
+
+        Raises:
+            InputError: on all processes; names the first flag that is another.
+        """
+        self.agree({name: _comparable(name, value) for name, value in vars(args).items()}, _other_flag)
+
     def wrapped(self, module: nn.Module, compile: bool = False, in_parts: bool = False) -> nn.Module:
         """The module, compiled on demand, with gradients averaged over the processes where there are several.
 
@@ -109,6 +144,24 @@ class World:
         buffers = "forward_sync_buffers" if "forward_sync_buffers" in known else "broadcast_buffers"
         devices = [self.device] if self.device.type == "cuda" else None
         return DistributedDataParallel(module, device_ids=devices, **{buffers: False})
+
+
+def _comparable(name: str, value) -> str:
+    """A flag's value as all processes must have it."""
+    if name in MACHINE_FLAGS:
+        return ""
+    if name == "resume":  # rank 0 reads the file for all
+        return "given" if value else "not given"
+    if name in FILE_FLAGS and value is not None and Path(value).is_file():
+        return f"{value}{CONTENT}{digest(value)})"
+    return str(value)
+
+
+def _other_flag(first: dict[str, str], own: dict[str, str]) -> str:
+    for name, value in own.items():
+        if value.rpartition(CONTENT)[2] != first[name].rpartition(CONTENT)[2]:
+            return f"--{name.replace('_', '-')} is {value}, on rank 0 {first[name]}"
+    return ""
 
 
 def no_sync(module: nn.Module) -> AbstractContextManager:

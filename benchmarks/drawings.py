@@ -96,7 +96,7 @@ def run_one(args, plan: dict, seed: int) -> dict:
     real, world = layouts.find(args.data_dir), single_process(args.device)
     query, gallery = (PersonImages(people, args.height, args.width) for people in (real.query, real.gallery))
     net = from_checkpoint(checkpoints.load(output / "best.pth"))
-    metrics = protocols.figures(features_file.check(test_features(net, query, gallery, world)))
+    metrics = protocols.metrics(features_file.check(test_features(net, query, gallery, world)))
     result = told | {"epochs": epochs, "processor_seconds": round(time.process_time() - clock)}
     result |= {key: metrics[key] for key in ("rank1", "mAP")} | machine(world.device)
     write_text(kept, json.dumps(result, indent=1))

@@ -116,7 +116,7 @@ def run_one(args, name: str, epochs: int, seed: int) -> dict:
     data, size = layouts.find(args.data_dir), (args.height, args.width)
     query, gallery = PersonImages(data.query, *size), PersonImages(data.gallery, *size)
     found = test_features(from_checkpoint(checkpoint), query, gallery, world)
-    metrics = protocols.figures(features_file.check(found))
+    metrics = protocols.metrics(features_file.check(found))
     result |= {key: metrics[key] for key in ("rank1", "mAP", "mINP")} | cosine_points(found) | machine(world.device)
     write_text(kept, json.dumps(result, indent=1))
     return result

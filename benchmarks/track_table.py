@@ -28,9 +28,9 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # the scripts of t
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "examples"))
 
 import track_mot
+from baselines import colours, nothing
 from identity_measures import agreements, recall_of_people
 from machine import machine, publish
-from track_demo import colours, nothing
 
 import train
 from appearance import cli, flags

@@ -37,7 +37,7 @@ from appearance.data.images import load_rgb
 from appearance.drawn import sample
 from appearance.flags import count, positive
 from appearance.machine import decoders
-from appearance.networks.convolve import take_products
+from appearance.networks.im2col import use_im2col
 from appearance.networks.precision import fastest_precision
 from appearance.training.optimizer import build_optimizer
 from appearance.training.recipe import Facts, choose_recipe
@@ -108,7 +108,7 @@ class Ours:
         flags += ["--model", args.model, "--batch_size", str(args.batch_size)] + (["--compile"] if args.compile else [])
         given, world = train.get_args_parser().parse_args(flags), single_process(str(device))
         pids = data.train_pids()
-        net = take_products(build_model(args.model, len(pids)))
+        net = use_im2col(build_model(args.model, len(pids)))
         facts = Facts(args.model, len(data.train), len(pids))
         self.recipe, _ = choose_recipe(given, facts, SimpleNamespace(precision=partial(fastest, net, world.device)))
         recipe = self.recipe

@@ -27,17 +27,17 @@ from PIL import Image, ImageDraw, ImageFont
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # the scripts of the collection
 
+from baselines import colours, nothing
 from identity_measures import hota, identity_measures
-from track_demo import colour_of, colours, corners, nothing, save_gif
 from tracker import Tracker
 
 from appearance import cli
-from appearance.data import origin
+from appearance.data import provenance
 from appearance.data.boxes import DETECTIONS, NO_CLASS, Boxes, Source, result_lines
 from appearance.data.images import load_rgb
 from appearance.data.numbering import file_numbers
 from appearance.data.sequences import Reading, Sequence
-from appearance.files import write_text
+from appearance.files import atomic_write, write_text
 from appearance.flags import share, share_between
 from appearance.measure import calibrate, features_file
 from appearance.networks import checkpoints, runtimes
@@ -163,6 +163,13 @@ def batches(recording: Recording, shrink: int = 1) -> Iterator[list[np.ndarray]]
                 batch = []
 
 
+def corners(boxes: np.ndarray, width: int, height: int) -> list[tuple[int, int, int, int]]:
+    """Left, top, right and bottom of each box in whole pixels: at least one pixel, clipped at the frame's border."""
+    low = boxes[:, :2].astype(int).clip(0, [width - 1, height - 1])
+    high = (boxes[:, :2] + boxes[:, 2:]).astype(int).clip(low + 1, [width, height])
+    return np.concatenate([low, high], 1).tolist()
+
+
 # ---------------------------------------------------------------------------------------------------------------------
 # Tracking and measuring
 
@@ -252,6 +259,12 @@ def pictures(recording: Recording, result: Result) -> Iterator[Image.Image]:
         yield picture
 
 
+def colour_of(number: int) -> tuple[int, int, int]:
+    """One colour for each track, far from that of the next."""
+    picture = Image.new("HSV", (1, 1), (number * 97 % 256, 170 + number % 3 * 40, 235 - number // 3 % 3 * 45))
+    return picture.convert("RGB").getpixel((0, 0))
+
+
 def save_video(recording: Recording, result: Result, path: Path) -> None:
     """A GIF of the first frames, made smaller; or with any other suffix a video of them all, by ffmpeg."""
     shown = pictures(recording, result)
@@ -286,6 +299,17 @@ def save_video(recording: Recording, result: Result, path: Path) -> None:
         pass  # ffmpeg has said why
     if process.returncode:
         raise cli.InputError(f"--video {path}: ffmpeg could not write it")
+
+
+def save_gif(pictures: list[Image.Image], path: Path, milliseconds: int) -> None:
+    """All frames in one palette of 96 colours, so that what does not move is stored once."""
+    width = pictures[0].width
+    shown = np.vstack([np.asarray(picture) for picture in pictures[::10]])
+    boxes = np.array([colour_of(number) for number in range(24)], np.uint8)  # or the palette would leave them out
+    palette = Image.fromarray(np.vstack([shown, np.tile(boxes.repeat(4, 0)[:, None], (1, width, 1))])).quantize(96)
+    first, *rest = (picture.quantize(palette=palette, dither=Image.Dither.NONE) for picture in pictures)
+    options = {"save_all": True, "append_images": rest, "duration": milliseconds, "loop": 0, "optimize": True}
+    atomic_write(path, lambda file: first.save(file, "GIF", **options))
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -331,9 +355,11 @@ def main(args) -> None:
     if args.max_dist == "best" and not known:
         raise cli.InputError("--max-dist best: needs gt/gt.txt in each sequence; try auto")
     extractor = extractor_of(args)
-    trained_on = None if runtimes.is_graph(args.weights) else origin.of_checkpoint(checkpoints.load(args.weights).extra)
+    trained_on = (
+        None if runtimes.is_graph(args.weights) else provenance.of_checkpoint(checkpoints.load(args.weights).extra)
+    )
     for name in names:
-        if met := origin.tracks_met(trained_on, name):
+        if met := provenance.tracks_met(trained_on, name):
             print(
                 f"note: {args.weights} was trained on {cli.counted(met, 'track')} of {name}, so its figures are too "
                 "good: for a test, track a sequence that it was not trained on"

@@ -62,8 +62,11 @@ def weights(tmp_path_factory):
     return files
 
 
-@pytest.mark.parametrize("imported", [True, False], ids=["imported already", "imported later"])
-@pytest.mark.parametrize("first", [True, False], ids=["after the program's folder", "appended"])
+@pytest.mark.parametrize(
+    ("first", "imported"),
+    [(True, True), (False, False)],
+    ids=["after the program's folder, its modules imported already", "appended, its modules imported later"],
+)
 def test_the_program_keeps_its_modules_and_the_extractor_works(weights, tmp_path, imported, first):
     program = tmp_path / "program"
     for name in NAMES:

@@ -113,6 +113,22 @@ def test_the_arguments_of_documented_commands_are_understood(tmp_path):
     ]
 
 
+def anchors(text: str) -> set[str]:
+    """The anchors that GitHub gives the headings of a page."""
+    headings = re.findall(r"^#+ (.+)$", FENCED.sub("", text), re.MULTILINE)
+    return {re.sub(r"[^\w -]", "", heading.lower()).replace(" ", "-") for heading in headings}
+
+
+def test_links_between_the_pages_lead_somewhere():
+    for page in (*PAGES, "weights/README.md"):
+        text = (ROOT / page).read_text("utf-8")
+        for link in re.findall(r"\]\((?!http)([^)\s]+)\)", text):
+            name, _, anchor = link.partition("#")
+            target = (ROOT / page).parent / name if name else ROOT / page
+            assert target.exists(), f"{page}: {link}"
+            assert not anchor or anchor in anchors(target.read_text("utf-8")), f"{page}: {link}"
+
+
 # -- run to the end ----------------------------------------------------------------------------------------------------
 
 TINY = ["--height", "32", "--width", "16", "--workers", "1", "--device", "cpu"]
@@ -153,7 +169,7 @@ def run_block(text: str, cwd: Path, data: Path | None = None, network: str | Non
 
 def test_the_first_command_of_the_readme(tmp_path):
     data = make_market(tmp_path / "sample", train_ids=6, images=6)
-    trained, tested, evaluated = run_block(block_after("## Two commands"), tmp_path, data)
+    trained, tested, evaluated = run_block(block_after("## Quick start"), tmp_path, data)
     assert "-> best.pth" in trained
     assert "Next: " in tested
     assert re.search(r"^features +\d+\.\d+ +", evaluated, re.MULTILINE)
@@ -161,8 +177,7 @@ def test_the_first_command_of_the_readme(tmp_path):
 
 
 def test_the_second_command_of_the_readme_finds_the_tests():
-    text = (ROOT / "README.md").read_text("utf-8").partition("## Two commands")[2]
-    tests = commands(FENCED.findall(text)[1][1])[-1]
+    tests = commands(block_after("## Docs, tests, licence"))[-1]
     assert tests == ["python", "-m", "pytest"]
     found = run([*tests, "--collect-only", "-q", "-p", "no:cacheprovider", "-n", "0", "tests/test_optimizer.py"], ROOT)
     assert "tests/test_optimizer.py" in found
@@ -170,7 +185,7 @@ def test_the_second_command_of_the_readme_finds_the_tests():
 
 def test_own_data(tmp_path):
     make_class_folders(tmp_path / "people", identities=6, images=6)
-    checked, split, trained, tested, evaluated = run_block(block_after("## Your own data"), tmp_path)
+    checked, split, trained, tested, evaluated = run_block(block_after("## Your own people"), tmp_path)
     assert re.search(r"train +6 +36 +2", checked)
     assert "Next: " in split
     assert "-> best.pth" in trained
@@ -183,9 +198,9 @@ def test_own_video(tmp_path):
     cut, trained, tested, evaluated, tracked = run_block(
         block_after("## Your own video"), tmp_path, network="osnet_x0_25"
     )
-    assert "Next: " in cut
+    assert re.search(r"Next: .*train\.py --data-dir video_crops --weights drawn .*--output runs/video_crops\n", cut)
     assert "-> best.pth" in trained
-    assert "runs/video/features.pth" in tested
+    assert re.search(r"Next: .*evaluate\.py runs/video/features\.pth --protocol reappear --gap \d+\n", tested)
     assert "at least so many frames away" in evaluated
     assert "IDF1" in tracked
     assert "note: runs/video/best.pth was trained on 2 tracks of MOT16-09, so its figures are too good" in tracked

@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from conftest import assert_one_line_error, call_script, run_script
+from conftest import call_script, run_script
 
 import evaluate
 from appearance.cli import InputError
@@ -130,7 +130,7 @@ def test_equal_to_torchreid_and_fastreid(name):
     assert {key: found[key] for key in EXPECTED[name]["plain"]} == pytest.approx(EXPECTED[name]["plain"], abs=1e-6)
 
 
-@pytest.mark.parametrize("seed", range(400))
+@pytest.mark.parametrize("seed", range(100))
 def test_equal_to_the_slow_evaluator(seed):
     random = np.random.default_rng(seed)
     queries, images, people = random.integers(1, 12), random.integers(1, 60), random.integers(1, 8)
@@ -190,15 +190,6 @@ def test_arrays_lists_of_rows_and_the_precision_setting_change_nothing():
         assert torch.get_float32_matmul_precision() == "medium"
     finally:
         torch.set_float32_matmul_precision(before)
-
-
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="the CPU runs the same code in the tests above")
-def test_gpu_equals_cpu():
-    data = random_features(queries=300, images=3000)
-    on_gpu = [data[key].cuda() for key in KEYS]
-    assert evaluate.rank_metrics(*on_gpu) == pytest.approx(
-        evaluate.rank_metrics(*(data[key] for key in KEYS)), abs=1e-6
-    )
 
 
 # --------------------------------------------------------------------------------------------------- protocols
@@ -303,11 +294,6 @@ def test_command_line_as_a_user_runs_it(tmp_path):
     assert (tmp_path / "cmc.png").read_bytes().startswith(b"\x89PNG")
 
 
-def test_missing_features_file_says_what_to_run(tmp_path):
-    done = run_script("evaluate.py", cwd=tmp_path)
-    assert_one_line_error(done, "features.pth: no such features file; run `python test.py` first")
-
-
 def test_several_runs_share_one_table_and_one_json(tmp_path, capsys):
     for name, seed in (("a", 0), ("b", 1)):
         features_file.save(tmp_path / f"{name}.pth", random_features(seed))
@@ -350,6 +336,8 @@ def test_pictures_are_called_by_the_labels(tmp_path):
     unnamed = {f"one_features-two_features_{end}.png" for end in ("cmc", "distances1", "distances2")}
     assert names == {"before-.._after_7__cmc.png", *unnamed}
     assert evaluate._pictures_of(["features.pth"], ["mine"]) == ""
+    assert evaluate._pictures_of(["a.pth"], ["a"]) == "a_"
+    assert evaluate._pictures_of(["a.pth", "b.npz"], ["a", "b"]) == "a-b_"
     assert len(evaluate._pictures_of(["a.pth"], ["李" * 300]).encode()) <= 101
 
 
@@ -415,8 +403,3 @@ def test_usage_errors_are_one_line(argv, message, capsys):
     error = capsys.readouterr().err
     assert message in error
     assert error.count("\n") == 1
-
-
-def test_every_flag_has_a_sentence():
-    for action in evaluate.get_args_parser()._actions:
-        assert action.help, action.option_strings

@@ -1,22 +1,20 @@
 """The Extractor: the vectors of `test.py`, whatever the batch, in the calls of three trackers."""
 
 import json
-import sys
 import warnings
-from subprocess import run
 
 import numpy as np
 import pytest
 import torch
-from conftest import ROOT, call_script, run_script
-from networks import lively_network, random_crops, write_checkpoint
+from conftest import call_script, run_script
+from networks import random_crops, write_checkpoint
 from PIL import Image
 
 from appearance.cli import InputError
 from appearance.data.layouts import Sample
 from appearance.data.resize import resize
 from appearance.measure.embed import features_of
-from appearance.networks import checkpoints, runtimes
+from appearance.networks import checkpoints
 from datasets import PersonImages
 from feature_extractor import Extractor, patch, sequence_detections
 from utils import single_process
@@ -223,44 +221,6 @@ def test_the_stride_of_the_last_stage_can_be_given(tmp_path):
     np.testing.assert_array_equal(Extractor(tmp_path / "bare.pth", last_stride=1, **size)(random_crops(2)), wanted)
 
 
-def test_every_kind_of_checkpoint(tmp_path):
-    """One network in six files: the same vectors from each."""
-    net = lively_network("net", 751)
-    files = {
-        "bare.pth": net.state_dict(),
-        "ckpt.t7": {"net_dict": net.state_dict(), "acc": 1.0, "epoch": 2},
-        "state.pt": {"state_dict": net.state_dict()},
-        "parallel.pth": {f"module.{key}": value for key, value in net.state_dict().items()},
-        "headless.pth": {key: value for key, value in net.state_dict().items() if "classifier" not in key},
-    }
-    crops = random_crops(3)
-    vectors = []
-    for name, content in files.items():
-        torch.save(content, tmp_path / name)
-        extractor = Extractor(tmp_path / name, use_cuda=False, height=128, width=64)
-        assert (extractor.height, extractor.width) == (128, 64)
-        vectors.append(extractor(crops))
-    for other in vectors[1:]:
-        np.testing.assert_array_equal(other, vectors[0])
-
-
-def test_exported_files_run_in_the_extractor(tmp_path):
-    pytest.importorskip("onnx")
-    pytest.importorskip("onnxruntime")
-    from export import Job, write_onnx, write_torchscript
-
-    checkpoint = checkpoints.load(write_checkpoint(tmp_path / "best.pth", "osnet_x0_25"))
-    job = Job(checkpoint, inside=True, calibration=torch.empty(0))
-    write_onnx(job, tmp_path / "net.onnx")
-    write_torchscript(job, tmp_path / "net.torchscript")
-    crops = random_crops()
-    wanted = Extractor(tmp_path / "best.pth", use_cuda=False)(crops)
-    for suffix in runtimes.SUFFIXES:
-        extractor = Extractor(tmp_path / f"net{suffix}")
-        assert (extractor.height, extractor.width, extractor.feature_dim) == (64, 32, 512)
-        np.testing.assert_allclose(extractor(crops), wanted, atol=1e-4)
-
-
 class Foreign(torch.nn.Module):
     """A network of somebody else: its vectors are not of unit length."""
 
@@ -375,14 +335,6 @@ def test_onnx_of_another_layout_or_size_is_named(tmp_path):
     with pytest.raises(InputError, match=r"its input size must be given"):
         Extractor(path, normalize="outside")
     assert Extractor(path, normalize="outside", height=48, width=24)(random_crops(2)).shape == (2, 16)
-
-
-def test_it_can_live_in_a_tracker_that_has_a_utils_of_its_own(tmp_path):
-    (tmp_path / "utils").mkdir()
-    (tmp_path / "utils" / "__init__.py").touch()
-    code = f"import sys; sys.path.append({str(ROOT)!r}); import feature_extractor, utils; print(utils.__file__)"
-    done = run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, check=True)
-    assert str(tmp_path) in done.stdout
 
 
 def make_sequence(root):

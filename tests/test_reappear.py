@@ -139,12 +139,12 @@ def test_as_far_as_the_data_allow():
     queries = [(0, 1, 1, 0), (90, 2, 1, 0)]
     gallery = [(80, 1, 1, 1), (10, 1, 1, 30), (5, 2, 1, 1), (85, 2, 1, 9)]
     data = features(queries, gallery)
-    found = protocols.figures(data)  # they come back after 30 and 9 frames: half of them after 10
+    found = protocols.metrics(data)  # they come back after 30 and 9 frames: half of them after 10
     assert (found["valid_queries"], found["mAP"]) == (1, pytest.approx(1 / 2))
-    found = protocols.figures(data | {"qt": torch.full((2,), -1)})
+    found = protocols.metrics(data | {"qt": torch.full((2,), -1)})
     assert (found["valid_queries"], found["mAP"]) == (2, pytest.approx(((1 / 2 + 2 / 3) / 2 + (1 + 2 / 4) / 2) / 2))
     other = data | {"gc": torch.tensor([2, 1, 2, 1])}
-    assert protocols.figures(other)["mAP"] == pytest.approx((1 / 2 + 1 / 3) / 2)
+    assert protocols.metrics(other)["mAP"] == pytest.approx((1 / 2 + 1 / 3) / 2)
 
 
 # -- exactly so many frames later

@@ -4,6 +4,7 @@ import ctypes
 import json
 import os
 import resource
+import shutil
 import signal
 import socket
 import subprocess
@@ -15,7 +16,8 @@ from pathlib import Path
 
 import pytest
 import torch
-from conftest import ROOT, assert_one_line_error, call_script, make_market, run_script, script_environment
+from conftest import ROOT, assert_one_line_error, call_script, make_market, paint, run_script, script_environment
+from PIL import Image, ImageOps
 
 import train
 from appearance import distributed
@@ -181,16 +183,6 @@ def test_an_output_folder_is_written_by_one_run_at_a_time(here):
         pass
 
 
-def test_a_run_that_is_there_is_not_overwritten_by_chance(here):
-    train_on_data("--epochs", 1)
-    before = files_of("checkpoint")
-    result = call_script("train.py", "--data-dir", "data", "--epochs", 1, *TINY, cwd=here)
-    assert_one_line_error(result, "--output checkpoint: holds a run already", "--resume", "--overwrite")
-    assert files_of("checkpoint") == before
-    train_on_data("--epochs", 1, "--overwrite", "--seed", 1)
-    assert files_of("checkpoint")["last.pth"] != before["last.pth"]
-
-
 @pytest.mark.parametrize("name", ["best.pth", "history.csv"])
 def test_any_file_of_a_run_is_a_run(here, name):
     Path("checkpoint").mkdir()
@@ -296,7 +288,7 @@ def test_weights_that_are_not_finite_are_never_saved(here, monkeypatch):
 # -- images ------------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("cache", ["ram", "disk", "none"])
+@pytest.mark.parametrize("cache", ["ram", "none"])
 def test_bad_images_stop_the_training_with_the_list_or_are_left_out(here, cache, capsys):
     train_folder = here / "data" / "bounding_box_train"
     bad = [train_folder / "0001_c1s1_000000_00.jpg", train_folder / "0002_c2s1_000001_00.jpg"]
@@ -360,10 +352,52 @@ def test_a_run_of_an_earlier_version_goes_on_unless_it_used_what_is_gone(here):
             run("--resume", "gone.pth", "--epochs", 2)
 
 
-def test_longer_training_is_explained(here, capsys):
+def swap_two_people(data):
+    train = data / "bounding_box_train"
+    for one, other in zip(sorted(train.glob("0001*")), sorted(train.glob("0002*")), strict=True):
+        content = one.read_bytes()
+        one.write_bytes(other.read_bytes())
+        other.write_bytes(content)
+
+
+def invert_everything(data):
+    for path in (data / "bounding_box_train").iterdir():
+        with Image.open(path) as image:
+            ImageOps.invert(image).save(path)
+
+
+def move_an_image(data):
+    train = data / "bounding_box_train"
+    os.rename(train / "0001_c1s1_000000_00.bmp", train / "0002_c1s1_000900_00.bmp")
+
+
+def replace_a_query(data):
+    paint(data / "query" / "0007_c1s1_000000_00.bmp", (1, 2, 3), size=(20, 40))
+
+
+CHANGES = {
+    swap_two_people: r"train: 12 of 36 images are others by name, identity or content: bounding_box_train/0001_c1s1_",
+    invert_everything: "train: 36 of 36 images are others",
+    move_an_image: r"train: 1 of 36 images are others.*: bounding_box_train/0002_c1s1_000900_00\.bmp",
+    replace_a_query: r"query: 1 of 6 images are others.*: query/0007_c1s1_000000_00\.bmp",
+}
+
+
+@pytest.mark.parametrize("change", CHANGES)
+def test_a_run_goes_on_with_its_own_data_alone(here, change):
+    """Images without compression keep the size of their files whatever they show."""
+    for path in (here / "data").rglob("*.jpg"):
+        with Image.open(path) as image:
+            image.save(path.with_suffix(".bmp"))
+        path.unlink()
     train_on_data("--epochs", 1)
-    run("--resume", "--epochs", 2)
-    assert "1 epochs became 2" in capsys.readouterr().out
+    before = files_of("checkpoint")
+    change(here / "data")
+    with pytest.raises(
+        InputError, match=r"--resume checkpoint/last\.pth: was trained on other data.*" + CHANGES[change]
+    ):
+        run("--resume", "--epochs", 2)
+    assert files_of("checkpoint") == before
 
 
 # -- several processes -------------------------------------------------------------------------------------------------
@@ -406,6 +440,94 @@ def test_a_peer_that_stops_answering_is_a_sentence(here):
     assert first.returncode == 1, errors
     assert errors.count("failed: another process of the group failed or does not answer") == 1
     assert "Traceback" not in errors
+
+
+def two_machines(here, own: list[list], *flags, script="train_multiGPU.py", other=None, timeout: float = 300) -> list:
+    """Two processes, each with flags of its own as on a machine of its own: their exit codes, stdout and stderr.
+
+    Args:
+        other: working folder of the second.
+    """
+    where = {"WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free_port()), "LOCAL_RANK": "0"}
+    processes = [
+        spawn(sys.executable, ROOT / script, *flags, *own[rank], cwd=folder, RANK=str(rank), **where)
+        for rank, folder in enumerate((here, other or here))
+    ]
+    ends = [process.communicate(timeout=timeout) for process in processes]
+    return [(process.returncode, *texts) for process, texts in zip(processes, ends, strict=True)]
+
+
+def another_image(data):
+    paint(data / "bounding_box_train" / "0001_c1s1_000000_00.jpg", (1, 2, 3), size=(40, 80))
+
+
+def an_image_less(data):
+    (data / "bounding_box_train" / "0001_c1s1_000000_00.jpg").unlink()
+
+
+def other_people(data):
+    train = data / "bounding_box_train"
+    os.rename(train / "0001_c1s1_000000_00.jpg", train / "0002_c1s1_000900_00.jpg")
+
+
+@pytest.mark.parametrize(
+    ("change", "told"),
+    [
+        (another_image, "train: 1 of 36 images are others by name, identity or content: bounding_box_train/0001_c1s1"),
+        (an_image_less, "train: 35 images instead of 36"),
+        (other_people, "train: 1 of 36 images are others by name, identity or content: bounding_box_train/0002_c1s1"),
+    ],
+)
+def test_other_data_on_another_machine_is_refused_there_and_here(here, change, told):
+    make_market(here / "theirs", train_ids=6, images=6)
+    change(here / "theirs")
+    flags = [*TINY, "--epochs", 1]
+    for code, _, errors in two_machines(here, [["--data-dir", "data"], ["--data-dir", "theirs"]], *flags):
+        assert code == 2, errors
+        assert f"(rank 1): --data-dir theirs: {told}" in errors
+    assert not Path("checkpoint", "last.pth").exists()
+
+
+def test_what_belongs_to_a_machine_may_be_another_there(here):
+    """The data set elsewhere, with unreadable images left out, another number of workers and another cache."""
+    for root in ("data", "machine/theirs"):
+        make_market(here / root, train_ids=6, images=6)
+        (here / root / "bounding_box_train" / "0001_c1s1_000000_00.jpg").write_bytes(b"no image")
+    flags = [*TINY, "--epochs", 1, "--skip-bad-images"]
+    own = [["--data-dir", "data", "--cache", "ram"], ["--data-dir", "theirs", "--workers", 2, "--output", "unused"]]
+    for rank, (code, output, errors) in enumerate(two_machines(here, own, *flags, other=here / "machine")):
+        assert code == 0, errors
+        assert ("Left out 1 of 56 images" in output) == (rank == 0)
+    assert [path.name for path in Path("machine").iterdir()] == ["theirs"]
+    first = two_machines(here, [["--data-dir", "data"], []], "--resume", "--epochs", 2, other=here / "machine")
+    assert "data: no such folder" in first[1][2]  # the run's folder is none of that machine
+    own = [[], ["--data-dir", "theirs"]]
+    for code, _, errors in two_machines(here, own, "--resume", "--epochs", 2, other=here / "machine"):
+        assert code == 0, errors
+    assert checkpoints.load("checkpoint/last.pth").extra["epoch"] == 2
+
+
+def test_other_flags_are_the_same_for_all(here):
+    train_on_data("--epochs", 1, "--output", "one")
+    train_on_data("--epochs", 1, "--output", "two", "--seed", 1)
+    os.makedirs("copy")
+    shutil.copy("one/best.pth", "copy/best.pth")
+    flags = ["--data-dir", "data", *TINY]
+    for own, told in (
+        ([["--epochs", 1], ["--epochs", 2]], "--epochs is 2, on rank 0 1"),
+        ([["--weights", "one/best.pth"], ["--weights", "two/best.pth"]], "--weights is two/best.pth (content "),
+        ([["--resume"], []], "--resume is not given, on rank 0 given"),
+    ):
+        for code, _, errors in two_machines(here, own, *flags):
+            assert code == 2, errors
+            assert f"(rank 1): {told}" in errors
+    weights = [["--weights", "one/best.pth"], ["--weights", "copy/best.pth"]]
+    for code, _, errors in two_machines(here, weights, "--data-dir", "data", "--device", "cpu", script="test.py"):
+        assert code == 0, errors
+    weights[1][1] = "two/best.pth"
+    for code, _, errors in two_machines(here, weights, "--data-dir", "data", "--device", "cpu", script="test.py"):
+        assert code == 2, errors
+        assert "(rank 1): --weights is two/best.pth (content " in errors
 
 
 def test_a_restarted_group_does_not_read_what_the_dead_wrote():

@@ -84,7 +84,7 @@ def test_sessions_go_the_whole_way(tmp_path):
     told = run("datasets.py", "split", "cows", "data", "--test-ratio", "0.5")
     assert "18 sessions told by the names" in told
     assert "recognised in another session, not in another camera" in told
-    assert told.splitlines()[-1].endswith("--data-dir data --weights drawn --height 48 --width 48")
+    assert told.splitlines()[-1].endswith("--data-dir data --weights drawn --height 48 --width 48 --output runs/data")
     data = layouts.find(tmp_path / "data")
     assert data.by_session
     assert "sessions" in summary(data).splitlines()[1]

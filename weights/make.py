@@ -73,7 +73,7 @@ def figures(weights: Path, data: Path, features: Path) -> dict:
     """Rank-1, mAP and mINP on the query and gallery of `data`."""
     if not features.is_file():
         run(testing, "--weights", weights, "--data-dir", data, "--output", features)
-    metrics = protocols.figures(features_file.load(features))
+    metrics = protocols.metrics(features_file.load(features))
     return {name: round(100 * metrics[name], 1) for name in ("rank1", "mAP", "mINP")}
 
 

@@ -15,6 +15,7 @@ import numpy as np
 
 from appearance.cli import InputError, counted
 from appearance.data.boxes import TRACKS, Boxes
+from appearance.data.check import fitting_size
 from appearance.data.images import load_rgb
 from appearance.data.sequences import AS_FOUND, Reading, Sequence
 from appearance.files import beside
@@ -62,8 +63,12 @@ class Step(NamedTuple):
     identities: int
 
 
-def cut(folders: Rows[Path], tracks: Rows[Path] | None, out: Path, rules: Rules, reading: Reading = AS_FOUND) -> None:
+def cut(
+    folders: Rows[Path], tracks: Rows[Path] | None, out: Path, rules: Rules, reading: Reading = AS_FOUND
+) -> list[str]:
     """Crops of the people in sequences, as class folders in `out`; prints what was left out and why.
+
+    Returns the flags of `train.py` that fit the crops.
 
     Args:
         folders: the sequences.
@@ -92,6 +97,8 @@ def cut(folders: Rows[Path], tracks: Rows[Path] | None, out: Path, rules: Rules,
     if not made.splits["query"]:
         print("  nobody is left to test with: train/ alone")
     write(made.splits, sequences, out)
+    boxes = np.array([crop.box for crops in made.splits.values() for crop in crops])  # (n, 4) left, top, right, bottom
+    return fitting_size(boxes[:, 2:] - boxes[:, :2])
 
 
 def _check(folders: Rows[Path], tracks: Rows[Path] | None, out: Path, rules: Rules) -> None:

@@ -57,15 +57,15 @@ def memory_for_images(cache: str, world: World) -> float:
 def load_shared(images, cache: str, workers: int, world: World) -> Tensor | None:
     """`load` for all processes of a group at once; None with cache "none", which decodes anew each epoch.
 
-    The first process writes the cache file, the others find it.
+    The first process of each machine writes the cache file, the others find it.
     """
     if cache == "none":
         return None
     shared = world.size > 1
-    if shared and not world.is_main:
+    if shared and world.local_rank:
         world.barrier()
     loaded = load(images, cache, workers, shared)
-    if shared and world.is_main:
+    if shared and not world.local_rank:
         world.barrier()
     return loaded
 

@@ -1,9 +1,10 @@
 """A dataset is prepared before work begins: found, checked, unreadable images left out."""
 
+from functools import partial
 from pathlib import Path
 
 from appearance.cli import InputError, command
-from appearance.data import check
+from appearance.data import check, marks
 from appearance.data.images import unreadable
 from appearance.data.layouts import ReIDData, Sample, find, merged
 from appearance.data.unread import unread
@@ -21,6 +22,7 @@ def for_training(args, world: World) -> ReIDData:
     roots = args.data_dir or [None]
     if len({root and root.resolve() for root in roots}) < len(roots):
         raise InputError("--data-dir names the same folder twice, so each person would get two labels")
+    world.agree(len(roots), lambda first, own: "" if first == own else f"--data-dir names {own} folders, not {first}")
     sets = [_checked(root, args, world) for root in roots]
     if len(sets) == 1:
         return sets[0]
@@ -81,14 +83,25 @@ def _say_unread(data: ReIDData, world: World) -> None:
 
 
 def _found(root: Path | None, world: World) -> ReIDData:
-    """The dataset in `root`; the sample, drawn first, where none is named."""
-    return find(root or the_sample(world))
+    """The dataset in `root`, the same for all processes; the sample, drawn first, where none is named."""
+    data = find(root or the_sample(world))
+    if world.size > 1:
+        world.agree(marks.of_data(data), partial(_another, data))
+    return data
+
+
+def _another(data: ReIDData, wanted: marks.Marks, found: marks.Marks) -> str:
+    told = marks.difference(wanted, found, data)
+    return told and f"--data-dir {data.root}: {told}"
 
 
 def the_sample(world: World) -> Path:
-    """The sample dataset, which is drawn once for a user, wherever the scripts are started from."""
-    root = world.broadcast(sample.ensure(data_folder() / "sample") if world.is_main else None)
-    world.barrier()
+    """The sample dataset, which is drawn once for a user and machine, wherever the scripts are started from."""
+    root = data_folder() / "sample"
+    for draws in (world.is_main, world.local_rank == 0):  # other machines after the first, which may share its disk
+        if draws:
+            sample.ensure(root)
+        world.barrier()
     return root
 
 
@@ -101,12 +114,15 @@ def _leave_out_unreadable(data: ReIDData, looked_at: list[Sample], args, world: 
     bad = None
     if world.is_main:
         problems = check.image_problems(looked_at, max(1, args.workers))
-        bad = {problem.path: problem.text for problem in problems if problem.fatal}
+        texts = {problem.path: problem.text for problem in problems if problem.fatal}
+        # by position: the same images lie elsewhere on other machines
+        bad = {n: texts[sample.path] for n, sample in enumerate(looked_at) if sample.path in texts}
     bad = world.broadcast(bad)
     if bad and not args.skip_bad_images:
         raise InputError(unreadable(list(bad.values()), len(looked_at)))
+    left_out = {looked_at[n].path for n in bad}
     for samples in data.splits().values():
-        samples[:] = [sample for sample in samples if sample.path not in bad]
+        samples[:] = [sample for sample in samples if sample.path not in left_out]
     if bad:
         world.say(
             f"Left out {len(bad)} of {len(looked_at):,} images that cannot be read; `datasets.py check` lists them"

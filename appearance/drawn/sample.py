@@ -34,7 +34,7 @@ from appearance.drawn.people import Identity
 from appearance.drawn.poses import Pose
 from appearance.drawn.variety import EVERYTHING, Variety
 from appearance.files import atomic_write, beside
-from appearance.identities import DISTRACTOR, JUNK
+from appearance.identities import DISTRACTOR, JUNK, nobody
 from appearance.machine import cores, side_by_side
 from appearance.progress import progress
 
@@ -274,7 +274,7 @@ def table(shots: list[Shot]) -> str:
     lines = [f"{'':20} {'images':>7} {'identities':>11} {'cameras':>8}"]
     for folder in FOLDERS:
         there = [shot for shot in shots if shot.folder == folder]
-        pids = {shot.pid for shot in there} - {JUNK, DISTRACTOR}
+        pids = {shot.pid for shot in there} - nobody(())
         cameras = {shot.camera for shot in there}
         lines.append(f"{folder:20} {len(there):7,} {len(pids):11,} {len(cameras):8}")
     extra = Counter(shot.pid for shot in shots)

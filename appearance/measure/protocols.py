@@ -75,7 +75,7 @@ def fitting(name: str, data: dict, whole: bool = True) -> tuple[str, int | None,
     return "no-camera", None, [told]
 
 
-def figures(data: dict) -> dict:
+def metrics(data: dict) -> dict:
     """The metrics file's numbers (`metrics.summary`) of a features dict by the protocol that fits it."""
     name, gap, _ = fitting("market1501", data)
     return summary(reappear.rank(data, gap)[0] if gap is not None else rank_queries(apply(name, data)[0]))

@@ -133,7 +133,7 @@ def fitting_gap(data: dict) -> int | None:
     return max((gap for gap in gaps if gap <= np.median(longest)), default=None)
 
 
-def figures(gap: int, curve: list[dict], calibration: dict) -> dict:
+def summary(gap: int, curve: list[dict], calibration: dict) -> dict:
     """The metrics file's part: gap, curve, and the threshold for the gap, None where no pair is so far apart.
 
     It is that of images and tracks, where these are enough, else that of pairs.

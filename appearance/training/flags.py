@@ -7,7 +7,7 @@ from appearance import cli
 from appearance.cli import InputError
 from appearance.flags import above_zero, count, share
 from appearance.machine import decoders
-from appearance.networks.checkpoints import NAMES
+from appearance.networks.architectures import ARCHITECTURES
 from appearance.training.recipe import AUTO, RECIPES, SETTINGS, flag
 
 
@@ -44,7 +44,9 @@ def get_args_parser(default_arch: str = "net") -> cli.ArgumentParser:
     add("--workers", type=count, default=decoders(), help="threads or processes that decode images")
 
     add = parser.add_argument_group("network").add_argument
-    add("--model", choices=sorted(NAMES), help=f"architecture (default: that of --weights, else {default_arch})")
+    add(
+        "--model", choices=sorted(ARCHITECTURES), help=f"architecture (default: that of --weights, else {default_arch})"
+    )
     add("--last-stride", type=int, choices=(1, 2), default=1, help="stride of the last stage of ResNets and MobileNet")
     add("--pooling", choices=("avg", "gem"), default="avg", help="pooling of ResNets and MobileNet")
     add("--neck", choices=("none", "bn"), default="none", help="batch normalisation after it, in the same networks")

@@ -8,7 +8,8 @@ from pathlib import Path
 from torch import Tensor
 
 from appearance.cli import InputError
-from appearance.distributed import World
+from appearance.data import marks
+from appearance.distributed import MACHINE_FLAGS, World
 from appearance.networks import checkpoints
 from appearance.networks.checkpoints import Checkpoint
 from appearance.training import flags
@@ -33,18 +34,22 @@ GONE = {"ema": (0.0,), "metric_weight": (0.0, 1.0), "scale": (20.0,)}
 def find(args, world: World | None = None) -> tuple[argparse.Namespace, Checkpoint | None, Recipe | None]:
     """The flags to train with; and where a run is resumed, its checkpoint and recipe.
 
-    Among several processes, `world`, rank 0 reads for all: other machines do not need the file.
+    Among several processes, `world`, rank 0 reads for all, so other machines do not need the file; each process keeps
+    the flags given to it that belong to its machine.
 
     A run that torchrun has restarted resumes by itself. Flags that were not given take the values of the resumed run.
     Nothing in the output folder is changed.
 
     Raises:
         InputError: there is nothing to resume, or a given flag would change the course of the run; or, without
-            `--resume`, the output folder holds a run already.
+            `--resume`, the output folder holds a run already; or the processes were given different flags.
     """
     if world is None:
         return _find(args)
-    return world.broadcast(_find(args) if world.is_main else None)
+    world.agree_on_flags(args)
+    own = {name: getattr(args, name) for name in MACHINE_FLAGS & args.given}
+    args, checkpoint, recipe = world.broadcast(_find(args) if world.is_main else None)
+    return argparse.Namespace(**(vars(args) | own)), checkpoint, recipe
 
 
 def _find(args) -> tuple[argparse.Namespace, Checkpoint | None, Recipe | None]:
@@ -65,6 +70,7 @@ def _find(args) -> tuple[argparse.Namespace, Checkpoint | None, Recipe | None]:
     before = checkpoint.extra.get("args")
     _refuse_what_is_gone(before, path)
     whole = all(isinstance(checkpoint.extra.get(name), kind) for name, kind in STATE.items())
+    whole &= marks.are_valid(checkpoint.extra["marks"]) if "marks" in checkpoint.extra else True  # earlier: without
     if not whole or not _are_flags(before):
         raise InputError(f"--resume {path}: not a whole last.pth of this collection; is the file damaged?")
     try:  # runs of earlier versions have the recipe among their flags

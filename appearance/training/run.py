@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from appearance.cli import InputError, RunFailed
-from appearance.data import origin
+from appearance.data import marks, provenance
 from appearance.data.layouts import ReIDData, Sample
 from appearance.distributed import World
 from appearance.files import write_text
@@ -90,7 +90,8 @@ class Run:
     ):
         self.output, self.recipe, self.world, self.net, self.scheduler = output, recipe, world, objective.net, scheduler
         self._parts = {"objective": objective, "optimizer": optimizer, "scheduler": scheduler, "scaler": scaler}
-        self._metadata, self._samples, self._save_interval = metadata, samples, save_interval
+        self._metadata, self._samples, self._save_interval = dict(metadata), samples, save_interval
+        self._marks = self._metadata.pop("marks", None)  # for last.pth alone
         share = recipe.keep_start
         self._interpolation = WeightInterpolation(self.net, share) if share else None  # copies the starting weights
         self.epoch, self.step = 0, 0  # whole epochs done, and steps of the current one
@@ -227,6 +228,7 @@ class Run:
             "step": self.step,
             "totals": self.totals.sums,
             "images": len(self._samples),
+            "marks": self._marks,
             "processes": self.world.size,
         }
         self._writer(checkpoints.save, self.output / "last.pth", snapshot(self._weights() | state))
@@ -235,17 +237,22 @@ class Run:
         """The running means and variances, which each process keeps by itself until the end of an epoch."""
         return [buffer for buffer in self._parts["objective"].buffers() if buffer.is_floating_point()]
 
-    def restore(self, checkpoint: Checkpoint) -> None:
+    def restore(self, checkpoint: Checkpoint, data: ReIDData) -> None:
         """Go on from a `last.pth`; after the model was wrapped, which gives all processes those of rank 0.
+
+        Args:
+            data: what is trained on now.
 
         Raises:
             InputError: it was trained on other data or other number of processes, or does not fit.
         """
         extra = checkpoint.extra
-        if extra["class_names"] != self._metadata["class_names"] or extra["images"] != len(self._samples):
+        told = marks.difference(extra["marks"], self._marks, data) if self._marks and "marks" in extra else ""
+        if told or extra["class_names"] != self._metadata["class_names"] or extra["images"] != len(self._samples):
             raise InputError(
                 f"--resume {checkpoint.path}: was trained on other data ({len(extra['class_names'])} identities, "
-                f"{extra['images']} images); resume with the same --data-dir, or start anew with --weights"
+                f"{extra['images']} images{told and '; ' + told}); resume with the same --data-dir, or start anew with "
+                "--weights"
             )
         if extra["processes"] != self.world.size:
             raise InputError(
@@ -296,8 +303,10 @@ def metadata(
     """
     known = {"arch": arch, "model_options": options, "num_classes": len(class_names), "class_names": class_names}
     if world.is_main:
-        earlier = origin.of_checkpoint(before.extra) if before else None
-        known |= {"trained_on": origin.describe(data, earlier, args.workers, args.data_dir or ())}
+        earlier, roots = provenance.of_checkpoint(before.extra) if before else None, args.data_dir or ()
+        prints = provenance.fingerprints((sample.path for sample in data.train), args.workers)
+        known |= {"trained_on": provenance.describe(data, earlier, roots, prints)}
+        known |= {"marks": marks.of_data(data, roots, prints)}
     return known | {"args": resume.plain(args)}
 
 

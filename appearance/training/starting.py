@@ -11,7 +11,8 @@ from torch import Tensor
 from appearance.cli import InputError
 from appearance.data.layouts import Sample
 from appearance.data.names import UNKNOWN
-from appearance.networks import checkpoints, shipped
+from appearance.networks import checkpoints, default_weights
+from appearance.networks.architectures import HAVE_OPTIONS
 from appearance.networks.checkpoints import Checkpoint
 
 IMAGES = 600  # looked at; their pairs number a hundred thousand
@@ -35,12 +36,12 @@ def starting_weights(args, default_arch: str) -> tuple[str, Checkpoint | None]:
         model = args.model or default_arch
         return model, checkpoints.imagenet_checkpoint(model)
     if args.weights == "drawn":
-        if args.model not in (None, shipped.ARCH):
+        if args.model not in (None, default_weights.ARCH):
             raise InputError(
-                f"--weights drawn: the network that comes along is {shipped.ARCH}; for {args.model} make one: "
-                + shipped.how_to_make(args.model)
+                f"--weights drawn: the network that comes along is {default_weights.ARCH}; for {args.model} make one: "
+                + default_weights.how_to_make(args.model)
             )
-        start = checkpoints.load(shipped.WEIGHTS)
+        start = checkpoints.load(default_weights.WEIGHTS)
     else:
         if not Path(args.weights).exists():
             raise InputError(
@@ -55,6 +56,16 @@ def starting_weights(args, default_arch: str) -> tuple[str, Checkpoint | None]:
         )
     sides = {side: getattr(args, side) for side in ("height", "width")}
     return start.arch, start.with_input(**{side: value for side, value in sides.items() if isinstance(value, int)})
+
+
+def network_options(args, arch: str, start: Checkpoint | None) -> dict:
+    """Options of `build_model` besides the architecture."""
+    options = {}
+    if arch in HAVE_OPTIONS:
+        options = {"last_stride": args.last_stride, "pooling": args.pooling, "neck": args.neck}
+    if start and start.model_options.get("truncated"):
+        options["truncated"] = True
+    return options
 
 
 def some_of_each(samples: Sequence[Sample]) -> list[Sample]:

@@ -22,13 +22,19 @@ from appearance.machine import by_threads
 SET = {"data_dir": str, "layout": str, "identities": int, "images": int}
 
 
-def describe(data: ReIDData, earlier: dict | None = None, workers: int = 8, roots: Sequence[Path] = ()) -> dict:
-    """`trained_on` of a network that is trained on `data`, after what `earlier` says; `roots` are its folders, where
-    there are several."""
+def describe(
+    data: ReIDData, earlier: dict | None = None, roots: Sequence[Path] = (), prints: dict[str, int] | None = None
+) -> dict:
+    """`trained_on` of a network that is trained on `data`, after what `earlier` says.
+
+    Args:
+        roots: the folders of `data`, where there are several.
+        prints: `fingerprints` of its training images, where they are known.
+    """
     earlier = earlier or {"sets": [], "fingerprints": torch.empty(0, dtype=torch.int64)}
     here = [_one_set(root, data) for root in roots or [data.root]]
-    known = fingerprints((sample.path for sample in data.train), workers).values()
-    together = torch.cat([earlier["fingerprints"], torch.tensor(list(known), dtype=torch.int64)])
+    prints = fingerprints(sample.path for sample in data.train) if prints is None else prints
+    together = torch.cat([earlier["fingerprints"], torch.tensor(list(prints.values()), dtype=torch.int64)])
     return {"sets": [one for one in earlier["sets"] if one not in here] + here, "fingerprints": together.unique()}
 
 
