@@ -4,17 +4,20 @@
     python export.py --format ckpt boxmot onnx onnx-int8         several at once
     python export.py --format onnx-int8 --data-dir ROOT          calibrated on ROOT, rank-1 and mAP measured on it
     python export.py --format boxmot --half                      weights of two bytes each, half the file
+    python export.py --for ultralytics                           the file that this program wants
 
     ckpt         net_dict without classifier, for deep_sort_pytorch (`Net` at 128x64 only)
     boxmot       state_dict and model_name, for BoxMOT (OSNets; ResNets with --last-stride 2 --pooling avg)
     onnx         float32, any batch size; for BoxMOT, Ultralytics, OpenCV, onnxruntime, ...
     onnx-int8    the same in 8-bit integers: about twice as fast on CPUs
+    reid         a folder with weights.safetensors and reid_config.json, for Roboflow's package reid (OSNets)
     torchscript  float32, any batch size
 
-ONNX and TorchScript files take RGB crops at the network's size. With `--normalize outside` these come normalised by
-ImageNet's mean and standard deviation, as most re-ID code does; with `--normalize inside` they come as they are from 0
-to 1, as Ultralytics does. Each file says which (`appearance/networks/runtimes.py` reads it), and the output is always
-unit rows. With `--flip` they are the mean of each crop and its mirror image, both inside the file, for twice the time.
+ONNX and TorchScript files take RGB crops at the network's size and refuse others. With `--normalize outside` these come
+normalised by ImageNet's mean and standard deviation, as most re-ID code does; with `--normalize inside`, which the name
+tells, they come as they are from 0 to 1, as Ultralytics does. Each file says which (`appearance/networks/runtimes.py`
+reads it; BoxMOT reads NAME.metadata.json beside it), and the output is always unit rows. With `--flip` they are the
+mean of each crop and its mirror image, both inside the file, for twice the time.
 
 A file appears under its name only after its vectors were compared with those of the checkpoint on real images.
 """
@@ -34,10 +37,10 @@ from torchvision.transforms.v2.functional import pil_to_tensor
 from appearance import cli
 from appearance.cli import InputError, RunFailed
 from appearance.data import layouts
-from appearance.data.augment import normalize
+from appearance.data.augment import IMAGENET_MEAN, IMAGENET_STD, normalize
 from appearance.data.resize import resize
 from appearance.drawn import sample
-from appearance.files import beside
+from appearance.files import beside, write_text
 from appearance.flags import positive
 from appearance.machine import decoders
 from appearance.measure import features_file, protocols
@@ -53,6 +56,7 @@ from utils import single_process
 OPSET = 17  # of ONNX; onnxruntime 1.12 and OpenCV 4.8 read it
 COMPARED_IMAGES = 64
 DEEP_SORT_SIZE = (128, 64)  # deep_sort_pytorch resizes every crop to this height and width
+REID_WEIGHTS = "weights.safetensors"
 BOXMOT_RESNET = {"last_stride": 2, "pooling": "avg", "neck": "none"}  # BoxMOT builds its ResNets so
 
 
@@ -113,17 +117,24 @@ def write_ckpt(job: Job, path: Path) -> None:
     checkpoints.save(path, {"net_dict": _trunk(job)} | extra | thresholds.carried(checkpoint.extra))
 
 
-def write_boxmot(job: Job, path: Path) -> None:
-    checkpoint = job.checkpoint
+def not_of_boxmot(checkpoint: checkpoints.Checkpoint) -> str:
+    """Why BoxMOT does not build this network; "" where it does."""
     if checkpoint.arch.startswith("res"):
         options = {key: checkpoint.model_options.get(key, value) for key, value in BOXMOT_RESNET.items()}
         if options != BOXMOT_RESNET or checkpoint.model_options.get("truncated"):
-            raise InputError(
-                f"--format boxmot: BoxMOT's {checkpoint.arch} has last stride 2, average pooling and no neck, and the "
-                f"one in {checkpoint.path} has {checkpoint.model_options}; use --format onnx, which BoxMOT also loads"
+            return (
+                f"BoxMOT's {checkpoint.arch} has last stride 2, average pooling and no neck, and the one in "
+                f"{checkpoint.path} has {checkpoint.model_options}"
             )
     elif not checkpoint.arch.startswith("osnet"):
-        raise InputError(f"--format boxmot: BoxMOT does not build {checkpoint.arch}; use --format onnx, which it loads")
+        return f"BoxMOT does not build {checkpoint.arch}"
+    return ""
+
+
+def write_boxmot(job: Job, path: Path) -> None:
+    checkpoint = job.checkpoint
+    if reason := not_of_boxmot(checkpoint):
+        raise InputError(f"--format boxmot: {reason}; use --format onnx, which BoxMOT runs as well")
     content = {
         "state_dict": _trunk(job),
         "model_name": checkpoint.arch,
@@ -166,6 +177,25 @@ def write_onnx(job: Job, path: Path) -> None:
     onnx.save(model, str(path))
 
 
+def write_reid(job: Job, path: Path) -> None:
+    """A folder with `weights.safetensors` and `reid_config.json`, as Roboflow's package reid saves a model."""
+    checkpoint = job.checkpoint
+    if not checkpoint.arch.startswith("osnet"):
+        raise InputError(
+            f"--format reid: the package reid builds OSNets, and {checkpoint.path} holds {checkpoint.arch}"
+        )
+    runtimes.needed("safetensors")
+    from safetensors.torch import save_file
+
+    size = [checkpoint.height, checkpoint.width]
+    preprocessing = {"input_size": size, "mean": IMAGENET_MEAN, "std": IMAGENET_STD, "interpolation": "bilinear"}
+    preprocessing |= {"to_rgb": True, "resize_mode": "stretch"}
+    config = {"architecture": checkpoint.arch, "preprocessing": preprocessing} | thresholds.carried(checkpoint.extra)
+    path.mkdir()
+    save_file({name: value.contiguous() for name, value in _trunk(job).items()}, path / REID_WEIGHTS)
+    (path / "reid_config.json").write_text(json.dumps(config, indent=2) + "\n")
+
+
 def write_onnx_int8(job: Job, path: Path) -> None:
     """Weights of each output channel in int8, activations in uint8, ranges from the calibration images."""
     onnxruntime = runtimes.needed("onnxruntime")
@@ -203,8 +233,8 @@ def write_torchscript(job: Job, path: Path) -> None:
     module, example = job.graph()
     with warnings.catch_warnings(), torch.no_grad():
         warnings.simplefilter("ignore")  # torch announces an end of TorchScript; trackers still load it
-        traced = torch.jit.trace(module, example)
-        torch.jit.save(traced, str(path), _extra_files={runtimes.KEY: job.description()})
+        checked = runtimes.OfItsSize(torch.jit.trace(module, example), *example.shape[2:], job.inside)
+        torch.jit.save(torch.jit.script(checked), str(path), _extra_files={runtimes.KEY: job.description()})
 
 
 @dataclass(frozen=True)
@@ -213,6 +243,7 @@ class Format:
     name: str  # of the file, from {arch} and {size}
     tolerance: float  # largest cosine difference to the checkpoint's vectors
     weights_only: bool = False  # what is done with them is up to the reader
+    folder: bool = False  # of several files
 
 
 FORMATS = {
@@ -220,7 +251,14 @@ FORMATS = {
     "boxmot": Format(write_boxmot, "{arch}_reid.pt", 1e-5, weights_only=True),
     "onnx": Format(write_onnx, "{arch}_{size}.onnx", 1e-5),
     "onnx-int8": Format(write_onnx_int8, "{arch}_{size}_int8.onnx", 0.05),
+    "reid": Format(write_reid, "{arch}_{size}_reid", 1e-5, weights_only=True, folder=True),
     "torchscript": Format(write_torchscript, "{arch}_{size}.torchscript", 1e-5),
+}
+HOSTS = {  # the file that a program wants, and where its images are normalised
+    "boxmot": ("boxmot", "outside"),  # or "onnx", where BoxMOT does not build the network
+    "deep_sort_pytorch": ("ckpt", "outside"),
+    "reid": ("reid", "outside"),
+    "ultralytics": ("onnx", "inside"),
 }
 
 
@@ -232,7 +270,23 @@ def load_back(path: Path, job: Job) -> nn.Module:
     """The network as a reader of the file gets it."""
     if path.suffix in runtimes.SUFFIXES:
         return runtimes.load(path)
+    if path.is_dir():
+        return from_checkpoint(checkpoints.load(path / REID_WEIGHTS))
     return from_checkpoint(checkpoints.load(path))
+
+
+def boxmot_sidecar(job: Job) -> dict:
+    """What BoxMOT reads beside a file that it runs as it is: its input size, or that it must not run it.
+
+    BoxMOT normalises images itself, so a file that does so as well gets a key that BoxMOT refuses, and shows.
+    """
+    checkpoint = job.checkpoint
+    size = [checkpoint.height, checkpoint.width]
+    kwargs = {"img_size": size}
+    if job.inside:
+        kwargs = {"the file normalises its images, as BoxMOT does: export it with --for boxmot": True}
+    found = {"schema_version": 1, "model_name": checkpoint.arch, "num_classes": 1, "preprocess": "resize"}
+    return found | {"img_size": size, "model_kwargs_schema_version": 1, "model_kwargs": kwargs}
 
 
 @torch.inference_mode()
@@ -261,11 +315,15 @@ def get_args_parser() -> cli.ArgumentParser:
     parser = cli.ArgumentParser(description="Write a trained network in the formats that trackers load.")
     add = parser.add_argument
     add_network_flags(parser, exported=False)
+    add("--for", choices=sorted(HOSTS), dest="host", help="the file that this program wants, instead of --format")
     add("--format", nargs="+", choices=sorted(FORMATS), default=["onnx"], help="what to write")
     add("--output", type=Path, default=Path("export"), help="folder for the files")
-    add("--normalize", choices=("outside", "inside"), default="outside", help="who applies mean and standard deviation")
+    inside = (
+        "where ImageNet's mean and standard deviation are applied: outside, before images enter, or inside the file"
+    )
+    add("--normalize", choices=("outside", "inside"), default="outside", help=inside)
     add("--flip", action="store_true", help="the mean of each crop and its mirror image, for twice the time")
-    add("--half", action="store_true", help="float16 in ckpt and boxmot files: half the size")
+    add("--half", action="store_true", help="float16 in ckpt, boxmot and reid files: half the size")
     add(
         "--data-dir",
         type=Path,
@@ -280,10 +338,11 @@ def main(args) -> None:
     checkpoint = checkpoints.load(args.weights).with_input(args.height, args.width, args.last_stride)
     for doubt in checkpoint.doubts():
         print(f"note: {doubt}")
+    formats, place = files_wanted(args, checkpoint)
     data = layouts.find(args.data_dir) if args.data_dir else None
-    count = args.calibration_images if "onnx-int8" in args.format else 1
+    count = args.calibration_images if "onnx-int8" in formats else 1
     calibration = some_pixels(data.train or data.gallery, count, checkpoint) if data else drawn(count, checkpoint)
-    job = Job(checkpoint, args.normalize == "inside", calibration, args.flip, args.half)
+    job = Job(checkpoint, place == "inside", calibration, args.flip, args.half)
     count = COMPARED_IMAGES
     compared = some_pixels(data.query or data.train, count, checkpoint) if data else drawn(count, checkpoint)
     size = f"{checkpoint.height}x{checkpoint.width}"
@@ -294,8 +353,8 @@ def main(args) -> None:
     if measured:
         print(f"  {'checkpoint':<12} " + "rank-1 {:.2%}  mAP {:.2%}".format(*retrieval(job.net, data, checkpoint)))
     refused = []
-    for name in dict.fromkeys(args.format):
-        kind = size + ("_flip" if args.flip else "")
+    for name in formats:
+        kind = size + ("_flip" if args.flip else "") + ("_inside" if job.inside else "")
         path = args.output / FORMATS[name].name.format(arch=checkpoint.arch, size=kind)
         try:
             line = export(name, job, path, compared, data if measured else None)
@@ -305,6 +364,19 @@ def main(args) -> None:
         print(f"  {name:<12} {line}", flush=True)
     if refused:
         raise InputError("; ".join(refused))
+
+
+def files_wanted(args, checkpoint: checkpoints.Checkpoint) -> tuple[list[str], str]:
+    """The formats to write, and where images are normalised."""
+    if not args.host:
+        return list(dict.fromkeys(args.format)), args.normalize
+    if args.given & {"format", "normalize"}:
+        raise InputError(f"--for {args.host}: chooses the file; leave --format and --normalize out")
+    name, place = HOSTS[args.host]
+    if name == "boxmot" and (reason := not_of_boxmot(checkpoint)):
+        print(f"note: {reason}, so it gets an ONNX file")
+        name = "onnx"
+    return [name], place
 
 
 def export(name: str, job: Job, path: Path, compared: Tensor, data: layouts.ReIDData | None) -> str:
@@ -318,7 +390,7 @@ def export(name: str, job: Job, path: Path, compared: Tensor, data: layouts.ReID
     if job.half and not FORMATS[name].weights_only:
         raise InputError(f"--half: {name} files are run as they are; leave --half out for them")
     try:
-        with beside(path) as unproven:
+        with beside(path, replace=FORMATS[name].folder) as unproven:
             FORMATS[name].write(job, unproven)
             net = load_back(unproven, job)
             apart = differences(net, job.net, compared)
@@ -330,7 +402,10 @@ def export(name: str, job: Job, path: Path, compared: Tensor, data: layouts.ReID
                 line += "  rank-1 {:.2%}  mAP {:.2%}".format(*retrieval(net, data, job.checkpoint))
     except OSError as error:
         raise InputError(f"--output {path.parent}: cannot be written ({error.strerror})") from None
-    return f"{line}  {path.stat().st_size / 2**20:.1f} MB -> {path}"
+    if path.suffix in runtimes.SUFFIXES:
+        write_text(path.with_name(f"{path.name}.metadata.json"), json.dumps(boxmot_sidecar(job), indent=1) + "\n")
+    size = sum(file.stat().st_size for file in (path.iterdir() if path.is_dir() else [path]))
+    return f"{line}  {size / 2**20:.1f} MB -> {path}"
 
 
 def some_pixels(samples: list[layouts.Sample], count: int, checkpoint: checkpoints.Checkpoint) -> Tensor:

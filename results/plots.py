@@ -107,7 +107,7 @@ def people() -> Figure:
         axes.plot(numbers, means, "o-", color=colour, markersize=5, label=label)
         axes.errorbar(numbers, means, deviations, fmt="none", color=colour, capsize=3)
     (untrained,) = (float(row["mAP"]) for row in rows("market", what="the network in weights/"))
-    axes.axhline(untrained, color=plots.GREY, linestyle=":", label="the network in weights/, not trained further")
+    axes.axhline(untrained, color=plots.GREY, linestyle=":", label="the network in weights/, as it is")
     _downloaded(axes)
     _many(axes, numbers)
     axes.set_xlabel("people to train on")
@@ -142,7 +142,7 @@ def drawn() -> Figure:
 def _downloaded(axes) -> None:
     """A line for what a user would otherwise download."""
     (row,) = rows("market", network="osnet_x0_25")
-    label = "BoxMOT's default network (MSMT17), not trained further"
+    label = "BoxMOT's default network (MSMT17)"
     axes.axhline(float(row["mAP"]), color=plots.RED, linestyle="--", linewidth=1, label=label)
 
 

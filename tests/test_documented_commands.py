@@ -169,7 +169,7 @@ def run_block(text: str, cwd: Path, data: Path | None = None, network: str | Non
 
 def test_the_first_command_of_the_readme(tmp_path):
     data = make_market(tmp_path / "sample", train_ids=6, images=6)
-    trained, tested, evaluated = run_block(block_after("## Two commands"), tmp_path, data)
+    trained, tested, evaluated = run_block(block_after("## Quick start"), tmp_path, data)
     assert "-> best.pth" in trained
     assert "Next: " in tested
     assert re.search(r"^features +\d+\.\d+ +", evaluated, re.MULTILINE)
@@ -177,8 +177,7 @@ def test_the_first_command_of_the_readme(tmp_path):
 
 
 def test_the_second_command_of_the_readme_finds_the_tests():
-    text = (ROOT / "README.md").read_text("utf-8").partition("## Two commands")[2]
-    tests = commands(FENCED.findall(text)[1][1])[-1]
+    tests = commands(block_after("## Docs, tests, licence"))[-1]
     assert tests == ["python", "-m", "pytest"]
     found = run([*tests, "--collect-only", "-q", "-p", "no:cacheprovider", "-n", "0", "tests/test_optimizer.py"], ROOT)
     assert "tests/test_optimizer.py" in found
@@ -186,7 +185,7 @@ def test_the_second_command_of_the_readme_finds_the_tests():
 
 def test_own_data(tmp_path):
     make_class_folders(tmp_path / "people", identities=6, images=6)
-    checked, split, trained, tested, evaluated = run_block(block_after("## Your own data"), tmp_path)
+    checked, split, trained, tested, evaluated = run_block(block_after("## Your own people"), tmp_path)
     assert re.search(r"train +6 +36 +2", checked)
     assert "Next: " in split
     assert "-> best.pth" in trained

@@ -272,7 +272,7 @@ def test_what_is_assumed_is_said(tmp_path, osnet, resnet):
         "if it was trained at another"
     )
     assert load(tmp_path, weights).with_input(height=64, width=32).doubts() == []
-    assert "using 64x64" in load(tmp_path, weights).with_input(height=64).doubts()[0]
+    assert "using 64x32" in load(tmp_path, weights).with_input(height=64).doubts()[0]
     _, stride = load(tmp_path, residual).doubts()
     assert "does not say the stride of its last stage; using 2; give last_stride (--last-stride)" in stride
     loaded = load(tmp_path, residual).with_input(height=64, width=32, last_stride=1)

@@ -13,6 +13,7 @@ from test_documented_commands import FENCED, commands, complaints
 PAGES = [
     *(f"docs/{name}.md" for name in ("results", "training", "data", "evaluation", "drawn", "reliability")),
     "weights/README.md",
+    "README.md",
 ]
 FILES = sorted((ROOT / "results").glob("*.csv"))
 PAIR = re.compile(r"(?<![\d.])(\d{1,3}\.\d)\** / \**(\d{1,3}\.\d)(?![\d.])")  # rank-1 / mAP

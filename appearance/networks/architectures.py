@@ -19,9 +19,9 @@ from appearance.networks.net import Net
 # name -> builder(num_classes, reid, **options)
 ARCHITECTURES = {
     "net": Net,
-    "mobilenet_v2": ReIDMobileNetV2,
-    **{name: osnet.builder(name) for name in osnet.WIDTHS},
     **{name: resnet.builder(name) for name in resnet.TRUNKS},
+    **{name: osnet.builder(name) for name in osnet.WIDTHS},
+    "mobilenet_v2": ReIDMobileNetV2,
 }
 HAVE_OPTIONS = {"mobilenet_v2", *resnet.TRUNKS}  # `last_stride`, `pooling` and `neck`; the others are fixed
 

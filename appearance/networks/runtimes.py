@@ -88,6 +88,27 @@ class WithNormalization(nn.Module):
         return self.net((images - self.mean) / self.std)
 
 
+class OfItsSize(nn.Module):
+    """A traced network behind a check of its images, which is to be scripted: a trace keeps no errors.
+
+    Args:
+        net: what `torch.jit.trace` returns for images (N, 3, height, width).
+        inside: the images are to be from 0 to 1; the mean and standard deviation are applied in `net`.
+    """
+
+    def __init__(self, net: nn.Module, height: int, width: int, inside: bool):
+        super().__init__()
+        self.net, self.height, self.width, self.inside = net, height, width, inside
+
+    def forward(self, images: Tensor) -> Tensor:
+        height, width = self.height, self.width
+        if images.dim() != 4 or images.size(1) != 3 or images.size(2) != height or images.size(3) != width:
+            raise ValueError(f"this network takes images (N, 3, {height}, {width}), and these are {images.shape}")
+        if self.inside and images.numel() > 0 and (images.min() < 0 or images.max() > 1):
+            raise ValueError("this network takes images from 0 to 1, and these are not: are they normalised already?")
+        return self.net(images)
+
+
 def _channels(values: tuple[float, float, float]) -> Tensor:
     return torch.tensor(values).view(1, 3, 1, 1)
 
