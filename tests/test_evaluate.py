@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from conftest import call_script, run_script
+from conftest import call_script
 
 import evaluate
 from appearance.cli import InputError
@@ -280,9 +280,9 @@ def test_ranked_list_shows_what_the_metrics_count():
 # ------------------------------------------------------------------------------------------------ command line
 
 
-def test_command_line_as_a_user_runs_it(tmp_path):
+def test_command_line(tmp_path):
     features_file.save(tmp_path / "features.pth", random_features())
-    done = run_script("evaluate.py", "--json", "metrics.json", "--rerank", cwd=tmp_path)
+    done = call_script("evaluate.py", "--json", "metrics.json", "--rerank", cwd=tmp_path)
     assert done.code == 0, done.stderr
     assert done.stderr == ""
     written = json.loads((tmp_path / "metrics.json").read_text())

@@ -9,7 +9,7 @@ import sys
 import numpy as np
 import pytest
 from clean import run_all
-from conftest import COLOURS, ROOT, assert_one_line_error, run_script
+from conftest import COLOURS, ROOT, assert_one_line_error
 from networks import write_checkpoint
 from PIL import Image
 from sequences import add_row, annotate, make_sequence, place
@@ -235,19 +235,24 @@ def test_people_are_where_their_boxes_say(recorded):
 
 def test_a_scene_is_a_sequence_that_can_be_tracked(tmp_path, recorded):
     weights = write_checkpoint(tmp_path / "best.pth", "osnet_x0_25")
-    done = run_script("examples/scene.py", "walk", "--frames", 70, "--people", 3, "--seed", 3, cwd=tmp_path)
-    assert done.code == 0, done.stderr
+    drawn, tracked, again = run_all(
+        [
+            ("examples/scene.py", "walk", "--frames", 70, "--people", 3, "--seed", 3),
+            ("examples/track_mot.py", "walk", "--weights", weights),
+            ("examples/scene.py", "walk"),
+        ],
+        tmp_path,
+        tmp_path / "printed",
+    )
+    assert [drawn.code, tracked.code] == [0, 0], (drawn.stderr, tracked.stderr)
+    assert_one_line_error(again, "walk: is not empty; choose another folder")
+    assert (tmp_path / "tracks" / "walk.txt").is_file()
     sequence = track_mot.Sequence(tmp_path / "walk")
     recording = track_mot.record(sequence, sequence.detections)
     np.testing.assert_array_equal(np.asarray(Image.open(sequence.frames[61])), recorded.frames[60])
     np.testing.assert_array_equal(np.concatenate(recording.people), np.concatenate(recorded.people) + 1)
     for found, wanted in ((recording.boxes, recorded.detections), (recording.truth, recorded.boxes)):
         np.testing.assert_allclose(np.concatenate(found), np.concatenate(wanted), atol=0.006)
-    done = run_script("examples/track_mot.py", "walk", "--weights", weights, cwd=tmp_path)
-    assert done.code == 0, done.stderr
-    assert (tmp_path / "tracks" / "walk.txt").is_file()
-    again = run_script("examples/scene.py", "walk", cwd=tmp_path)
-    assert_one_line_error(again, "walk: is not empty; choose another folder")
 
 
 # -- what a network is compared with

@@ -6,7 +6,7 @@ import warnings
 import numpy as np
 import pytest
 import torch
-from conftest import call_script, run_script
+from conftest import call_script
 from networks import random_crops, write_checkpoint
 from PIL import Image
 
@@ -353,7 +353,7 @@ def make_sequence(root):
 def test_detections_file(tmp_path):
     weights = write_checkpoint(tmp_path / "best.pth", "osnet_x0_25")
     sequence = make_sequence(tmp_path / "SEQ-01")
-    done = run_script("feature_extractor.py", sequence, "--weights", weights, "--output", "out", cwd=tmp_path)
+    done = call_script("feature_extractor.py", sequence, "--weights", weights, "--output", "out", cwd=tmp_path)
     assert done.code == 0, done.stderr
     rows = np.load(tmp_path / "out" / "SEQ-01.npy", allow_pickle=False)
     assert rows.shape == (3, 10 + 512)

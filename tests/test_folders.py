@@ -4,7 +4,7 @@ from types import SimpleNamespace
 
 import pytest
 import torch
-from conftest import assert_one_line_error, call_script, paint, run_script
+from conftest import assert_one_line_error, call_script, paint
 
 from appearance.cli import InputError
 from appearance.data import check, layouts, prepare
@@ -194,7 +194,7 @@ def test_most_images_unread_and_none_to_train_on_is_fatal_and_training_says_so(t
         *(f"{s}/0001/{s}{n}.jpg" for s in ("query", "gallery") for n in range(2)),
         *(f"datasets_v2/cow{p}/{n}.jpg" for p in range(4) for n in range(2)),
     )
-    result = run_script("datasets.py", "check", root, cwd=tmp_path)
+    result = call_script("datasets.py", "check", root, cwd=tmp_path)
     assert_one_line_error(result, "problems must be mended")
     assert "datasets_v2/: 8 images in 4 folders not used" in result.stdout
     assert f"check {root / 'datasets_v2'}" in result.stdout

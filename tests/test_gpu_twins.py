@@ -247,7 +247,8 @@ def group(monkeypatch):
 
 
 def test_a_rank_that_fails_does_not_wait_for_its_peers(group, monkeypatch):
-    def main(*_, **__):
+    def main(args, world, default_arch):
+        assert default_arch == "resnet18"
         if fails:
             raise RuntimeError("a kernel")
 
