@@ -22,7 +22,7 @@ from torch.distributed.run import get_args_parser as torchrun_parser
 PAGES = sorted(path.relative_to(ROOT).as_posix() for path in (ROOT / "README.md", *ROOT.glob("docs/*.md")))
 FENCED = re.compile(r"^```(\w*)\n(.*?)^```", re.MULTILINE | re.DOTALL)
 INLINE = re.compile(r"`((?:python|torchrun) [^`]+)`")
-OTHERS = {"pip", "git", "ffmpeg", "mkdir", "export"}  # programs that are not ours
+OTHERS = {"pip", "git", "ffmpeg", "mkdir", "export", "sed"}  # programs that are not ours
 
 
 def blocks(page: str, *languages: str) -> list[str]:
