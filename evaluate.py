@@ -287,8 +287,10 @@ def print_threshold(label: str, found: dict):
     """The value for the tracker, in a sentence, and what it rests on."""
     of_tracks, based_on = found["based_on"] == "track", found["groups"][found["based_on"]]
     print(f"\n{label + ': ' if label else ''}max_dist {in_digits(found['max_dist'])}  for DeepSORT: accepts ", end="")
-    strangers, own = ("tracks of strangers", "own") if of_tracks else ("pairs of different people", "same")
-    print(f"{based_on['false_matches']:.2%} of the {strangers}, keeps {found['kept']:.1%} of the {own}")
+    strangers, same = "pairs of different people", "pairs of the same person"
+    if of_tracks:
+        strangers, same = "tracks of other people", "tracks of the same person"
+    print(f"{based_on['false_matches']:.2%} of the {strangers}, keeps {found['kept']:.1%} of the {same}")
     if found["max_dist_interval"]:
         low, high = found["max_dist_interval"]
         print(f"  between {in_digits(low)} and {in_digits(high)} with other such people ({INTERVAL})")

@@ -8,6 +8,7 @@ are the cosine distances between the two, and of how many crops the nearest othe
 program also the file that it must not be given, and what comes of it: an error, or vectors that are wrong.
 """
 
+import contextlib
 import sys
 import tempfile
 from collections.abc import Callable
@@ -20,13 +21,13 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # the scripts of t
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "examples"))
 
 import scene
+import track_mot
 from machine import machine, publish
-from track_demo import crops_of
 
 import export
 from appearance import cli
 from appearance.flags import count, positive
-from appearance.networks import shipped
+from appearance.networks import default_weights
 from feature_extractor import Extractor
 
 Way = Callable[[np.ndarray, np.ndarray], np.ndarray]  # BGR frame, boxes (n, 4) left, top, width, height -> (n, D)
@@ -38,6 +39,12 @@ def exported(weights: Path, folder: Path, *flags: str) -> Path:
     export.main(export.get_args_parser().parse_args(arguments))
     (path,) = (one for one in Path(arguments[3]).iterdir() if not one.name.endswith(".json"))
     return path
+
+
+def crops_of(frame: np.ndarray, boxes: np.ndarray) -> list[np.ndarray]:
+    """What each box shows."""
+    whole = track_mot.corners(boxes, *frame.shape[1::-1])
+    return [frame[top:bottom, left:right] for left, top, right, bottom in whole]
 
 
 def corners(boxes: np.ndarray) -> np.ndarray:
@@ -177,10 +184,10 @@ def version_of(name: str) -> str:
 def get_args_parser() -> cli.ArgumentParser:
     parser = cli.ArgumentParser(description=__doc__.split("\n\n")[0])
     add = parser.add_argument
-    add("--weights", type=Path, default=shipped.WEIGHTS, help="an OSNet's checkpoint")
+    add("--weights", type=Path, default=default_weights.WEIGHTS, help="an OSNet's checkpoint")
     add("--net", type=Path, help="a Net's checkpoint at 128x64, for deep_sort_pytorch's own Extractor")
     add("--deep-sort-pytorch", type=Path, metavar="DIR", help="folder of that program; needs --net")
-    add("--frames", type=positive, default=300, help="length of the drawn scene, of which each tenth frame counts")
+    add("--frames", type=positive, default=150, help="length of the drawn scene, of which each tenth frame counts")
     add("--seed", type=count, default=0, help="of the drawn scene")
     add("--json", type=Path, help="also save the figures as JSON")
     return parser
@@ -199,30 +206,38 @@ def main(args) -> None:
             way = deep_sort_pytorch(args.deep_sort_pytorch, evaluating)
             cases.append((args.net, name, ("--for", "deep_sort_pytorch"), way))
     cases += [(args.weights, f"{name} (wrong)", flags, way) for name, flags, way in WRONG]
+    extractors = {weights: Extractor(weights, use_cuda=False) for weights, *_ in cases}
+    ours = {
+        weights: np.concatenate([extractor(crops_of(frame[:, :, ::-1], boxes)) for frame, boxes in frames]).astype(
+            float
+        )
+        for weights, extractor in extractors.items()
+    }
+    print(f"{sum(len(boxes) for _, boxes in frames)} drawn crops, {args.weights}")
+    print(f"  {'program':<34} {'version':<11} {'file':<36} {'median':>8} {'largest':>8} {'same nearest':>13}")
     rows = []
     with tempfile.TemporaryDirectory() as folder:
         for weights, name, flags, way_of in cases:
-            extractor = Extractor(weights, use_cuda=False)
-            ours = np.concatenate([extractor(crops_of(frame[:, :, ::-1], boxes)) for frame, boxes in frames])
             package = name.split(" ")[0]
             row = {"program": name, "version": version_of(package), "export": " ".join(flags)}
             try:
-                file = exported(weights, Path(folder) / weights.stem, *flags) if flags else weights
-                row |= {"file": file.name} | compare(way_of(file), frames, ours.astype(np.float64))
+                with contextlib.redirect_stdout(sys.stderr):
+                    file = exported(weights, Path(folder) / weights.stem, *flags) if flags else weights
+                    row |= {"file": file.name} | compare(way_of(file), frames, ours[weights])
             except ImportError as error:
                 row["error"] = f"{error}; pip install {package}"
             except Exception as error:  # what a program says to a wrong file is what is to be seen
-                row["error"] = " ".join(str(error).split())[:160]
+                row["error"] = " ".join(str(error).split())[-160:]
             rows.append(row)
-    print(f"{len(ours)} drawn crops, {args.weights}")
-    print(f"  {'program':<34} {'version':<11} {'file':<36} {'median':>8} {'largest':>8} {'same nearest':>13}")
-    for row in rows:
-        head = f"  {row['program']:<34} {row['version']:<11} {row.get('file', row['export']):<36} "
-        figures = (
-            f"{row['median']:>8.4f} {row['largest']:>8.4f} {row['same_nearest']:>13.1%}" if "median" in row else ""
-        )
-        print(head + (figures or row["error"]))
-    publish({"machine": machine(), "crops": len(ours), "rows": rows}, args.json)
+            print(line(row), flush=True)
+    publish({"machine": machine(), "crops": len(ours[args.weights]), "rows": rows}, args.json)
+
+
+def line(row: dict) -> str:
+    head = f"  {row['program']:<34} {row['version']:<11} {row.get('file', row['export']):<36} "
+    if "error" in row:
+        return head + row["error"]
+    return head + f"{row['median']:>8.4f} {row['largest']:>8.4f} {row['same_nearest']:>13.1%}"
 
 
 if __name__ == "__main__":

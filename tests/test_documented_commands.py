@@ -22,7 +22,7 @@ from torch.distributed.run import get_args_parser as torchrun_parser
 PAGES = sorted(path.relative_to(ROOT).as_posix() for path in (ROOT / "README.md", *ROOT.glob("docs/*.md")))
 FENCED = re.compile(r"^```(\w*)\n(.*?)^```", re.MULTILINE | re.DOTALL)
 INLINE = re.compile(r"`((?:python|torchrun) [^`]+)`")
-OTHERS = {"pip", "git", "ffmpeg", "mkdir", "export"}  # programs that are not ours
+OTHERS = {"pip", "git", "ffmpeg", "mkdir", "export", "sed"}  # programs that are not ours
 
 
 def blocks(page: str, *languages: str) -> list[str]:
@@ -213,11 +213,12 @@ def test_export_and_extractor(tmp_path):
     exported = run(
         ["python", ROOT / "export.py", "--format", "onnx", "--data-dir", make_market(tmp_path / "m")], tmp_path
     )
-    (written,) = (tmp_path / "export").iterdir()
+    (written,) = (tmp_path / "export").glob("*.onnx")
     assert str(written.name) in exported
     found_by_name = next(text for text in blocks("docs/trackers.md", "python") if "sys.path.append" in text)
     readme = next(text for text in blocks("README.md", "python") if "vectors = extractor(crops)" in text)
-    encoder = next(text for text in blocks("docs/trackers.md", "python") if ".encode" in text)
+    lines = [line for text in blocks("docs/trackers.md", "python") for line in text.splitlines()]
+    encode = next(line for line in lines if ".encode(" in line)
     program = f"""
 import numpy as np
 {found_by_name.replace("path/to/this/folder", str(ROOT))}
@@ -226,8 +227,11 @@ boxes = np.array([[5, 5, 20, 50], [60, 10, 30, 80]])
 crops = [frame[5:55, 5:25], frame[10:90, 60:90]]
 {readme}
 assert vectors.shape == (2, 512) and abs(np.linalg.norm(vectors, axis=1) - 1).max() < 1e-5
-{encoder.replace("checkpoint/best.pth", str(written))}
-assert features.shape == (2, 512)
+{encode}
+assert vectors.shape == (2, 512)
+extractor = Extractor({str(written)!r})
+{encode}
+assert vectors.shape == (2, 512)
 print("understood")
 """
     (tmp_path / "program.py").write_text(program)

@@ -143,7 +143,7 @@ def test_train_again_in_the_test(tmp_path):
     save(root / "train/0004/0004_c1_007001_00.jpg", picture(99))  # a frame of a person, and the next
     save(root / "query/0007/0007_c1_007003_00.jpg", picture(99, 0.1))
     [text] = problems_of(root)
-    assert text.startswith("train and query/gallery: 2 identities of train again, by the pictures: ")
+    assert text.startswith("train and query/gallery: 2 identities in both, judged by image content: ")
     for words in ("0003 and 0006 (train/0003/", "0004 and 0007 (train/0004/0004_c1_007001_00.jpg = query/0007/"):
         assert words in text
 
@@ -248,7 +248,7 @@ def test_a_folder_with_one_of_each_fault(tmp_path):
         "train/0001/broken.jpg: cannot be read",
         "8x9 pixels",
         "train: 1 image is under two identities: 0001 and 0002",
-        "1 identity of train again, by the pictures: 0003 and 0006",
+        "1 identity in both, judged by image content: 0003 and 0006",
         "1 of 7 query images has a copy, or nearly one",
         "1 of 7 query images has a neighbouring frame",
     )

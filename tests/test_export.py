@@ -243,7 +243,8 @@ def test_int8(tmp_path, data):
     crops = random_crops()
     apart = 1 - (Extractor(weights, use_cuda=False)(crops) * Extractor(small)(crops)).sum(1)
     assert 1e-6 < apart.max() < 0.05
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["best.pth", whole.name, small.name]
+    sidecars = [f"{path.name}.metadata.json" for path in (whole, small)]
+    assert {path.name for path in tmp_path.iterdir()} == {"best.pth", whole.name, small.name, *sidecars}
 
 
 def test_boxmot_resnet_is_torchvisions(tmp_path, data):

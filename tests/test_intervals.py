@@ -215,7 +215,7 @@ def test_calibrate_says_when_it_cannot_be_relied_on():
     assert "too few people: 5" in few_people[0]
     overlapping = warnings(clouds(40, 5, generator()))
     assert len(overlapping) == 1
-    assert "no threshold serves" in overlapping[0]
+    assert "no threshold works" in overlapping[0]
     known = warnings(clouds(40, 0.4, generator()) | {"meta": {"identities_trained_on": 38}})
     assert len(known) == 1
     assert "trained on 38 of these 40 people" in known[0]
@@ -234,6 +234,6 @@ def test_warnings_are_printed(tmp_path):
     features_file.save(tmp_path / "f.npz", data)
     done = call_script("evaluate.py", "f.npz", "--calibrate", "--report", "report", cwd=tmp_path)
     assert done.code == 0, done.stderr
-    assert "warning: no threshold serves" in done.stdout
+    assert "warning: no threshold works" in done.stdout
     assert "was trained on 38 of the test identities" in done.stdout
-    assert "no threshold serves" in (tmp_path / "report" / "report.html").read_text()
+    assert "no threshold works" in (tmp_path / "report" / "report.html").read_text()

@@ -592,7 +592,7 @@ def test_what_was_chosen_is_said_and_too_few_steps_warned_of():
     )
     assert "full size 128x64 from epoch 11" in plan(*chosen(images=4_199, identities=250), facts, 66)
     assert "160 epochs (very small dataset: at least 300 steps)" in plan(*chosen(images=60), facts)
-    assert "batch 64, 2,640 steps (the largest that helps)" in plan(*chosen(images=4_199), facts, 66)
+    assert "batch 64, 2,640 steps (larger batches gave no gain)" in plan(*chosen(images=4_199), facts, 66)
     resumed = plan(recipe, {}, facts, 250)  # nothing is chosen then
     assert "(" not in resumed.splitlines()[0]
 

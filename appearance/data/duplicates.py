@@ -64,7 +64,7 @@ class _Compared:
     def _two_identities(self, pairs: np.ndarray) -> list[Problem]:
         """One picture under two names, on one side of train and test."""
         parts = (
-            ("train", {TRAIN}, "the network is taught to tell apart what is one person"),
+            ("train", {TRAIN}, "the network is taught that one person is two"),
             ("query and gallery", {QUERY, GALLERY}, "right answers count as wrong ones"),
         )
         problems = []
@@ -84,7 +84,7 @@ class _Compared:
         if not pairs.size:
             return None
         again = counted(len({*self.pid[pairs[0]]}), "identity")
-        text = f"train and query/gallery: {again} of train again, by the pictures: {self._who(pairs)}; rank-1 and mAP "
+        text = f"train and query/gallery: {again} in both, judged by image content: {self._who(pairs)}; rank-1 and mAP "
         return Problem(False, text + "are too good for new people: move all images of a person to one side")
 
     def _copied_queries(self, pairs: np.ndarray) -> Problem | None:

@@ -25,7 +25,7 @@ MIN_SAME = 100  # same-identity pairs that a recommendation rests on at least,
 MIN_ACCEPTED = 10  # pairs of different people that it accepts at least,
 MIN_PEOPLE = 20  # and identities
 HALFWAY = 20  # people who move the threshold that the weights bring half of the way to their own; docs/video.md
-MAX_EQUAL_ERROR = 0.2  # from here on no threshold serves: the best one has a fifth of the pairs on its wrong side
+MAX_EQUAL_ERROR = 0.2  # from here on no threshold works: the best one has a fifth of the pairs on its wrong side
 
 
 @torch.no_grad()
@@ -142,7 +142,7 @@ def _warnings(data: dict, group: dict, enough: bool, people: int, rate: float) -
         found.append(f"too few people: {people}, where {MIN_PEOPLE} are the least; others may need another value")
     if group["equal_error_rate"] > MAX_EQUAL_ERROR:
         found.append(
-            "no threshold serves: the distances of one person and of different people overlap so far that the best has "
+            "no threshold works: the distances of one person and of different people overlap so far that the best has "
             f"{group['equal_error_rate']:.1%} of both on its wrong side; train longer, or on images more like these"
         )
     met = data.get("meta", {}).get("identities_trained_on")

@@ -70,7 +70,7 @@ class Recipe:
         "fp32",
         type=str,
         choices=("fp32", "bf16", "fp16"),
-        help="number format; auto: bf16 where faster, else fp32 (TF32 on GPUs); fp16 waits for the GPU in each step",
+        help="number format; auto: bf16 where faster, else fp32 (TF32 on GPUs); fp16 synchronises in each step",
     )
     sampler: str = setting(
         "balanced",
@@ -95,7 +95,7 @@ class Recipe:
         0.01,
         type=from_zero,
         help="highest learning rate, for the batch of all processes; auto: 0.002, a quarter of it for "
-        "--weights trained for re-ID, four times as much for osnet_x0_25 with a --teacher",
+        "--weights trained for re-ID without a --teacher, four times as much for osnet_x0_25 with one",
     )
     lrf: float = setting(0.01, 0.1, type=share, help="last learning rate as a share of --lr, reached by a cosine")
     warmup: float = setting(0.1, 0.0, type=share, help="share of all steps in which the learning rate rises linearly")
@@ -113,7 +113,11 @@ class Recipe:
         metavar="NAMES",
         help=f"losses on the features, joined by +: {', '.join(METRIC_LOSSES)}; or none",
     )
-    margin: float = setting(0.0, type=from_zero, help="margin of cosine and triplet loss; 0: the soft-margin triplet")
+    margin: float = setting(
+        0.0,
+        type=from_zero,
+        help="margin of cosine and triplet loss; 0: none in the cosine, soft in the triplet loss",
+    )
     teacher_weight: float = setting(1.0, type=from_zero, help="weight of the distillation losses, with a --teacher")
     # -- augmentation
     flip: float = setting(0.5, type=share, help="probability of mirroring an image")
@@ -303,7 +307,8 @@ def _of_length(epochs: int, values: dict, facts: Facts, reasons: dict) -> Recipe
         sizes, steps = _batch_sizes(facts), ENOUGH_SMALL_STEPS if _takes_small_steps(facts) else ENOUGH_STEPS
         values["batch_size"] = next((size for size in sizes if images_seen >= steps * size), sizes[-1])
         short = values["batch_size"] < _largest_batch(processes)
-        reasons["batch_size"] = "short runs learn more from many small steps" if short else "the largest that helps"
+        why = "short runs learn more from many small steps" if short else "larger batches gave no gain"
+        reasons["batch_size"] = why
     batch_size = values["batch_size"]
     if batch_size % processes or batch_size < 2 * processes:
         raise InputError(
