@@ -441,25 +441,13 @@ def test_video_is_one(street, tmp_path):
     assert np.abs(shown[7, 50, 52].astype(int) - COLOURS[1]).max() < 40
 
 
-def test_calibrated_threshold(tmp_path):
-    generator = np.random.default_rng(0)
-    rows = np.eye(6, 8)[np.arange(60) % 6] + generator.normal(0, 0.1, (60, 8))
-    rows = (rows / np.linalg.norm(rows, axis=1, keepdims=True)).astype(np.float32)
-    labels = np.arange(60) % 6 + 1
-    np.savez(tmp_path / "features.npz", qf=rows[:30], ql=labels[:30], gf=rows[30:], gl=labels[30:])
-    found = track_mot.calibrated(tmp_path / "features.npz", 0.01)
-    distances = (1 - rows @ rows.T)[labels[:, None] != labels]
-    assert (distances < found).mean() <= 0.01 < (distances < found + 0.02).mean()
-
-
 @pytest.mark.parametrize(
     ("flags", "words"),
     [
         (("--max-dist", "auto"), "--features FILE"),
-        (("--max-dist", "some"), "give a number, auto or best"),
-        (("--max-dist", "nan"), "give a number, auto or best"),
+        (("--max-dist", "some"), "give a number, weights, auto, best"),
+        (("--max-dist", "nan"), "give a number, weights, auto, best"),
         (("--detections", "a.txt", "b.txt"), "2 files for 1 sequences"),
-        (("--first-part", "1"), "between 0 and 1"),
     ],
 )
 def test_wrong_flags(flags, words):
