@@ -114,9 +114,7 @@ class Recipe:
         help=f"losses on the features, joined by +: {', '.join(METRIC_LOSSES)}; or none",
     )
     margin: float = setting(
-        0.0,
-        type=from_zero,
-        help="margin of cosine and triplet loss; 0: none in the cosine, soft in the triplet loss",
+        0.0, type=from_zero, help="margin of cosine and triplet loss; 0: none for cosine, soft margin for triplet"
     )
     teacher_weight: float = setting(1.0, type=from_zero, help="weight of the distillation losses, with a --teacher")
     # -- augmentation
