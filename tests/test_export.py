@@ -132,7 +132,7 @@ def test_graphs_give_the_same_vectors(tmp_path, data, arch, place, capsys):
 
 
 def test_a_wrong_size_or_normalisation_is_an_error(tmp_path, data):
-    """In TorchScript here, in ONNX above; in BoxMOT by what it reads beside the file: a size, or a key that it refuses."""
+    """In TorchScript here, in ONNX above; in BoxMOT by what lies beside the file: a size, or a key that it refuses."""
     weights = write_checkpoint(tmp_path / "best.pth", "osnet_x0_25")
     names = ["osnet_x0_25_64x32", "osnet_x0_25_64x32_inside"]
     for place in ("outside", "inside"):
