@@ -69,10 +69,10 @@ def deep_sort(file: Path) -> Way:
 
 
 def boxmot(file: Path) -> Way:
-    from boxmot import BotSort
+    from boxmot.reid.core.runtime import ReID
 
-    tracker = BotSort(reid_weights=file, device="cpu", half=False)
-    return lambda frame, boxes: tracker.model.get_features(corners(boxes), frame)
+    model = ReID(file, device="cpu")
+    return lambda frame, boxes: model(frame, corners(boxes))
 
 
 def ultralytics(file: Path) -> Way:

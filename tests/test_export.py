@@ -120,6 +120,9 @@ def test_graphs_give_the_same_vectors(tmp_path, data, arch, place, capsys):
         np.testing.assert_allclose(rows, wanted[: len(batch)], atol=1e-4)
         np.testing.assert_allclose(net(batch).detach().numpy(), wanted[: len(batch)], atol=1e-4)
 
+    with pytest.raises(Exception, match=r"(?s)invalid dimensions.*Got: 256 Expected: 64"):
+        session.run(None, {"images": np.zeros((2, 3, 256, 128), np.float32)})
+
     described = runtimes.load(tmp_path / f"{name}.onnx")
     assert (described.arch, described.height, described.width) == (arch, 64, 32)
     assert described.inside == (place == "inside")
@@ -129,46 +132,32 @@ def test_graphs_give_the_same_vectors(tmp_path, data, arch, place, capsys):
 
 
 def test_a_wrong_size_or_normalisation_is_an_error(tmp_path, data):
-    onnxruntime = pytest.importorskip("onnxruntime")
+    """In TorchScript here, in ONNX above; in BoxMOT by what lies beside the file: a size, or a key that it refuses."""
     weights = write_checkpoint(tmp_path / "best.pth", "osnet_x0_25")
-    flags = ("--weights", weights, "--format", "onnx", "torchscript", "--output", tmp_path, "--data-dir", data)
-    for place in ("outside", "inside"):
-        run_export(*flags, "--normalize", place)
     names = ["osnet_x0_25_64x32", "osnet_x0_25_64x32_inside"]
-    files = {
-        f"{name}{suffix}{more}" for name in names for suffix in runtimes.SUFFIXES for more in ("", ".metadata.json")
-    }
+    for place in ("outside", "inside"):
+        run_export(
+            *("--weights", weights, "--format", "torchscript", "--normalize", place),
+            *("--output", tmp_path, "--data-dir", data),
+        )
+    files = {f"{name}.torchscript{more}" for name in names for more in ("", ".metadata.json")}
     assert {path.name for path in tmp_path.iterdir() if path.name != "best.pth"} == files
     outside, inside = (torch.jit.load(str(tmp_path / f"{name}.torchscript")) for name in names)
     right = torch.rand(2, 3, 64, 32)
     for wrong in (torch.rand(2, 3, 256, 128), torch.rand(2, 3, 32, 64), torch.rand(2, 1, 64, 32), right[0]):
         for net in (outside, inside):
-            with pytest.raises(Exception, match=r"this network takes images \(N, 3, 64, 32\), and these are"):
+            with pytest.raises(torch.jit.Error, match=r"this network takes images \(N, 3, 64, 32\), and these are"):
                 net(wrong)
     for wrong in ((right - MEAN.view(3, 1, 1)) / STD.view(3, 1, 1), right * 255):
         assert outside(wrong).shape == (2, 512)
-        with pytest.raises(Exception, match="from 0 to 1, and these are not"):
+        with pytest.raises(torch.jit.Error, match="from 0 to 1, and these are not"):
             inside(wrong)
     assert inside(right[:0]).shape == (0, 512)
-    for name in names:
-        session = onnxruntime.InferenceSession(str(tmp_path / f"{name}.onnx"), providers=["CPUExecutionProvider"])
-        with pytest.raises(Exception, match=r"(?s)invalid dimensions.*Got: 256 Expected: 64"):
-            session.run(None, {"images": np.zeros((2, 3, 256, 128), np.float32)})
 
-
-def test_what_boxmot_reads_beside_a_file(tmp_path, data):
-    """Its own names, and a key that it refuses where the file normalises images that BoxMOT has normalised before."""
-    weights = write_checkpoint(tmp_path / "best.pth", "osnet_x0_25")
-    flags = ("--weights", weights, "--format", "torchscript", "--output", tmp_path, "--data-dir", data)
-    for place in ("outside", "inside"):
-        run_export(*flags, "--normalize", place)
-    outside, inside = (
-        json.loads((tmp_path / f"osnet_x0_25_64x32{end}.torchscript.metadata.json").read_text())
-        for end in ("", "_inside")
-    )
-    assert (outside["model_name"], outside["img_size"], outside["preprocess"]) == ("osnet_x0_25", [64, 32], "resize")
-    assert (outside["model_kwargs_schema_version"], outside["model_kwargs"]) == (1, {"img_size": [64, 32]})
-    assert [key for key in inside["model_kwargs"] if "export it with --for boxmot" in key]
+    of_outside, of_inside = (json.loads((tmp_path / f"{name}.torchscript.metadata.json").read_text()) for name in names)
+    assert (of_outside["model_name"], of_outside["img_size"]) == ("osnet_x0_25", [64, 32])
+    assert (of_outside["model_kwargs_schema_version"], of_outside["model_kwargs"]) == (1, {"img_size": [64, 32]})
+    assert [key for key in of_inside["model_kwargs"] if "export it with --for boxmot" in key]
 
 
 def test_a_folder_for_the_package_reid(tmp_path, data):
@@ -193,23 +182,24 @@ def test_a_folder_for_the_package_reid(tmp_path, data):
 
 
 def test_the_file_that_a_program_wants(tmp_path, data, capsys):
+    def wanted(host: str, weights, *more) -> tuple[list[str], str]:
+        args = export.get_args_parser().parse_args(["--for", host, *more])
+        return export.files_wanted(args, checkpoints.load(weights))
+
     osnet = write_checkpoint(tmp_path / "osnet.pth", "osnet_x0_25")
     resnet = write_checkpoint(tmp_path / "resnet.pth", "resnet18", last_stride=1, pooling="avg")
-    net = write_checkpoint(tmp_path / "net.pth", height=128, width=64)
-    wanted = {
-        ("boxmot", osnet): "osnet_x0_25_reid.pt",
-        ("boxmot", resnet): "resnet18_64x32.onnx",
-        ("ultralytics", osnet): "osnet_x0_25_64x32_inside.onnx",
-        ("reid", osnet): "osnet_x0_25_64x32_reid",
-        ("deep_sort_pytorch", net): "ckpt.t7",
-    }
-    for number, ((host, weights), name) in enumerate(wanted.items()):
-        folder = tmp_path / str(number)
-        run_export("--weights", weights, "--for", host, "--output", folder, "--data-dir", data)
-        assert [path.name for path in folder.iterdir() if path.suffix != ".json"] == [name]
+    assert wanted("ultralytics", osnet) == (["onnx"], "inside")
+    assert wanted("reid", osnet) == (["reid"], "outside")
+    assert wanted("deep_sort_pytorch", osnet) == (["ckpt"], "outside")
+    assert wanted("boxmot", osnet) == (["boxmot"], "outside")
+    assert capsys.readouterr().out == ""
+    assert wanted("boxmot", resnet) == (["onnx"], "outside")
     assert "note: BoxMOT's resnet18 has last stride 2" in capsys.readouterr().out
-    with pytest.raises(InputError, match="--for boxmot: chooses the file; leave --format"):
-        run_export("--weights", osnet, "--for", "boxmot", "--format", "onnx", "--output", tmp_path)
+    for more in (["--format", "onnx"], ["--normalize", "inside"]):
+        with pytest.raises(InputError, match="--for boxmot: chooses the file; leave --format"):
+            wanted("boxmot", osnet, *more)
+    run_export("--weights", osnet, "--for", "boxmot", "--output", tmp_path / "out", "--data-dir", data)
+    assert [path.name for path in (tmp_path / "out").iterdir()] == ["osnet_x0_25_reid.pt"]
 
 
 def test_both_directions_in_one_file(tmp_path, data):
