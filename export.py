@@ -21,6 +21,7 @@ A file appears under its name only after its vectors were compared with those of
 """
 
 import functools
+import io
 import json
 import logging
 import os
@@ -39,6 +40,7 @@ from appearance import cli
 from appearance.cli import InputError, RunFailed
 from appearance.data import layouts, prepare
 from appearance.data.augment import IMAGENET_MEAN, IMAGENET_STD, normalize
+from appearance.files import explained
 from appearance.machine import decoders
 from appearance.measure import features_file, protocols
 from appearance.measure.embed import fixed_batches, stream_pixels, test_features
@@ -201,8 +203,9 @@ def write_torchscript(job: Job, path: Path) -> None:
     module, example = job.graph()
     with warnings.catch_warnings(), torch.no_grad():
         warnings.simplefilter("ignore")  # torch announces an end of TorchScript; trackers still load it
-        traced = torch.jit.trace(module, example)
-        torch.jit.save(traced, str(path), _extra_files={runtimes.KEY: job.description()})
+        traced, content = torch.jit.trace(module, example), io.BytesIO()
+        torch.jit.save(traced, content, _extra_files={runtimes.KEY: job.description()})
+    path.write_bytes(content.getvalue())  # a full disk aborts the process where torch writes the file itself
 
 
 def write_npy_manifest(job: Job, path: Path) -> None:
@@ -354,7 +357,8 @@ def export(name: str, job: Job, path: Path, compared: Tensor, data: layouts.ReID
         raise InputError(f"--output {path.parent}: cannot be written ({error.strerror})") from None
     with folder:
         temporary = Path(folder.name) / path.name
-        FORMATS[name].write(job, temporary)
+        with explained(path):
+            FORMATS[name].write(job, temporary)
         net = load_back(temporary, job)
         apart = differences(net, job.net, compared)
         line = f"cosine difference at most {apart.max():.1e}, {apart.mean():.1e} on average"

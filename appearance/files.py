@@ -26,22 +26,31 @@ def atomic_write(path: str | os.PathLike, write: Callable[[BinaryIO], None]) -> 
     except OSError as error:
         raise InputError(f"{path}: cannot be written ({error.strerror}); choose another output folder") from None
     try:
-        with os.fdopen(handle, "wb") as file:
-            write(file)
-            file.flush()
-            os.fsync(file.fileno())
-        umask = os.umask(0)
-        os.umask(umask)
-        os.chmod(temporary, 0o666 & ~umask)  # mkstemp makes private files; a checkpoint is an ordinary one
-        os.replace(temporary, path)
-    except BaseException as error:
+        with explained(path):
+            with os.fdopen(handle, "wb") as file:
+                write(file)
+                file.flush()
+                os.fsync(file.fileno())
+            umask = os.umask(0)
+            os.umask(umask)
+            os.chmod(temporary, 0o666 & ~umask)  # mkstemp makes private files; a checkpoint is an ordinary one
+            os.replace(temporary, path)
+    finally:
         Path(temporary).unlink(missing_ok=True)
-        # torch.save reports a full disk as a RuntimeError of its zip writer, of its own or about the system's error
+
+
+@contextmanager
+def explained(path: Path) -> Iterator[None]:
+    """Turns what is said of a disk that takes no more while a file for `path` is written into an InputError."""
+    try:
+        yield
+    except (OSError, RuntimeError) as error:
+        # torch reports a full disk as a RuntimeError of its zip writer, of its own or about the system's error
         cause = error.__context__ if isinstance(error, RuntimeError) else error
-        if isinstance(cause, OSError) or (isinstance(error, RuntimeError) and "PytorchStreamWriter" in str(error)):
-            reason = getattr(cause, "strerror", None) or "the disk may be full"
-            raise InputError(f"{path}: could not be saved ({reason}); what was there before is unchanged") from None
-        raise
+        if not isinstance(cause, OSError) and "PytorchStreamWriter" not in str(error):
+            raise
+        reason = getattr(cause, "strerror", None) or "the disk may be full"
+        raise InputError(f"{path}: could not be saved ({reason}); what was there before is unchanged") from None
 
 
 @contextmanager

@@ -345,7 +345,7 @@ def write(splits: dict[str, list[Crop]], sequences: Rows[Sequence], out: Path) -
             cuts = pool.map(cut, sorted(files))
             for _ in progress(cuts, total=len(files), desc="cutting out", unit="frame"):
                 pass
-        with open(temporary / "identities.csv", "w", newline="") as file:
+        with open(temporary / "identities.csv", "w", newline="", encoding="utf-8", errors="surrogateescape") as file:
             table = csv.writer(file)
             table.writerow(["identity", "split", "sequence", "track", "crops"])
             for (split, who), count in sorted(counts.items(), key=lambda item: (identities[item[0][1]], item[0][0])):

@@ -59,7 +59,7 @@ def write_split(root: Path, out: Path, wishes: Wishes) -> tuple[list[str], list[
     data, told, lines = _found(root, wishes)
     if not 0 < wishes.test_ratio <= 1:
         raise InputError(f"--test-ratio {wishes.test_ratio}: give a number above 0, up to 1")
-    inner, outer = out.resolve(), root.resolve()
+    inner, outer = (Path(os.path.realpath(folder)) for folder in (out, root))  # links to themselves included
     if inner.is_relative_to(outer) or outer.is_relative_to(inner):
         where = "inside" if inner.is_relative_to(outer) else "around"
         raise InputError(f"{out}: lies {where} {root}, where its folders would be taken for people; choose one beside")
@@ -343,4 +343,4 @@ def _place(source: Path, target: Path, copy: bool) -> None:
     if copy:
         shutil.copy2(source, target)
     else:
-        target.symlink_to(source.resolve())
+        target.symlink_to(os.path.realpath(source))
