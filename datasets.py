@@ -23,7 +23,7 @@ from appearance import cli
 from appearance.cli import InputError
 from appearance.data import crops as cutting
 from appearance.data.check import find_problems, size_line, summary, survey
-from appearance.data.copies import copy_problems
+from appearance.data.duplicates import duplicate_problems
 from appearance.data.images import load_rgb
 from appearance.data.layouts import Sample, find
 from appearance.data.resize import resize
@@ -32,6 +32,7 @@ from appearance.data.split import Wishes, write_split
 from appearance.data.unread import unread
 from appearance.drawn import sample
 from appearance.drawn.variety import EVERYTHING, NAMED
+from appearance.flags import count, positive, share, share_above_zero
 
 
 class PersonImages(ImageFolder):
@@ -86,7 +87,7 @@ def check(args) -> None:
     if line := size_line(sizes):
         print(f"  {line}")
     thumbnails = {sample.path: one for sample, one in zip(samples, thumbnails, strict=True)}
-    problems = find_problems(data) + unread(data) + problems + copy_problems(data, thumbnails)
+    problems = find_problems(data) + unread(data) + problems + duplicate_problems(data, thumbnails)
     for problem in problems:
         print(f"  {'ERROR  ' if problem.fatal else 'warning'}  {cli.one_line(problem.text)}")
     fatal = sum(problem.fatal for problem in problems)
@@ -101,10 +102,7 @@ def split(args) -> None:
     print(summary(find(args.out)))
     for line in lines:
         print(f"  note: {cli.one_line(line)}")
-    if args.test_ratio == 1:
-        print(f"Next: {cli.command('test.py', '--data-dir', args.out)}")
-    else:
-        print(f"Next: {cli.command('train.py', '--data-dir', args.out, '--weights', 'drawn', *size)}")
+    print(f"Next: {next_step(args.out, args.test_ratio, size)}")
 
 
 def crops(args) -> None:
@@ -113,9 +111,21 @@ def crops(args) -> None:
         *args.tracks, out = args.tracks
         folders = args.paths
     rules = cutting.Rules(**{field.name: getattr(args, field.name) for field in fields(cutting.Rules)})
-    cutting.cut(folders, args.tracks, Path(out), rules, Reading.of(args))
+    size = cutting.cut(folders, args.tracks, Path(out), rules, Reading.of(args))
     print(summary(find(out)))
-    print(f"Next: {cli.command('test.py' if rules.test_ratio == 1 else 'train.py', '--data-dir', out)}")
+    print(f"Next: {next_step(Path(out), rules.test_ratio, size)}")
+
+
+def next_step(out: Path, test_ratio: float, size: Sequence[str]) -> str:
+    """What to type with a new dataset: the test where all identities are for testing, else the training.
+
+    Args:
+        size: flags of `train.py` that fit the images.
+    """
+    if test_ratio == 1:
+        return cli.command("test.py", "--data-dir", out)
+    output = Path("runs", out.resolve().name)
+    return cli.command("train.py", "--data-dir", out, "--weights", "drawn", *size, "--output", output)
 
 
 def draw(args) -> None:
@@ -138,8 +148,9 @@ def get_args_parser() -> cli.ArgumentParser:
     add = command.add_argument
     add("root", type=Path, help="folder with one folder of images per identity, or with --identity any folder")
     add("out", type=Path, help="new folder for the split")
-    add("--test-ratio", type=float, default=0.3, help="share of the identities for testing; 1: all, none to train on")
-    add("--seed", type=int, default=0, help="which identities and queries are drawn")
+    help = "share of the identities for testing; 1: all, none to train on"
+    add("--test-ratio", type=share_above_zero, default=0.3, help=help)
+    add("--seed", type=count, default=0, help="which identities and queries are drawn")
     add("--copy", action="store_true", help="copy the images instead of linking to them")
     help = "what tells the identity: a regular expression for paths below ROOT with a group called identity (or the "
     help += "first; camera and session may be groups too), or a CSV file with columns file, identity, camera, session"
@@ -158,19 +169,18 @@ def get_args_parser() -> cli.ArgumentParser:
     )
     add("--tracks", nargs="+", type=Path, metavar="FILE", help="a tracker's results of each sequence, instead of gt/")
     add("--classes", nargs="+", default=(), metavar="NAME", help="names or numbers (default: people; of --tracks all)")
-    add("--min-visibility", type=float, default=rules.min_visibility, metavar="SHARE", help="seen of a box at least")
-    add("--min-height", type=int, default=rules.min_height, metavar="PIXELS", help="of a box")
-    add("--min-images", type=int, default=rules.min_images, metavar="N", help="identities with fewer are left out")
-    add(
-        "--per-identity", type=int, default=rules.per_identity, metavar="N", help="most images of one, spread over time"
-    )
+    add("--min-visibility", type=share, default=rules.min_visibility, metavar="SHARE", help="seen of a box at least")
+    add("--min-height", type=count, default=rules.min_height, metavar="PIXELS", help="of a box")
+    add("--min-images", type=positive, default=rules.min_images, metavar="N", help="identities with fewer are left out")
+    help = "most images of one, spread over time"
+    add("--per-identity", type=positive, default=rules.per_identity, metavar="N", help=help)
     help = "with --tracks: of a box, the share that lies in another track's box at most"
-    add("--max-overlap", type=float, default=rules.max_overlap, metavar="SHARE", help=help)
+    add("--max-overlap", type=share, default=rules.max_overlap, metavar="SHARE", help=help)
     help = "person: nobody is in both train and test. time: train on the first part, test on the later"
     add("--split", choices=("person", "time"), default=rules.split, help=help)
     help = "share of the people, or of the time, for testing; 1: all of them, to calibrate what was not trained on them"
-    add("--test-ratio", type=float, default=rules.test_ratio, help=help)
-    add("--seed", type=int, default=rules.seed, help="which people are for testing")
+    add("--test-ratio", type=share, default=rules.test_ratio, help=help)
+    add("--seed", type=count, default=rules.seed, help="which people are for testing")
     add("--shared-ids", action="store_true", help="a track number is the same person in all sequences")
     Reading.add_flags(command)
     command.set_defaults(action=crops)
@@ -179,11 +189,11 @@ def get_args_parser() -> cli.ArgumentParser:
     add = command.add_argument
     add("out", type=Path, help="folder to draw into; it must be new")
     help = f"people; every third one is for testing, up to {sample.LAST_TEST}, and all after that are to learn from"
-    add("--identities", type=int, default=sample.DEFAULT_IDENTITIES, metavar="N", help=help)
+    add("--identities", type=positive, default=sample.DEFAULT_IDENTITIES, metavar="N", help=help)
     help = "cameras, each with a place and a light of its own"
-    add("--cameras", type=int, default=sample.DEFAULT_CAMERAS, metavar="C", help=help)
-    add("--seed", type=int, default=0, help="another seed draws other people and cameras")
-    add("--workers", type=int, default=0, help="processes that draw; 0: one per core; changes no pixel")
+    add("--cameras", type=positive, default=sample.DEFAULT_CAMERAS, metavar="C", help=help)
+    add("--seed", type=count, default=0, help="another seed draws other people and cameras")
+    add("--workers", type=count, default=0, help="processes that draw; 0: one per core; changes no pixel")
     help = "rich: patterns from faint to strong, colours from pale to vivid and darker skin as well"
     add("--variety", choices=sorted(NAMED), default="sample", help=help)
     help = "draw without these variations, named in appearance/drawn/variety.py: to find out what each is worth"

@@ -13,16 +13,20 @@ from pathlib import Path
 import torch
 
 from appearance.cli import ArgumentParser, InputError, run
-from appearance.files import atomic_write
+from appearance.device import choose_device
+from appearance.files import write_text
+from appearance.flags import above_zero, count, positive, share
 from appearance.identities import JUNK
 from appearance.measure import calibrate as calibration
 from appearance.measure import features_file, intervals, protocols, reappear
 from appearance.measure.calibrate import in_digits
 from appearance.measure.metrics import DEFAULT_MEMORY, breakdown, difference, rank_distances, rank_queries, summary
-from appearance.measure.rerank import average_query_expansion, re_ranking
+from appearance.measure.rerank import re_ranking
+from appearance.networks import thresholds
 from appearance.pictures import plots, report
 
 COLUMNS = {"rank-1": "rank1", "rank-5": "rank5", "rank-10": "rank10", "rank-20": "rank20", "mAP": "mAP", "mINP": "mINP"}
+HOW = ("measured", "start", "identities", "based_on", "false_match_rate", "kept", "warnings")  # a threshold was found
 INTERVAL = f"{intervals.LEVEL:.0%} interval"
 
 
@@ -54,35 +58,36 @@ def get_args_parser():
     add("--cmc", metavar="FILE", help=cmc)
     add("--report", metavar="DIR", help="write report.html (numbers and pictures on one page) and its pictures there")
     add("--device", default="auto", help="cpu, cuda or cuda:N; auto takes a GPU where there is one")
-    add("--memory", type=_positive(float), default=1.0, metavar="GB", help="memory to use beside the features")
-    add("--seed", type=int, default=0, help="seed of everything that is drawn by chance")
+    add("--memory", type=above_zero, default=1.0, metavar="GB", help="memory to use beside the features")
 
     group = parser.add_argument_group("what is compared")
     add = group.add_argument
-    names = (
-        "market1501: as it is. cuhk03: rank-k with one gallery image per person. mars: images averaged by tracklet. "
-    )
+    names = "market1501: as it is. mars: images averaged by tracklet. "
     names += "no-camera: same-camera images count. multi-query: queries of one person and camera averaged. "
     names += "reappear: in one camera, the same person at least --gap frames away"
     add("--protocol", choices=protocols.PROTOCOLS, default="market1501", help=names)
-    add("--gap", type=_whole, metavar="FRAMES", help=f"of --protocol reappear (default: {reappear.GAP})")
-    add("--repeats", type=_positive(int), help="draws of the gallery images with --protocol cuhk03 (default: 100)")
-    add("--aqe", type=_positive(int), metavar="K", help="average each query with its K nearest gallery images first")
+    gaps = f"{reappear.GAP}, or {reappear.EXACT_GAP} with --exact"
+    add("--gap", type=count, metavar="FRAMES", help=f"of --protocol reappear (default: {gaps})")
+    add("--exact", action="store_true", help="of --protocol reappear: among the people exactly --gap frames later")
+    every = f"with --exact: of which frames queries are (default: each {reappear.EVERY}th)"
+    add("--every", type=positive, metavar="FRAMES", help=every)
 
     group = parser.add_argument_group("re-ranking (k-reciprocal, Zhong et al. 2017)")
     add = group.add_argument
     add("--rerank", action="store_true", help="also report the metrics after re-ranking")
-    add("--k1", type=_positive(int), help="neighbours that are looked at (default: 20)")
-    add("--k2", type=_positive(int), help="nearest images, itself included, to average over; 1: none (default: 6)")
+    add("--k1", type=positive, help="neighbours that are looked at (default: 20)")
+    add("--k2", type=positive, help="nearest images, itself included, to average over; 1: none (default: 6)")
     weight = "weight of the original distance (default: 0.3)"
-    add("--lambda", type=_fraction, dest="lambda_value", metavar="L", help=weight)
+    add("--lambda", type=share, dest="lambda_value", metavar="L", help=weight)
 
     group = parser.add_argument_group("threshold of a tracker")
     add = group.add_argument
     add("--calibrate", action="store_true", help="recommend DeepSORT's max_dist and draw distances.png beside the CMC")
     rates = f"{calibration.TRACKS_RATE} of tracks; {calibration.PAIRS_RATE} of pairs, where names tell no time"
-    add("--false-match-rate", type=_fraction, metavar="R", help=f"share of strangers it may accept (default: {rates})")
-    add("--window", type=_positive(int), metavar="FRAMES", help="frames within which a tracker compares (default: 100)")
+    add("--false-match-rate", type=share, metavar="R", help=f"share of strangers it may accept (default: {rates})")
+    add("--window", type=positive, metavar="FRAMES", help="frames within which a tracker compares (default: 100)")
+    save = "write the threshold of --calibrate into this checkpoint, from which trackers and exports take it"
+    add("--save-threshold", type=Path, metavar="CHECKPOINT", help=save)
     return parser
 
 
@@ -94,10 +99,14 @@ def main(args):
     labels = args.labels or _names(args.features)
     if len(set(labels)) != len(labels):
         raise InputError("--labels: two runs have the same name; give each its own")
-    if args.protocol == "reappear" and (args.rerank or args.aqe):
-        raise InputError("--rerank and --aqe: not with --protocol reappear, which measures what a tracker can use")
+    if args.protocol == "reappear" and args.rerank:
+        raise InputError("--rerank: not with --protocol reappear, which measures what a tracker can use")
+    if args.save_threshold and not (args.calibrate and len(labels) == 1):
+        raise InputError("--save-threshold: needs --calibrate, and the features file of one network")
+    if args.save_threshold and not args.save_threshold.is_file():
+        raise InputError(f"--save-threshold {args.save_threshold}: no such checkpoint")
     _fill_in(args)
-    device = _device(args.device)
+    device = choose_device(args.device)
     runs, shown, compared = {}, None, []
     for label, path in zip(labels, args.features, strict=True):
         runs[label], data, results = evaluate(path, args, device)
@@ -110,6 +119,8 @@ def main(args):
     print_table(report.curves(runs))
     print_differences(compared)
     for label, metrics in runs.items():
+        if "exact" in metrics:
+            print_exact(label if len(runs) > 1 else "", metrics)
         if "reappear" in metrics:
             print_curve(label if len(runs) > 1 else "", metrics["reappear"])
         if "calibration" in metrics:
@@ -120,17 +131,18 @@ def main(args):
     ]
     if without:
         raise InputError("; ".join(without) + "; all else is written")
+    if args.save_threshold:
+        save_threshold(args.save_threshold, runs[labels[0]]["calibration"], shown[0]["meta"])
 
 
 def evaluate(path, args, device):
     """One features file under the command line's protocol: its metrics, its features dict, its per-query results."""
     memory = int(args.memory * 2**30)
     data = features_file.load(path)
-    protocol, gap, lines = protocols.fitting(args.protocol, data, whole=not (args.rerank or args.aqe))
+    protocol, gap, lines = protocols.fitting(args.protocol, data, whole=not args.rerank)
     gap = args.gap if gap is None else gap
     data, told = protocols.apply(protocol, data)
     lines += told
-    shots = args.repeats if protocol == "cuhk03" else 0
     if protocol != "no-camera" and (bool((data["qc"] < 0).all()) or bool((data["gc"] < 0).all())):
         lines.append("no camera numbers: same-camera images of a query's identity were not removed")
     if data["meta"].get("by_session"):
@@ -138,24 +150,26 @@ def evaluate(path, args, device):
             "sessions (clips, days) stand in the place of cameras: a query's own session holds no answers to it"
         )
     data = _placed(data, device, memory)
-    if args.aqe:
-        kept = data["gf"][data["gl"].to(data["gf"].device) != JUNK]
-        data["qf"] = average_query_expansion(data["qf"], kept, args.aqe, memory)
     try:
-        if protocol == "reappear":
+        if args.exact:
+            data, results, left_out = reappear.at_exactly(data, gap, args.every)
+            data, lines = data | {"exactly": gap}, lines + left_out
+        elif protocol == "reappear":
             results, curve, left_out = reappear.rank(data, gap)
             data, lines = data | {"gap": gap}, lines + left_out
         else:
-            results = rank_queries(data, memory, shots, args.seed, device)
+            results = rank_queries(data, memory, device)
         metrics = summary(results) | {"protocol": protocol, "features": str(path)}
         if args.rerank:
-            metrics["rerank"] = summary(_reranked(data, args, memory, shots))
+            metrics["rerank"] = summary(_reranked(data, args, memory))
         if args.json or args.report:
             metrics["breakdown"] = breakdown(data, results, memory)
-        if args.calibrate or protocol == "reappear":
+        if args.exact:
+            metrics["exact"] = {"gap": gap, "every": args.every, "rank1": metrics["rank1"], "MRR": metrics["mAP"]}
+        elif args.calibrate or protocol == "reappear":
             found = _calibrated(protocols.with_cameras(data), args, gap, metrics)
             if protocol == "reappear":
-                metrics["reappear"] = reappear.figures(gap, curve, found)
+                metrics["reappear"] = reappear.summary(gap, curve, found)
     except InputError as error:
         raise InputError(f"{path}: {error}") from None
     met = data["meta"].get("identities_trained_on")
@@ -172,7 +186,7 @@ def evaluate(path, args, device):
 def _calibrated(data: dict, args, gap: int, metrics: dict) -> dict:
     """The distances of pairs, put down in `metrics` where asked for; or else why there are none."""
     try:
-        found = calibration.calibrate(data, args.false_match_rate, args.window, args.seed, gap)
+        found = calibration.calibrate(data, args.false_match_rate, args.window, gap=gap)
     except InputError as error:
         if args.calibrate:
             metrics["not_calibrated"] = str(error)
@@ -185,10 +199,13 @@ def _calibrated(data: dict, args, gap: int, metrics: dict) -> dict:
 def _fill_in(args):
     """Defaults of the flags that belong to another; without that other they would change nothing, and are refused."""
     reappears = args.protocol == "reappear"
+    default_gap = reappear.EXACT_GAP if args.exact else reappear.GAP
+    if args.exact and (not reappears or args.calibrate):
+        raise InputError("--exact: only with --protocol reappear, and without --calibrate")
     of_others = (
         ("--rerank", args.rerank, {"k1": 20, "k2": 6, "lambda_value": 0.3}),
-        ("--protocol cuhk03", args.protocol == "cuhk03", {"repeats": 100}),
-        ("--protocol reappear", reappears, {"gap": reappear.GAP if reappears else None}),
+        ("--protocol reappear", reappears, {"gap": default_gap if reappears else None}),
+        ("--exact", args.exact, {"every": reappear.EVERY}),
         ("--calibrate or --protocol reappear", args.calibrate or reappears, {"false_match_rate": None, "window": 100}),
     )
     for other, given, defaults in of_others:
@@ -244,6 +261,14 @@ def print_differences(compared: list[dict]):
         print(f"{found['run']} against {found['against']}, on the same queries: " + "; ".join(parts))
 
 
+def print_exact(label: str, metrics: dict):
+    """Rank-1 and MRR of the re-association protocol."""
+    found = metrics["exact"]
+    head = f"{label + ': ' if label else ''}among the people exactly {found['gap']:,} frames later"
+    shares = f"rank-1 {found['rank1']:.2%}, MRR {found['MRR']:.2%}"
+    print(f"\n{head}: {shares} ({metrics['valid_queries']:,} queries, of each {found['every']}th frame)")
+
+
 def print_curve(label: str, found: dict):
     """Rank-1 and mAP against the gap, and the threshold for the one that was asked for."""
     curve = found["curve"]
@@ -262,20 +287,29 @@ def print_threshold(label: str, found: dict):
     """The value for the tracker, in a sentence, and what it rests on."""
     of_tracks, based_on = found["based_on"] == "track", found["groups"][found["based_on"]]
     print(f"\n{label + ': ' if label else ''}max_dist {in_digits(found['max_dist'])}  for DeepSORT: accepts ", end="")
-    strangers, own = ("tracks of strangers", "own") if of_tracks else ("pairs of different people", "same")
-    print(f"{based_on['false_matches']:.2%} of the {strangers}, keeps {found['kept']:.1%} of the {own}")
+    strangers, same = "pairs of different people", "pairs of the same person"
+    if of_tracks:
+        strangers, same = "tracks of other people", "tracks of the same person"
+    print(f"{based_on['false_matches']:.2%} of the {strangers}, keeps {found['kept']:.1%} of the {same}")
     if found["max_dist_interval"]:
         low, high = found["max_dist_interval"]
         print(f"  between {in_digits(low)} and {in_digits(high)} with other such people ({INTERVAL})")
-    for warning in found["warnings"]:
-        print(f"  warning: {warning}")
-    if not of_tracks:
-        print("  note: of pairs of images, as names tell of too few tracks; the nearest image of a track accepts more")
+    for line in calibration.notes(found):
+        print(f"  {line}")
     for group in found["groups"].values():
         pairs = f"{group['same_pairs']:,} same, {group['different_pairs']:,} different"
         rate = f"equal error rate {group['equal_error_rate']:.1%}"
         kept = f"threshold {in_digits(group['threshold'])}, keeps {group['kept']:.1%}"
         print(f"  {group['title']}: {kept}, {rate} ({pairs})")
+
+
+def save_threshold(path: Path, found: dict, meta: dict):
+    """Put the threshold and how it was found into a checkpoint."""
+    how = {key: found[key] for key in HOW} | {"interval": found["max_dist_interval"]}
+    how["data"] = Path(str(meta.get("data_dir", ""))).name
+    how |= {key: meta.get(key) for key in ("flip", "precision")}
+    thresholds.save(path, found["max_dist"], how, meta)
+    print(f"max_dist {in_digits(found['max_dist'])} -> {path}: trackers and exports take it from there")
 
 
 def write_outputs(args, runs: dict, compared: list[dict], shown):
@@ -297,7 +331,7 @@ def write_outputs(args, runs: dict, compared: list[dict], shown):
         content = next(iter(runs.values())) if len(runs) == 1 else {"runs": runs, "differences": compared}
         content = content | {"command": shlex.join(command), "torch": torch.__version__}
         text = json.dumps(content, indent=2) + "\n"
-        atomic_write(args.json, lambda file: file.write(text.encode()))
+        write_text(args.json, text)
         written.append(Path(args.json))
     if args.report:
         page, missing = report.write(args.report, runs, compared, *shown, command)
@@ -307,12 +341,12 @@ def write_outputs(args, runs: dict, compared: list[dict], shown):
     print("Wrote " + ", ".join(map(str, written)))
 
 
-def _reranked(data: dict, args, memory: int, shots: int) -> dict:
+def _reranked(data: dict, args, memory: int) -> dict:
     kept = data["gl"] != JUNK
     gallery = data["gf"][kept.to(data["gf"].device)]
     distances = re_ranking(data["qf"], gallery, args.k1, args.k2, args.lambda_value, memory)
     labels = (data["ql"], data["qc"], data["gl"][kept], data["gc"][kept])
-    return rank_distances(distances, *labels, memory, shots, args.seed)
+    return rank_distances(distances, *labels, memory)
 
 
 def _placed(data: dict, device, memory: int) -> dict:
@@ -322,15 +356,6 @@ def _placed(data: dict, device, memory: int) -> dict:
     size = 4 * (data["qf"].numel() + data["gf"].numel())
     fits = size + 2 * memory < torch.cuda.mem_get_info(device)[0]
     return data | {key: data[key].to(device) for key in ("qf", "gf")} if fits else data
-
-
-def _device(name: str) -> torch.device:
-    if name == "auto":
-        name = "cuda" if torch.cuda.is_available() else "cpu"
-    try:
-        return torch.empty(1, device=name).device  # with its number
-    except (RuntimeError, AssertionError) as error:
-        raise InputError(f"--device {name}: not usable here ({str(error).splitlines()[0]}); try cpu") from None
 
 
 def _names(paths: list[str]) -> list[str]:
@@ -350,31 +375,6 @@ def _pictures_of(paths: list[str], labels: list[str]) -> str:
     # of a label what any file's name can hold; a name ends at 255 bytes
     names = "-".join(re.sub(r"[^\w.,+=-]+", "_", label) for label in labels)
     return names.encode()[:100].decode(errors="ignore").lstrip(".") + "_"
-
-
-def _positive(kind):
-    def number(text: str):
-        value = kind(text)
-        if not value > 0:
-            raise ValueError
-        return value
-
-    number.__name__ = f"positive {kind.__name__}"
-    return number
-
-
-def _whole(text: str) -> int:
-    value = int(text)
-    if value < 0:
-        raise ValueError
-    return value
-
-
-def _fraction(text: str) -> float:
-    value = float(text)
-    if not 0 <= value <= 1:
-        raise ValueError
-    return value
 
 
 if __name__ == "__main__":

@@ -4,18 +4,20 @@
     python export.py --format ckpt boxmot onnx onnx-int8         several at once
     python export.py --format onnx-int8 --data-dir ROOT          calibrated on ROOT, rank-1 and mAP measured on it
     python export.py --format boxmot --half                      weights of two bytes each, half the file
+    python export.py --for ultralytics                           the file that this program wants
 
     ckpt         net_dict without classifier, for deep_sort_pytorch (`Net` at 128x64 only)
     boxmot       state_dict and model_name, for BoxMOT (OSNets; ResNets with --last-stride 2 --pooling avg)
     onnx         float32, any batch size; for BoxMOT, Ultralytics, OpenCV, onnxruntime, ...
     onnx-int8    the same in 8-bit integers: about twice as fast on CPUs
+    reid         a folder with weights.safetensors and reid_config.json, for Roboflow's package reid (OSNets)
     torchscript  float32, any batch size
-    npy-manifest one .npz: each tensor as .npy, and a manifest.json that tells shapes and input; for other languages
 
-ONNX and TorchScript files take RGB crops at the network's size. With `--normalize outside` these come normalised by
-ImageNet's mean and standard deviation, as most re-ID code does; with `--normalize inside` they come as they are from 0
-to 1, as Ultralytics does. Each file says which (`appearance/networks/runtimes.py` reads it), and the output is always
-unit rows. With `--flip` they are the mean of each crop and its mirror image, both inside the file, for twice the time.
+ONNX and TorchScript files take RGB crops at the network's size and refuse others. With `--normalize outside` these come
+normalised by ImageNet's mean and standard deviation, as most re-ID code does; with `--normalize inside`, which the name
+tells, they come as they are from 0 to 1, as Ultralytics does. Each file says which (`appearance/networks/runtimes.py`
+reads it; BoxMOT reads NAME.metadata.json beside it), and the output is always unit rows. With `--flip` they are the
+mean of each crop and its mirror image, both inside the file, for twice the time.
 
 A file appears under its name only after its vectors were compared with those of the checkpoint on real images.
 """
@@ -24,36 +26,38 @@ import functools
 import io
 import json
 import logging
-import os
-import tempfile
 import warnings
-import zipfile
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-import numpy as np
 import torch
 from torch import Tensor, nn
+from torchvision.transforms.v2.functional import pil_to_tensor
 
 from appearance import cli
 from appearance.cli import InputError, RunFailed
-from appearance.data import layouts, prepare
+from appearance.data import layouts
 from appearance.data.augment import IMAGENET_MEAN, IMAGENET_STD, normalize
-from appearance.files import explained
+from appearance.data.resize import resize
+from appearance.drawn import sample
+from appearance.files import beside, explained, write_text
+from appearance.flags import positive
 from appearance.machine import decoders
 from appearance.measure import features_file, protocols
+from appearance.measure.calibrate import in_digits
 from appearance.measure.embed import fixed_batches, stream_pixels, test_features
-from appearance.networks import checkpoints, runtimes, shipped
+from appearance.networks import checkpoints, default_weights, runtimes, thresholds
+from appearance.networks.flags import add_network_flags
 from appearance.networks.inference import BothDirections, fuse_for_inference, unit_rows
 from datasets import PersonImages
-from model import build_model, from_checkpoint
+from model import from_checkpoint
 from utils import single_process
 
 OPSET = 17  # of ONNX; onnxruntime 1.12 and OpenCV 4.8 read it
 COMPARED_IMAGES = 64
-MANIFEST = "manifest.json"
 DEEP_SORT_SIZE = (128, 64)  # deep_sort_pytorch resizes every crop to this height and width
+REID_WEIGHTS = "weights.safetensors"
 BOXMOT_RESNET = {"last_stride": 2, "pooling": "avg", "neck": "none"}  # BoxMOT builds its ResNets so
 
 
@@ -93,6 +97,7 @@ class Job:
                 "input": f"RGB float32 (N, 3, {self.checkpoint.height}, {self.checkpoint.width}), "
                 + ("0 to 1" if self.inside else "0 to 1, then ImageNet's mean and standard deviation"),
             }
+            | thresholds.carried(self.checkpoint.extra)
         )
 
 
@@ -110,20 +115,27 @@ def write_ckpt(job: Job, path: Path) -> None:
             f"{checkpoint.height}x{checkpoint.width}; train it with --height 128 --width 64"
         )
     extra = {"acc": checkpoint.extra.get("acc", 0.0), "epoch": checkpoint.extra.get("epoch", 0)}
-    checkpoints.save(path, {"net_dict": _trunk(job)} | extra)
+    checkpoints.save(path, {"net_dict": _trunk(job)} | extra | thresholds.carried(checkpoint.extra))
+
+
+def not_of_boxmot(checkpoint: checkpoints.Checkpoint) -> str:
+    """Why BoxMOT does not build this network; "" where it does."""
+    if checkpoint.arch.startswith("res"):
+        options = {key: checkpoint.model_options.get(key, value) for key, value in BOXMOT_RESNET.items()}
+        if options != BOXMOT_RESNET or checkpoint.model_options.get("truncated"):
+            return (
+                f"BoxMOT's {checkpoint.arch} has last stride 2, average pooling and no neck, and the one in "
+                f"{checkpoint.path} has {checkpoint.model_options}"
+            )
+    elif not checkpoint.arch.startswith("osnet"):
+        return f"BoxMOT does not build {checkpoint.arch}"
+    return ""
 
 
 def write_boxmot(job: Job, path: Path) -> None:
     checkpoint = job.checkpoint
-    if checkpoint.arch.startswith("res"):
-        options = {key: checkpoint.model_options.get(key, value) for key, value in BOXMOT_RESNET.items()}
-        if options != BOXMOT_RESNET or checkpoint.model_options.get("truncated"):
-            raise InputError(
-                f"--format boxmot: BoxMOT's {checkpoint.arch} has last stride 2, average pooling and no neck, and the "
-                f"one in {checkpoint.path} has {checkpoint.model_options}; use --format onnx, which BoxMOT also loads"
-            )
-    elif not checkpoint.arch.startswith("osnet"):
-        raise InputError(f"--format boxmot: BoxMOT does not build {checkpoint.arch}; use --format onnx, which it loads")
+    if reason := not_of_boxmot(checkpoint):
+        raise InputError(f"--format boxmot: {reason}; use --format onnx, which BoxMOT runs as well")
     content = {
         "state_dict": _trunk(job),
         "model_name": checkpoint.arch,
@@ -133,7 +145,7 @@ def write_boxmot(job: Job, path: Path) -> None:
         "height": checkpoint.height,
         "width": checkpoint.width,
     }
-    checkpoints.save(path, content)
+    checkpoints.save(path, content | thresholds.carried(checkpoint.extra))
 
 
 def _trunk(job: Job) -> dict[str, Tensor]:
@@ -164,6 +176,25 @@ def write_onnx(job: Job, path: Path) -> None:
     model = onnx.load(str(path))
     model.metadata_props.add(key=runtimes.KEY, value=job.description())
     onnx.save(model, str(path))
+
+
+def write_reid(job: Job, path: Path) -> None:
+    """A folder with `weights.safetensors` and `reid_config.json`, as Roboflow's package reid saves a model."""
+    checkpoint = job.checkpoint
+    if not checkpoint.arch.startswith("osnet"):
+        raise InputError(
+            f"--format reid: the package reid builds OSNets, and {checkpoint.path} holds {checkpoint.arch}"
+        )
+    runtimes.needed("safetensors")
+    from safetensors.torch import save_file
+
+    size = [checkpoint.height, checkpoint.width]
+    preprocessing = {"input_size": size, "mean": IMAGENET_MEAN, "std": IMAGENET_STD, "interpolation": "bilinear"}
+    preprocessing |= {"to_rgb": True, "resize_mode": "stretch"}
+    config = {"architecture": checkpoint.arch, "preprocessing": preprocessing} | thresholds.carried(checkpoint.extra)
+    path.mkdir()
+    save_file({name: value.contiguous() for name, value in _trunk(job).items()}, path / REID_WEIGHTS)
+    (path / "reid_config.json").write_text(json.dumps(config, indent=2) + "\n")
 
 
 def write_onnx_int8(job: Job, path: Path) -> None:
@@ -203,35 +234,10 @@ def write_torchscript(job: Job, path: Path) -> None:
     module, example = job.graph()
     with warnings.catch_warnings(), torch.no_grad():
         warnings.simplefilter("ignore")  # torch announces an end of TorchScript; trackers still load it
-        traced, content = torch.jit.trace(module, example), io.BytesIO()
-        torch.jit.save(traced, content, _extra_files={runtimes.KEY: job.description()})
+        checked = runtimes.OfItsSize(torch.jit.trace(module, example), *example.shape[2:], job.inside)
+        content = io.BytesIO()
+        torch.jit.save(torch.jit.script(checked), content, _extra_files={runtimes.KEY: job.description()})
     path.write_bytes(content.getvalue())  # a full disk aborts the process where torch writes the file itself
-
-
-def write_npy_manifest(job: Job, path: Path) -> None:
-    arrays = {name: value.numpy() for name, value in _trunk(job).items()}
-    manifest = json.loads(job.description()) | {
-        "normalize": "outside",  # plain weights: nothing is inside
-        "mean": IMAGENET_MEAN,
-        "std": IMAGENET_STD,
-        "model_options": job.checkpoint.model_options,
-        "tensors": {name: {"shape": value.shape, "dtype": str(value.dtype)} for name, value in arrays.items()},
-    }
-    np.savez(path, **arrays)
-    with zipfile.ZipFile(path, "a") as file:
-        file.writestr(MANIFEST, json.dumps(manifest, indent=1))
-
-
-def read_npy_manifest(path: Path) -> nn.Module:
-    """The network in a file of `write_npy_manifest`, from nothing but what is in it."""
-    with np.load(path) as file:
-        manifest = json.loads(file[MANIFEST])
-        weights = {name: torch.from_numpy(file[name]) for name in manifest["tensors"]}
-    net = build_model(manifest["arch"], 1, reid=True, **manifest["model_options"])
-    missing, unexpected = net.load_state_dict(weights, strict=False)
-    if unexpected or not all(name.startswith(net.classifier_prefix) for name in missing):
-        raise RunFailed(f"{path}: not the tensors of {manifest['arch']}")
-    return net.eval()
 
 
 @dataclass(frozen=True)
@@ -240,6 +246,7 @@ class Format:
     name: str  # of the file, from {arch} and {size}
     tolerance: float  # largest cosine difference to the checkpoint's vectors
     weights_only: bool = False  # what is done with them is up to the reader
+    folder: bool = False  # of several files
 
 
 FORMATS = {
@@ -247,8 +254,14 @@ FORMATS = {
     "boxmot": Format(write_boxmot, "{arch}_reid.pt", 1e-5, weights_only=True),
     "onnx": Format(write_onnx, "{arch}_{size}.onnx", 1e-5),
     "onnx-int8": Format(write_onnx_int8, "{arch}_{size}_int8.onnx", 0.05),
+    "reid": Format(write_reid, "{arch}_{size}_reid", 1e-5, weights_only=True, folder=True),
     "torchscript": Format(write_torchscript, "{arch}_{size}.torchscript", 1e-5),
-    "npy-manifest": Format(write_npy_manifest, "{arch}_{size}.npz", 1e-5, weights_only=True),
+}
+HOSTS = {  # the file that a program wants, and where its images are normalised
+    "boxmot": ("boxmot", "outside"),  # or "onnx", where BoxMOT does not build the network
+    "deep_sort_pytorch": ("ckpt", "outside"),
+    "reid": ("reid", "outside"),
+    "ultralytics": ("onnx", "inside"),
 }
 
 
@@ -260,10 +273,23 @@ def load_back(path: Path, job: Job) -> nn.Module:
     """The network as a reader of the file gets it."""
     if path.suffix in runtimes.SUFFIXES:
         return runtimes.load(path)
-    if path.suffix == ".npz":
-        return read_npy_manifest(path)
-    checkpoint = checkpoints.load(path)
-    return from_checkpoint(checkpoint)
+    if path.is_dir():
+        return from_checkpoint(checkpoints.load(path / REID_WEIGHTS))
+    return from_checkpoint(checkpoints.load(path))
+
+
+def boxmot_sidecar(job: Job) -> dict:
+    """What BoxMOT reads beside a file that it runs as it is: its input size, or that it must not run it.
+
+    BoxMOT normalises images itself, so a file that does so as well gets a key that BoxMOT refuses, and shows.
+    """
+    checkpoint = job.checkpoint
+    size = [checkpoint.height, checkpoint.width]
+    kwargs = {"img_size": size}
+    if job.inside:
+        kwargs = {"the file normalises its images, as BoxMOT does: export it with --for boxmot": True}
+    found = {"schema_version": 1, "model_name": checkpoint.arch, "num_classes": 1, "preprocess": "resize"}
+    return found | {"img_size": size, "model_kwargs_schema_version": 1, "model_kwargs": kwargs}
 
 
 @torch.inference_mode()
@@ -280,7 +306,7 @@ def retrieval(net: nn.Module, data: layouts.ReIDData, checkpoint: checkpoints.Ch
         PersonImages(people, checkpoint.height, checkpoint.width) for people in (data.query, data.gallery)
     )
     found = test_features(net, query, gallery, single_process("cpu"))
-    metrics = protocols.figures(features_file.check(found))
+    metrics = protocols.metrics(features_file.check(found))
     return metrics["rank1"], metrics["mAP"]
 
 
@@ -291,44 +317,47 @@ def retrieval(net: nn.Module, data: layouts.ReIDData, checkpoint: checkpoints.Ch
 def get_args_parser() -> cli.ArgumentParser:
     parser = cli.ArgumentParser(description="Write a trained network in the formats that trackers load.")
     add = parser.add_argument
-    add("--weights", type=Path, help="checkpoint of any known kind (default: checkpoint/best.pth or that in weights/)")
-    add("--height", type=int, help="height of the network's input in pixels (default: what --weights says, else 128)")
-    add("--width", type=int, help="width of the network's input in pixels (default: what --weights says, else 64)")
-    add("--last-stride", type=int, choices=(1, 2), help="of a ResNet or MobileNetV2 whose file does not say it")
+    add_network_flags(parser, exported=False)
+    add("--for", choices=sorted(HOSTS), dest="host", help="the file that this program wants, instead of --format")
     add("--format", nargs="+", choices=sorted(FORMATS), default=["onnx"], help="what to write")
     add("--output", type=Path, default=Path("export"), help="folder for the files")
-    add("--normalize", choices=("outside", "inside"), default="outside", help="who applies mean and standard deviation")
+    inside = (
+        "where ImageNet's mean and standard deviation are applied: outside, before images enter, or inside the file"
+    )
+    add("--normalize", choices=("outside", "inside"), default="outside", help=inside)
     add("--flip", action="store_true", help="the mean of each crop and its mirror image, for twice the time")
-    add("--half", action="store_true", help="float16 in ckpt, boxmot and npy-manifest files: half the size")
+    add("--half", action="store_true", help="float16 in ckpt, boxmot and reid files: half the size")
     add(
         "--data-dir",
         type=Path,
-        help="dataset to calibrate and measure with; the sample, unmeasured, if left out",
+        help="dataset to calibrate and measure with; drawn people, unmeasured, if left out",
     )
-    add("--calibration-images", type=int, default=256, help="training images that set the ranges of int8")
+    add("--calibration-images", type=positive, default=256, help="training images that set the ranges of int8")
     return parser
 
 
 def main(args) -> None:
-    if args.calibration_images < 1:
-        raise InputError(f"--calibration-images {args.calibration_images}: must be 1 or more")
-    args.weights = shipped.chosen(args.weights)
+    args.weights = default_weights.choose(args.weights)
     checkpoint = checkpoints.load(args.weights).with_input(args.height, args.width, args.last_stride)
     for doubt in checkpoint.doubts():
         print(f"note: {doubt}")
-    data = layouts.find(args.data_dir or prepare.the_sample(single_process("cpu")))
-    count = args.calibration_images if "onnx-int8" in args.format else 1
-    calibration = some_pixels(data.train or data.gallery, count, checkpoint)
-    job = Job(checkpoint, args.normalize == "inside", calibration, args.flip, args.half)
-    compared = some_pixels(data.query or data.train, COMPARED_IMAGES, checkpoint)
+    formats, place = files_wanted(args, checkpoint)
+    data = layouts.find(args.data_dir) if args.data_dir else None
+    count = args.calibration_images if "onnx-int8" in formats else 1
+    calibration = some_pixels(data.train or data.gallery, count, checkpoint) if data else drawn(count, checkpoint)
+    job = Job(checkpoint, place == "inside", calibration, args.flip, args.half)
+    count = COMPARED_IMAGES
+    compared = some_pixels(data.query or data.train, count, checkpoint) if data else drawn(count, checkpoint)
     size = f"{checkpoint.height}x{checkpoint.width}"
     print(f"{args.weights}: {checkpoint.arch}, {size}, {job.net.feature_dim} numbers a crop")
-    measured = bool(args.data_dir) and data.can_evaluate
+    if threshold := thresholds.carried(checkpoint.extra):
+        print(f"  max_dist {in_digits(threshold['max_dist'])}, the threshold of these weights, is in each file")
+    measured = data is not None and data.can_evaluate
     if measured:
         print(f"  {'checkpoint':<12} " + "rank-1 {:.2%}  mAP {:.2%}".format(*retrieval(job.net, data, checkpoint)))
     refused = []
-    for name in dict.fromkeys(args.format):
-        kind = size + ("_flip" if args.flip else "")
+    for name in formats:
+        kind = size + ("_flip" if args.flip else "") + ("_inside" if job.inside else "")
         path = args.output / FORMATS[name].name.format(arch=checkpoint.arch, size=kind)
         try:
             line = export(name, job, path, compared, data if measured else None)
@@ -338,6 +367,19 @@ def main(args) -> None:
         print(f"  {name:<12} {line}", flush=True)
     if refused:
         raise InputError("; ".join(refused))
+
+
+def files_wanted(args, checkpoint: checkpoints.Checkpoint) -> tuple[list[str], str]:
+    """The formats to write, and where images are normalised."""
+    if not args.host:
+        return list(dict.fromkeys(args.format)), args.normalize
+    if args.given & {"format", "normalize"}:
+        raise InputError(f"--for {args.host}: chooses the file; leave --format and --normalize out")
+    name, place = HOSTS[args.host]
+    if name == "boxmot" and (reason := not_of_boxmot(checkpoint)):
+        print(f"note: {reason}, so it gets an ONNX file")
+        name = "onnx"
+    return [name], place
 
 
 def export(name: str, job: Job, path: Path, compared: Tensor, data: layouts.ReIDData | None) -> str:
@@ -350,24 +392,19 @@ def export(name: str, job: Job, path: Path, compared: Tensor, data: layouts.ReID
         raise InputError(f"--flip: a {name} file holds weights alone; whoever runs them averages both directions")
     if job.half and not FORMATS[name].weights_only:
         raise InputError(f"--half: {name} files are run as they are; leave --half out for them")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        folder = tempfile.TemporaryDirectory(dir=path.parent, prefix=f".{path.name}.")
-    except OSError as error:
-        raise InputError(f"--output {path.parent}: cannot be written ({error.strerror})") from None
-    with folder:
-        temporary = Path(folder.name) / path.name
-        with explained(path):
-            FORMATS[name].write(job, temporary)
-        net = load_back(temporary, job)
+    with explained(path), beside(path, replace=FORMATS[name].folder) as unproven:
+        FORMATS[name].write(job, unproven)
+        net = load_back(unproven, job)
         apart = differences(net, job.net, compared)
         line = f"cosine difference at most {apart.max():.1e}, {apart.mean():.1e} on average"
         if not apart.max() <= FORMATS[name].tolerance:
             raise RunFailed(f"--format {name}: {line}; allowed are {FORMATS[name].tolerance:.0e}. Nothing was written")
         if data is not None:
             line += "  rank-1 {:.2%}  mAP {:.2%}".format(*retrieval(net, data, job.checkpoint))
-        os.replace(temporary, path)
-    return f"{line}  {path.stat().st_size / 2**20:.1f} MB -> {path}"
+    if path.suffix in runtimes.SUFFIXES:
+        write_text(path.with_name(f"{path.name}.metadata.json"), json.dumps(boxmot_sidecar(job), indent=1) + "\n")
+    size = sum(file.stat().st_size for file in (path.iterdir() if path.is_dir() else [path]))
+    return f"{line}  {size / 2**20:.1f} MB -> {path}"
 
 
 def some_pixels(samples: list[layouts.Sample], count: int, checkpoint: checkpoints.Checkpoint) -> Tensor:
@@ -376,6 +413,12 @@ def some_pixels(samples: list[layouts.Sample], count: int, checkpoint: checkpoin
     chosen = [samples[number * len(samples) // count] for number in range(count)]
     images = PersonImages(chosen, checkpoint.height, checkpoint.width)
     return torch.cat(list(stream_pixels(images, fixed_batches(count, 64), decoders())))
+
+
+def drawn(count: int, checkpoint: checkpoints.Checkpoint) -> Tensor:
+    """`count` images of drawn people, in memory alone: (N, 3, H, W) uint8."""
+    images = (pil_to_tensor(image) for image in sample.some_images(count))
+    return torch.stack([resize(image, checkpoint.height, checkpoint.width) for image in images])
 
 
 if __name__ == "__main__":

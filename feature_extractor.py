@@ -12,13 +12,10 @@ Crops are resized as `test.py` resizes images, so a crop has the vector that was
 and gets nothing else under a name that it may use itself (docs/trackers.md says where to put the folder).
 """
 
-import importlib.util
 import io
-import sys
 import warnings
 from collections.abc import Sequence
 from pathlib import Path
-from types import ModuleType
 
 import numpy as np
 import torch
@@ -31,39 +28,15 @@ from appearance.data.augment import normalize
 from appearance.data.boxes import DETECTIONS
 from appearance.data.images import load_rgb
 from appearance.data.resize import resize, resize_all
+from appearance.device import choose_device
 from appearance.files import atomic_write
-from appearance.networks import checkpoints, runtimes, shipped
+from appearance.networks import checkpoints, default_weights, runtimes, thresholds
+from appearance.networks.flags import add_network_flags
 from appearance.networks.inference import BothDirections, fuse_for_inference
 from appearance.networks.precision import full_precision
 from appearance.progress import progress
 
 MEAN_BGR = (104, 116, 124)  # ImageNet's mean colour
-
-
-def _beside(*names: str) -> ModuleType:
-    """The last of these modules of this folder; each may import those before it.
-
-    A program that tracks people often has a `model` or a `resnet` of its own. So ours are taken by their place, kept
-    under names that nobody else uses, and whatever the program imports by the plain names, before or after, is its own.
-    """
-    theirs = {name: sys.modules.get(name) for name in names}
-    try:
-        for name in names:
-            file = Path(__file__).resolve().with_name(f"{name}.py")
-            spec = importlib.util.spec_from_file_location(f"appearance_{name}", file)
-            module = importlib.util.module_from_spec(spec)
-            sys.modules[spec.name] = sys.modules[name] = module
-            spec.loader.exec_module(module)
-    finally:
-        for name, before in theirs.items():
-            if before is None:
-                sys.modules.pop(name, None)
-            else:
-                sys.modules[name] = before
-    return module
-
-
-from_checkpoint = _beside("resnet", "model").from_checkpoint
 
 
 class Extractor:
@@ -78,13 +51,20 @@ class Extractor:
         use_cuda: use the current GPU if there is one.
         batch_size: most crops in one forward pass, which bounds the memory.
         flip: the mean of the vectors of a crop and its mirror image, for twice the time.
-        height, width: of the network's input in pixels, to which crops are resized. Left out: what the file says, or
-            for a checkpoint that does not say 128x64, with a warning.
+        height, width: of the network's input in pixels, to which crops are resized. One alone: the other follows the
+            shape that the file says. Both left out: what the file says. A checkpoint that does not say it is taken for
+            128x64, with a warning.
         normalize: how an ONNX or TorchScript file from elsewhere wants its images. "outside": colours from 0 to 1,
             normalised by ImageNet's mean and standard deviation before they enter, as most re-ID code does. "inside":
             plain colours from 0 to 1. Files of `export.py` say it themselves.
         last_stride: 1 or 2, stride of the last stage of a ResNet or MobileNetV2, for a checkpoint that does not say
             (2 with a warning).
+
+    Attributes:
+        height, width: of the network's input in pixels.
+        feature_dim: numbers a vector.
+        max_dist: the tracker's threshold that came with the weights, a cosine distance (`evaluate.py --calibrate
+            --save-threshold`); None where the file has none.
 
     Raises:
         InputError: the file is missing, broken or of no known network; it contradicts these arguments; or it is an ONNX
@@ -102,21 +82,24 @@ class Extractor:
         normalize: str | None = None,
         last_stride: int | None = None,
     ):
-        path = Path(model_path or shipped.WEIGHTS)
+        path = Path(model_path or default_weights.WEIGHTS)
         if runtimes.is_graph(path):
             self.device = torch.device("cpu")
             source = self.net = runtimes.load(path, height, width, normalize)
+            threshold = source.threshold
         else:
             if normalize is not None:
                 raise InputError(f"normalize: is for ONNX and TorchScript files; {path} is a checkpoint, leave it out")
-            self.device = torch.device("cuda" if use_cuda and torch.cuda.is_available() else "cpu")
+            self.device = choose_device("auto" if use_cuda else "cpu")
             source = checkpoints.load(path).with_input(height, width, last_stride)
-            self.net = fuse_for_inference(from_checkpoint(source)).to(self.device)
+            threshold = thresholds.carried(source.extra)
+            self.net = fuse_for_inference(checkpoints.from_checkpoint(source)).to(self.device)
             for doubt in source.doubts():
                 warnings.warn(doubt, stacklevel=2)
         if flip and not getattr(source, "flip", False):  # an exported file may have both directions inside
             self.net = BothDirections(self.net)
         self.height, self.width = source.height, source.width
+        self.max_dist: float | None = threshold.get("max_dist")
         self.feature_dim = self.net.feature_dim
         self.batch_size = batch_size
 
@@ -236,22 +219,12 @@ def patch(box: np.ndarray, shape: Sequence[int], height: int, width: int) -> tup
 # The flags of scripts that run a network on crops
 
 
-def add_network_flags(parser: cli.ArgumentParser) -> None:
-    """The flags that `extractor_of` reads."""
-    add = parser.add_argument
-    add("--weights", type=Path, help="checkpoint or exported file (default: checkpoint/best.pth or that in weights/)")
-    add("--height", type=int, help="height of the network's input in pixels (default: what --weights says, else 128)")
-    add("--width", type=int, help="width of the network's input in pixels (default: what --weights says, else 64)")
-    add("--last-stride", type=int, choices=(1, 2), help="of a ResNet or MobileNetV2 whose file does not say it")
-    add("--normalize", choices=runtimes.NORMALIZE, help=runtimes.NORMALIZE_HELP)
-
-
 def extractor_of(args, use_cuda: bool = True) -> Extractor:
-    """The extractor that the flags describe; prints what had to be assumed about its network.
+    """The extractor that the flags of `add_network_flags` describe; prints what had to be assumed about its network.
 
     `args.weights` becomes the file that was chosen, where none is named.
     """
-    args.weights = shipped.chosen(args.weights)
+    args.weights = default_weights.choose(args.weights)
     with warnings.catch_warnings(record=True) as doubts:
         warnings.simplefilter("always")
         extractor = Extractor(

@@ -17,17 +17,19 @@ from torch import nn
 
 from appearance import cli
 from appearance.cli import InputError
-from appearance.data import origin, prepare
+from appearance.data import prepare, provenance
 from appearance.data.check import summary
 from appearance.failures import explained_failures
+from appearance.flags import count, positive
 from appearance.machine import decoders
-from appearance.measure import features_file
+from appearance.measure import features_file, protocols
 from appearance.measure.embed import test_features
-from appearance.networks import checkpoints, runtimes, shipped
+from appearance.networks import checkpoints, default_weights, runtimes, thresholds
+from appearance.networks.flags import add_network_flags
 from appearance.networks.inference import BothDirections
 from appearance.networks.precision import emulation_warning
 from datasets import PersonImages
-from model import ARCHITECTURES, from_checkpoint
+from model import from_checkpoint
 from utils import current_world
 
 LARGEST_TOLD = 1e6  # an epoch or accuracy that a file tells beyond it is nonsense
@@ -37,22 +39,13 @@ def get_args_parser() -> cli.ArgumentParser:
     parser = cli.ArgumentParser(description="Extract query and gallery features with a trained network.")
     add = parser.add_argument
     add("--data-dir", type=Path, help="dataset with query and gallery; the built-in sample if left out")
-    add(
-        "--weights",
-        type=Path,
-        help="checkpoint, ONNX or TorchScript file (default: checkpoint/best.pth or that in weights/)",
-    )
+    add_network_flags(parser)
     add("--output", default="features.pth", help="features file: .pth, .npz, or a folder for very large sets")
-    add("--model", choices=sorted(ARCHITECTURES), help="insist on this architecture; else the checkpoint's own")
-    add("--height", type=int, help="height of the network's input in pixels (default: what --weights says, else 128)")
-    add("--width", type=int, help="width of the network's input in pixels (default: what --weights says, else 64)")
-    add("--last-stride", type=int, choices=(1, 2), help="of a ResNet or MobileNetV2 whose file does not say it")
-    add("--normalize", choices=runtimes.NORMALIZE, help=runtimes.NORMALIZE_HELP)
-    add("--batch_size", type=int, default=128, help="images per forward pass")
+    add("--batch_size", type=positive, default=128, help="images per forward pass")
     add("--device", default="auto", help="auto, cpu, cuda, cuda:1, ...")
-    add("--gpu_id", type=int, default=0, help="which GPU, when there are several")
+    add("--gpu_id", type=count, default=0, help="which GPU, when there are several")
     add("--skip-bad-images", action="store_true", help="leave out images that cannot be read, and say how many")
-    add("--workers", type=int, default=decoders(), help="threads that decode images")
+    add("--workers", type=count, default=decoders(), help="threads that decode images")
     add("--amp", choices=("fp32", "bf16", "fp16"), default="fp32", help="arithmetic of the network")
     add("--flip", action="store_true", help="the mean of each image and its mirror image, for twice the time")
     return parser
@@ -62,15 +55,15 @@ def get_args_parser() -> cli.ArgumentParser:
 def main(args) -> None:
     world = current_world(args.device, args.gpu_id)
     say = partial(print, flush=True) if world.is_main else (lambda *_: None)
-    args.weights = shipped.chosen(args.weights, say)
+    args.weights = default_weights.choose(args.weights, say)
     world.agree_on_flags(args)
     if world.is_main:
         features_file.check_place(args.output)
     checkpoint, net = load_network(args)
     height, width = checkpoint.height, checkpoint.width
-    trained_on = origin.of_checkpoint(checkpoint.extra)
+    trained_on = provenance.of_checkpoint(checkpoint.extra)
     say(f"{args.weights}: {checkpoint.arch}, {height}x{width}" + _described(checkpoint))
-    say(f"  {origin.sentence(trained_on)}")
+    say(f"  {provenance.sentence(trained_on)}")
     for doubt in checkpoint.doubts():
         say(f"note: {doubt}")
     data = prepare.for_testing(args, world)
@@ -103,41 +96,34 @@ def main(args) -> None:
             "width": width,
             "precision": args.amp,
             "flip": args.flip,
+            "fingerprint": thresholds.fingerprint(checkpoint.net_dict) if checkpoint.net_dict else "",
+            "max_dist": thresholds.start(checkpoint.extra),
             **_people_met(checkpoint, trained_on, data, args.workers),
         }
         features_file.save(args.output, found)
         seconds = time.perf_counter() - started
         images = len(data.query) + len(data.gallery)
         say(f"{images:,} images in {seconds:.1f} s ({images / seconds:,.0f} img/s) -> {args.output}")
-        say(f"Next: {cli.command('evaluate.py', *([] if args.output == 'features.pth' else [args.output]))}")
+        say(f"Next: {_next_step(args.output, found)}")
     world.barrier()
     world.leave()
 
 
 def load_network(args) -> tuple[checkpoints.Checkpoint, nn.Module]:
     """What is known of the file of `--weights`, and the network in it."""
-    for flag in ("height", "width", "batch_size"):
-        value = getattr(args, flag)
-        if value is not None and value < 1:
-            raise InputError(f"--{flag} {value}: must be 1 or more")
     if runtimes.is_graph(args.weights):
         if args.amp != "fp32":
             raise InputError(f"--amp {args.amp}: {args.weights} runs in its own precision; leave --amp out")
         net = runtimes.load(args.weights, args.height, args.width, args.normalize)
-        checkpoint = checkpoints.Checkpoint(args.weights, {}, net.arch, None, height=net.height, width=net.width)
-        return _insist(args, checkpoint), net
+        size = {"height": net.height, "width": net.width}
+        checkpoint = checkpoints.Checkpoint(args.weights, {}, net.arch, None, **size, extra=net.threshold)
+        return checkpoint, net
     if args.normalize:
         raise InputError(
             f"--normalize: is for ONNX and TorchScript files; {args.weights} is a checkpoint, leave it out"
         )
     checkpoint = checkpoints.load(args.weights).with_input(args.height, args.width, args.last_stride)
-    return _insist(args, checkpoint), from_checkpoint(checkpoint)
-
-
-def _insist(args, checkpoint: checkpoints.Checkpoint) -> checkpoints.Checkpoint:
-    if args.model and checkpoint.arch != args.model:
-        raise InputError(f"--weights {args.weights}: holds a {checkpoint.arch}, but --model is {args.model}")
-    return checkpoint
+    return checkpoint, from_checkpoint(checkpoint)
 
 
 def _names(data) -> dict[str, str]:
@@ -151,8 +137,17 @@ def _people_met(checkpoint: checkpoints.Checkpoint, trained_on: dict | None, dat
     if trained_on is None:
         return {}
     names = checkpoint.extra.get("class_names")
-    met = origin.people_met(trained_on, names if isinstance(names, list) else [], data, workers)
+    met = provenance.people_met(trained_on, names if isinstance(names, list) else [], data, workers)
     return {"trained_on": trained_on["sets"], "identities_trained_on": len(met)}
+
+
+def _next_step(output: str, found: dict) -> str:
+    """The command that evaluates the features; where nobody is seen by two cameras with the protocol for that."""
+    words = [] if output == "features.pth" else [output]
+    protocol, gap, _ = protocols.fitting("market1501", features_file.check(found))
+    if gap is not None:
+        words += ["--protocol", protocol, "--gap", gap]
+    return cli.command("evaluate.py", *words)
 
 
 def _described(checkpoint: checkpoints.Checkpoint) -> str:

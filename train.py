@@ -1,16 +1,26 @@
 """Train the appearance network: `python train.py [--data-dir ROOT]`, or on several GPUs through `train_multiGPU.py`.
 
-Each batch holds P identities with K images each. The network turns an image into a vector; the losses pull vectors of
-one identity together and push those of others away (`ReIDLoss`). Only the vectors are used afterwards: a tracker
-compares them by their cosine.
+The network turns the crop of a person into a vector; a tracker compares vectors by their cosine. Training makes the
+vectors of one identity similar and those of different identities dissimilar (`ReIDLoss`), and hopes that this carries
+over to people it has never seen, which is what rank-1 and mAP measure.
 
-Leaves in the output folder: `best.pth` (for testing and trackers), `last.pth` (for `--resume`), `history.csv` and
+The default recipe, of which `appearance/training/recipe.py` holds each value, its flag and its source:
+
+    batch         64 images or fewer: P identities x K = 4 images each, so that each image has positives and negatives
+    augmentation  mirrored, shifted by up to 8 %, brightness, contrast and saturation changed, a rectangle erased
+    loss          0.5 CE(classifier(v), identity) + CE(20 cos(v, w), identity) + softplus(|v - p| - |v - n|)
+                  v: vector, w: a learned unit vector per identity, p: its farthest positive, n: its nearest negative
+    optimizer     Muon for the kernels, AdamW for the rest; gradient norm clipped to 5
+    schedule      learning rate: 10 % of the steps linearly up to 0.002, then a cosine down to 1 % of it
+                  image size: of 12 epochs 2 at 32x16, 5 at 64x32, 3 at 96x48, the others at 128x64
+    measured      after each epoch loss and accuracy on held-out images of the training identities, which choose
+                  best.pth; now and then rank-1 and mAP on query and gallery, which never do: they are the test
+
+Writes to the output folder: `best.pth` (for testing and trackers), `last.pth` (for `--resume`), `history.csv` and
 `curves.png`.
 """
 
-import copy
 from contextlib import nullcontext
-from functools import partial
 
 import torch
 from torch import Tensor, nn
@@ -24,7 +34,7 @@ from appearance.failures import explained_failures
 from appearance.files import claimed
 from appearance.measure import embed, features_file, protocols
 from appearance.networks import checkpoints, inference
-from appearance.networks.convolve import take_products
+from appearance.networks.im2col import use_im2col
 from appearance.networks.precision import autocast
 from appearance.training import losses, messages, resume, schedule, starting
 from appearance.training.batch_norm import measure_batch_norm
@@ -32,30 +42,31 @@ from appearance.training.flags import get_args_parser
 from appearance.training.measurements import Measurements
 from appearance.training.optimizer import build_optimizer
 from appearance.training.recipe import Facts, Recipe, choose_recipe
-from appearance.training.run import Run, about
+from appearance.training.run import Run, metadata
 from appearance.training.teacher import Teacher
 from appearance.training.totals import Totals
 from datasets import PersonImages, split_validation
-from model import HAVE_OPTIONS, build_model, from_checkpoint
+from model import build_model, from_checkpoint
 from utils import seed_everything
 
 
 class ReIDLoss(nn.Module):
-    """The network and the losses that train it, in one module so that DistributedDataParallel synchronises both.
+    """The network with the losses that train it, in one module so that DistributedDataParallel synchronises both.
 
     The sum of:
 
-    * `classification`: cross-entropy of the network's own classifier, which is of no use after training;
-    * `cosine`: softmax over the cosines between the vector and one learned unit vector per identity;
-    * `triplet`: for each image, the farthest one of its identity against the nearest one of another, in the batch;
-    * `circle`: the same idea over all pairs, instead of or beside the triplet (an option);
-    * distillation, with a teacher: its cosines between the images of a batch, and its classes.
+    * classification: cross-entropy of the network's own classifier, which is discarded after training;
+    * cosine: cross-entropy over the cosines between the vector and one learned unit vector per identity;
+    * triplet: the distance to the hardest positive in the batch against the distance to the hardest negative;
+    * circle: the same idea over all pairs, instead of the triplet or beside it (an option);
+    * distillation, with a teacher: match its cosines between the images of the batch and, where it was trained on the
+      same identities, its class probabilities.
 
     Args:
         net: a network of `model.build_model`.
         num_classes: training identities.
         recipe: weights, margin and label smoothing; `metric_loss` names the losses on the vectors.
-        teacher: another, trained network.
+        teacher: a trained network to distil from.
     """
 
     def __init__(self, net: nn.Module, num_classes: int, recipe: Recipe, teacher: Teacher | None = None):
@@ -73,15 +84,16 @@ class ReIDLoss(nn.Module):
         recipe = self.recipe
         if self.teacher:
             teacher_vectors, teacher_logits = self.teacher(images)  # (B, D'), (B, C) or None
-        features = self.net.embed(images)  # (B, 3, H, W) -> (B, D)
+        features = self.net.embed(images)  # (B, 3, H, W) -> (B, D), not normalised
         logits = self.net.classify(features)  # (B, D) -> (B, C)
         loss = recipe.classifier_weight * losses.classification(logits, labels, recipe.label_smoothing)
-        # cosines and distances in float32, whatever the network runs in: bfloat16 has errors of 1 % in their gradients
+        # The losses on vectors run in float32 under any autocast: bfloat16 puts errors of 1 % into their gradients.
+        # Each normalises the vectors itself.
         with torch.autocast(features.device.type, enabled=False):
             features = features.float()
             if "cosine" in self.names:
                 loss = loss + self.cosine(features, labels, recipe.label_smoothing)
-            if "triplet" in self.names:
+            if "triplet" in self.names:  # no margin: the soft-margin triplet
                 loss = loss + losses.batch_hard_triplet(features, labels, recipe.margin or None)
             if "circle" in self.names:
                 loss = loss + losses.circle(features, labels)
@@ -92,7 +104,7 @@ class ReIDLoss(nn.Module):
         return loss, logits
 
     def train(self, mode: bool = True) -> "ReIDLoss":
-        """As ever; but frozen layers stay in eval mode, so that their batch norm statistics stay as well."""
+        """As nn.Module.train, but frozen layers stay in eval mode, so that their batch norm statistics stay."""
         super().train(mode)
         if self.recipe.freeze_layers:
             for name, child in self.net.named_children():
@@ -100,23 +112,24 @@ class ReIDLoss(nn.Module):
         return self
 
 
-def train_step(model, images, labels, optimizer, rates, scaler, recipe) -> tuple[Tensor, Tensor]:
+def train_step(model, images, labels, optimizer, scheduler, scaler, recipe) -> tuple[Tensor, Tensor]:
     """One update of the weights.
 
     Args:
-        model: a `ReIDLoss`, compiled or wrapped for several processes, or not.
-        images, labels: this process's part of the batch, (B, 3, H, W) augmented and (B,).
-        rates, scaler: steps the learning rate; scales fp16's gradients.
+        model: a `ReIDLoss`, possibly compiled or wrapped for several processes.
+        images, labels: this process's share of the batch, (B, 3, H, W) augmented and (B,).
+        scheduler, scaler: of the learning rate, one step at a time, and of fp16's gradients.
 
     Returns:
-        mean loss and number of correctly classified images, as scalars on the device: nobody waits for them here.
+        mean loss and number of correctly classified images, as scalars on the device: nothing here waits for a GPU.
     """
     loss_sum = correct = 0.0
-    parts = min(recipe.accumulate, len(labels) // 2)
+    parts = min(recipe.accumulate, len(labels) // 2)  # batch norm wants two images or more
     for number, (part, part_labels) in enumerate(
         zip(images.tensor_split(parts), labels.tensor_split(parts), strict=True)
     ):
-        with no_sync(model) if number + 1 < parts else nullcontext():  # the last part's backward sums over processes
+        last = number + 1 == parts  # its backward also averages the gradients over the processes
+        with nullcontext() if last else no_sync(model):
             with autocast(images.device, recipe.amp):
                 loss, logits = model(part, part_labels)  # scalar, (B / parts, C)
             share = len(part_labels) / len(labels)
@@ -129,36 +142,35 @@ def train_step(model, images, labels, optimizer, rates, scaler, recipe) -> tuple
     scaler.step(optimizer)
     scaler.update()
     optimizer.zero_grad(set_to_none=True)
-    rates.step()
+    scheduler.step()
     return loss_sum, correct
 
 
-def train_one_epoch(model, optimizer, rates, scaler, feed: batches.Feed, augment: Augment, recipe: Recipe, run: Run):
-    """The steps of an epoch that are still to do. `feed` delivers batches of uint8 images; `run` keeps the books."""
+def train_one_epoch(model, optimizer, scheduler, scaler, feed: batches.Feed, augment: Augment, recipe, run: Run):
+    """The steps of epoch `run.epoch`, or after a resume its remaining ones.
+
+    `feed` delivers uint8 images with their labels on the device; `run` counts, saves and stops.
+    """
     model.train()
-    order = batch_order(recipe, feed.labels, run.epoch)  # (steps, B) numbers of images
-    own = feed.columns(order.shape[1])  # this process's part of each batch
+    order = batches.order(recipe, feed.labels, run.epoch)  # (steps, B) image indices
+    mine = feed.columns(order.shape[1])  # this process's share of each batch
     run.begin_epoch(feed.size, order)
     for step, (images, labels) in enumerate(feed(order[run.step :]), start=run.step):
-        # all random numbers are functions of seed, epoch, step and rank: resuming needs no state of generators
+        # Random numbers are functions of seed, epoch and step, so resuming needs no random state. Those of augmentation
+        # are drawn for the whole batch: the images look the same on any number of processes.
         torch.manual_seed(batches.seed_for(recipe.seed, run.epoch, step, 1 + run.world.rank))  # dropout
-        generator = batches.generator_for(recipe.seed, run.epoch, step)
-        numbers = augment.draw(order.shape[1], *images.shape[-2:], generator)
-        images = augment.apply(images, numbers[own])  # (B, 3, H, W) uint8 -> float32, normalised
-        loss, correct = train_step(model, images, labels, optimizer, rates, scaler, recipe)
+        draws = augment.draw(order.shape[1], *images.shape[-2:], batches.generator_for(recipe.seed, run.epoch, step))
+        images = augment.apply(images, draws[mine])  # (B, 3, H, W) uint8 -> float32, normalised
+        loss, correct = train_step(model, images, labels, optimizer, scheduler, scaler, recipe)
         run.end_step(loss, correct, len(labels))
-
-
-def batch_order(recipe: Recipe, labels: Tensor, epoch: int) -> Tensor:
-    """(steps, B) int64: which training images, with labels (N,), each step of an epoch takes."""
-    if recipe.sampler == "balanced":
-        return batches.balanced_order(labels, recipe.batch_size, recipe.images_per_identity, recipe.seed, epoch)
-    return batches.shuffled_order(len(labels), recipe.batch_size, recipe.seed, epoch)
 
 
 @torch.inference_mode()
 def validate(net: nn.Module, feed: batches.Feed, amp: str) -> dict[str, float]:
-    """Loss and accuracy of the classifier on the validation images, each scored exactly once; {} without any."""
+    """Accuracy of the classifier, and its cross-entropy alone, on the held-out images, each scored exactly once.
+
+    {} where no images are held out.
+    """
     if not len(feed.labels):
         return {}
     net, totals, world = inference.fuse_for_inference(net), Totals(feed.world), feed.world
@@ -176,132 +188,104 @@ def validate(net: nn.Module, feed: batches.Feed, amp: str) -> dict[str, float]:
 def retrieval(
     net: nn.Module, query: PersonImages, gallery: PersonImages, world: World, workers: int
 ) -> dict[str, float]:
-    """Rank-1 and mAP on people that training never saw, as `test.py` measures them; {} on all processes but the first.
+    """Rank-1 and mAP on people that training never sees, as `test.py` measures them; {} on all processes but the first.
 
     Raises:
         RunFailed: the vectors cannot be compared.
     """
-    found = embed.test_features(
-        net, query, gallery, world, workers=workers
-    )  # qf (Q, D), gf (G, D), identities, cameras
-    if found is None:
+    # qf (Q, D), gf (G, D), identities and cameras
+    vectors = embed.test_features(net, query, gallery, world, workers=workers)
+    if vectors is None:
         return {}
     try:
-        metrics = protocols.figures(features_file.check(found))
-    except InputError:  # units that have died
-        raise RunFailed(
-            "the network has died: vectors that it gives are zero or no numbers; start anew with a lower --lr"
-        ) from None
+        metrics = protocols.metrics(features_file.check(vectors))
+    except InputError:  # dead units
+        raise RunFailed("the network has died: its vectors are zero or NaN; start again with a lower --lr") from None
     return {"rank1": metrics["rank1"], "mAP": metrics["mAP"]}
 
 
 @explained_failures("lower --batch_size, or run it in parts with --accumulate 2")
-def main(args, world: World | None = None, otherwise: str = "net") -> None:
-    """Train as `args` say; `otherwise` is the network where neither `--model` nor `--weights` names one."""
-    if world is None:
-        args, resumed, recipe = resume.find(args)
-        world = single_process(args.device, args.gpu_id)
-    else:
-        args, resumed, recipe = resume.find_together(args, world)
+def main(args, world: World | None = None, default_arch: str = "net") -> None:
+    """Train as `args` say; `default_arch` is the network where neither `--model` nor `--weights` names one."""
+    args, resumed, recipe = resume.find(args, world)
+    world = world or single_process(args.device, args.gpu_id)
     if resumed and resumed.extra["epoch"] == recipe.epochs:
         world.say(messages.finished(resumed.path, recipe.epochs))
         return
     seed = recipe.seed if resumed else args.seed or 0
     seed_everything(seed)
-    arch, start = (resumed.arch, None) if resumed else starting.starting_weights(args, otherwise)
+    arch, start = (resumed.arch, None) if resumed else starting.starting_weights(args, default_arch)
     with claimed(args.output) if world.is_main else nullcontext():
-        # The images. Some of each identity are held out for validation.
+        # The images, some of each identity held out.
         data = prepare.for_training(args, world)
-        train_samples, val_samples = split_validation(data.train, args.val_ratio, seed)
+        train_samples, held_out = split_validation(data.train, args.val_ratio, seed)
         if len(train_samples) < 2 * world.size:
             raise InputError(f"{data.root}: {len(train_samples)} training images are too few")
         pids = data.train_pids()
         class_names = [data.names[pid] for pid in pids]
-        number = {pid: number for number, pid in enumerate(pids)}
-        labels = torch.tensor([number[sample.pid] for sample in train_samples])  # (N,)
-        feeds = batches.Feeds(PersonImages, train_samples, val_samples, pids, args.cache, args.workers, world)
+        feeds = batches.Feeds(PersonImages, train_samples, held_out, pids, args.cache, args.workers, world)
 
-        # The network, with its starting weights, and its teacher.
-        options = resumed.model_options if resumed else network_options(args, arch, start)
-        net = take_products(build_model(arch, len(pids), **options))
+        # The network with its starting weights, and its teacher.
+        options = resumed.model_options if resumed else starting.network_options(args, arch, start)
+        net = use_im2col(build_model(arch, len(pids), **options))
         if start:
             world.say(checkpoints.load_pretrained(net, arch, start))
         teacher = Teacher(args.teacher, from_checkpoint, class_names, world.device) if args.teacher else None
         if teacher:
             world.say(teacher.description)
 
-        # The recipe: every number that trains.
+        # The recipe: all hyperparameters, with what "auto" becomes for these data on this machine.
         facts = Facts.of(args, arch, start, len(train_samples), len(pids), world.size)
-        world.say(messages.description(facts, len(val_samples), world.device))
+        world.say(messages.description(facts, len(held_out), world.device))
         reasons = {}
-
-        def steps_of(recipe: Recipe) -> int:
-            return len(batch_order(recipe, labels, epoch=0))
-
         if not resumed:
-            trial = partial(trial_step, net, len(pids), teacher, world)
-            tested = len(data.query) + len(data.gallery)
             measure = Measurements(
-                net, world, train_samples, feeds.images, trial, steps_of, len(val_samples), tested, args.workers
+                net,
+                feeds,
+                lambda net, recipe: ReIDLoss(net, len(pids), recipe, teacher),
+                train_step,
+                tested=len(data.query) + len(data.gallery),
             )
             recipe, reasons = choose_recipe(args, facts, measure)
-        steps = steps_of(recipe)
+        steps = len(batches.order(recipe, feeds.labels, epoch=0))
         world.say(messages.plan(recipe, reasons, steps, facts, world.device))
 
-        # What is trained, and what trains it.
-        model = ReIDLoss(net, len(pids), recipe, teacher)
-        if getattr(args, "syncBN", False) and world.device.type == "cuda":
-            model = nn.SyncBatchNorm.convert_sync_batchnorm(model)
-        model = model.to(world.device, memory_format=torch.channels_last)
-        optimizer, rates, scaler = build_optimizer(model, recipe, steps)
-        wrapped = world.wrapped(model, compile=args.compile, in_parts=recipe.accumulate > 1)
+        # The losses and the optimizer.
+        objective = ReIDLoss(net, len(pids), recipe, teacher)
+        if args.syncBN and world.device.type == "cuda":
+            objective = nn.SyncBatchNorm.convert_sync_batchnorm(objective)
+        objective = objective.to(world.device, memory_format=torch.channels_last)
+        optimizer, scheduler, scaler = build_optimizer(objective, recipe, steps)
+        model = world.wrapped(objective, compile=args.compile, in_parts=recipe.accumulate > 1)
         augment = Augment(flip=recipe.flip, pad=recipe.pad, jitter=recipe.jitter, erase=recipe.erase)
 
-        # The run: a new one, or one that goes on.
-        known = about(args, arch, options, class_names, data, resumed or start, world)
-        run = Run(args.output, recipe, world, model, optimizer, rates, scaler, known, train_samples, args.save_interval)
+        # The run: a new one, or the resumed one.
+        known = metadata(args, arch, options, class_names, data, resumed or start, world)
+        parts = (objective, optimizer, scheduler, scaler)
+        run = Run(args.output, recipe, world, *parts, known, train_samples, args.save_interval)
         if resumed:
             run.restore(resumed, data)
-        feeds.at(schedule.image_size(recipe, run.epoch))  # names images that cannot be read
+        feeds.at(schedule.image_size(recipe, run.epoch))  # decodes; images that cannot be read end the run here
         if world.is_main and not resumed:
             resume.make_room(args.output, args.overwrite)
         with run:
-            while run.epoch < recipe.epochs:
-                size = schedule.image_size(recipe, run.epoch)
+            for epoch in range(run.epoch, recipe.epochs):
+                size = schedule.image_size(recipe, epoch)  # height, width
                 train_feed, val_feed = feeds.at(size)
-                train_one_epoch(wrapped, optimizer, rates, scaler, train_feed, augment, recipe, run)
-                if schedule.is_precise(recipe, run.epoch):
-                    measure_batch_norm(net, train_feed, augment, recipe, run.epoch)
-                world.average_(run.statistics())
-                saved = run.saved_net()
+                train_one_epoch(model, optimizer, scheduler, scaler, train_feed, augment, recipe, run)
+                precise = schedule.is_precise(recipe, epoch)
+                if precise:
+                    measure_batch_norm(net, train_feed, augment, recipe, epoch)
+                world.average_(run.batch_norm_statistics())
+                saved = run.net_to_save()  # few identities: between the starting and the trained weights
                 measured = validate(saved, val_feed, recipe.amp)
-                if data.can_evaluate and schedule.is_test(recipe, run.epoch, args.eval_interval):
+                if data.can_evaluate and schedule.is_test(recipe, epoch, args.eval_interval):
                     query, gallery = (feeds.images(samples, *size) for samples in (data.query, data.gallery))
                     measured |= retrieval(saved, query, gallery, world, args.workers)
-                run.end_epoch(measured)
+                # The highest becomes best.pth: the test's query and gallery have no say in it.
+                score = (size[0] * size[1], precise, measured.get("val_acc", 0.0))
+                run.end_epoch(measured, score)
     world.say(f"Done. Weights: {args.output / 'best.pth'}\n{messages.next_step(args, data)}")
-
-
-def network_options(args, arch: str, start: checkpoints.Checkpoint | None) -> dict:
-    """What `build_model` is told beside the architecture."""
-    options = {}
-    if arch in HAVE_OPTIONS:
-        options = {"last_stride": args.last_stride, "pooling": args.pooling, "neck": args.neck}
-    if start and start.model_options.get("truncated"):
-        options["truncated"] = True
-    return options
-
-
-def trial_step(net: nn.Module, num_classes: int, teacher: Teacher | None, world: World, recipe: Recipe, size):
-    """A function that makes one training step, on a copy of the network, of random images of (height, width) `size`."""
-    model = ReIDLoss(copy.deepcopy(net), num_classes, recipe, teacher)
-    model = model.to(world.device, memory_format=torch.channels_last)
-    tools = build_optimizer(model, recipe, 1)
-    model = world.wrapped(model).train()
-    count = recipe.batch_size // world.size
-    images = normalize(torch.randint(0, 256, (count, 3, *size), dtype=torch.uint8, device=world.device))
-    labels = torch.arange(count, device=world.device) // recipe.images_per_identity % num_classes
-    return lambda: train_step(model, images, labels, *tools, recipe)
 
 
 if __name__ == "__main__":

@@ -13,16 +13,17 @@ import sys
 import train
 from appearance import cli
 from appearance.cli import InputError
+from appearance.flags import positive
 from utils import join_process_group
 
 
 def get_args_parser() -> cli.ArgumentParser:
-    parser = train.get_args_parser(otherwise="resnet18")
+    parser = train.get_args_parser(default_arch="resnet18")
     parser.description = "Train a re-ID network on several GPUs or CPU processes. Start it with torchrun."
     add = parser.add_argument_group("processes").add_argument
     add("--syncBN", action=argparse.BooleanOptionalAction, default=False, help="BatchNorm over all processes, on GPUs")
-    add("--world_size", type=int, help="processes expected; a check, torchrun's --nproc_per_node sets it")
-    add("--timeout", type=int, default=1800, help="seconds that a process waits for the others before it gives up")
+    add("--world_size", type=positive, help="processes expected; a check, torchrun's --nproc_per_node sets it")
+    add("--timeout", type=positive, default=1800, help="seconds that a process waits for the others before it gives up")
     add("--dist_url", default="env://", help="where the processes meet (default: as torchrun says)")
     return parser
 
@@ -41,7 +42,7 @@ def main(args) -> None:
     world = join_process_group(args.device, args.dist_url, args.timeout)
     if args.syncBN and world.device.type != "cuda":
         world.say("note: --syncBN: PyTorch has it on GPUs only; each process keeps its own BatchNorm statistics")
-    train.main(args, world, otherwise="resnet18")
+    train.main(args, world, default_arch="resnet18")
     world.leave()
 
 

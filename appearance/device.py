@@ -6,17 +6,20 @@ from torch import Tensor
 from appearance.cli import InputError
 
 
-def choose_device(name: str = "auto", gpu_id: int = 0) -> torch.device:
-    """The device called `name`, with its number ("auto": GPU `gpu_id` if there is one, else the CPU).
+def choose_device(name: str = "auto", gpu_id: int | None = None) -> torch.device:
+    """The device called `name`, with its number ("auto": a GPU if there is one, else the CPU).
+
+    Args:
+        gpu_id: which GPU "auto" and "cuda" take; None: the current one of this process.
 
     Raises:
         InputError: this machine does not have it.
     """
     flag = f"--device {name}"
-    if name == "auto" and not torch.cuda.is_available() and gpu_id == 0:
+    if name == "auto" and not torch.cuda.is_available() and not gpu_id:
         name = "cpu"
     elif name in ("auto", "cuda"):
-        name = f"cuda:{gpu_id}"
+        name = "cuda" if gpu_id is None else f"cuda:{gpu_id}"
         flag = f"--gpu_id {gpu_id}" if gpu_id else flag
     try:
         return torch.empty(1, device=torch.device(name)).device

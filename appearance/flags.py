@@ -26,6 +26,14 @@ def share(text: str) -> float:
     return _number(float, text, lambda value: 0 <= value <= 1, "a number from 0 to 1")
 
 
+def share_above_zero(text: str) -> float:
+    return _number(float, text, lambda value: 0 < value <= 1, "a number above 0, up to 1")
+
+
+def share_between(text: str) -> float:
+    return _number(float, text, lambda value: 0 < value < 1, "a number between 0 and 1")
+
+
 def from_zero(text: str) -> float:
     return _number(float, text, lambda value: value >= 0, "a number from 0 up")
 

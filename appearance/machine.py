@@ -4,6 +4,7 @@ import multiprocessing
 import os
 import signal
 import sys
+import threading
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
@@ -73,11 +74,24 @@ def side_by_side(work: Callable, jobs: Sequence, workers: int, chunk: int = 1) -
         return
     # Forked workers start at once; elsewhere than on Linux forking is not safe or not there.
     context = multiprocessing.get_context("fork" if sys.platform == "linux" else None)
-    # An interrupt (Ctrl-C) reaches every process: the workers leave it to this one, which ends them.
-    pool = ProcessPoolExecutor(workers, context, signal.signal, (signal.SIGINT, signal.SIG_IGN))
+    pool = ProcessPoolExecutor(workers, context, _begin_worker)
     try:
         yield from pool.map(work, jobs, chunksize=chunk)
     except BrokenProcessPool:
         raise RunFailed("a process that worked along was killed; is the memory full?") from None
     finally:
         pool.shutdown(cancel_futures=True)
+
+
+def _begin_worker() -> None:
+    """An interrupt (Ctrl-C) reaches every process: workers leave it to their parent, which ends them.
+
+    Where the parent is killed, nobody does, and they would wait for its next job for ever. So each watches it.
+    """
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    threading.Thread(target=_end_with_parent, daemon=True).start()
+
+
+def _end_with_parent() -> None:
+    multiprocessing.parent_process().join()
+    os._exit(1)

@@ -28,7 +28,8 @@ from appearance import cli
 from appearance.data import layouts
 from appearance.drawn import sample
 from appearance.drawn.variety import EVERYTHING, Variety
-from appearance.files import atomic_write
+from appearance.files import write_text
+from appearance.flags import count, positive
 from appearance.measure import features_file, protocols
 from appearance.measure.embed import test_features
 from appearance.networks import checkpoints
@@ -95,10 +96,10 @@ def run_one(args, plan: dict, seed: int) -> dict:
     real, world = layouts.find(args.data_dir), single_process(args.device)
     query, gallery = (PersonImages(people, args.height, args.width) for people in (real.query, real.gallery))
     net = from_checkpoint(checkpoints.load(output / "best.pth"))
-    metrics = protocols.figures(features_file.check(test_features(net, query, gallery, world)))
+    metrics = protocols.metrics(features_file.check(test_features(net, query, gallery, world)))
     result = told | {"epochs": epochs, "processor_seconds": round(time.process_time() - clock)}
     result |= {key: metrics[key] for key in ("rank1", "mAP")} | machine(world.device)
-    atomic_write(kept, lambda file: file.write(json.dumps(result, indent=1).encode()))
+    write_text(kept, json.dumps(result, indent=1))
     shutil.rmtree(crowd)
     shutil.rmtree(output)
     return result
@@ -169,21 +170,21 @@ def get_args_parser() -> argparse.ArgumentParser:
     add("--data-dir", type=Path, required=True, help="dataset whose query and gallery show real people")
     add("--output", type=Path, default=Path("runs/drawings"), help="folder that keeps the results")
     add("--parts", nargs="+", choices=PARTS, default=list(PARTS), help="the curves, and the variations")
-    add("--people", nargs="+", type=int, default=[100, 300, 1000, 3000, 10000], help="people of the first curve")
-    add("--many-cameras", type=int, default=200, help="and their cameras")
-    add("--cameras", nargs="+", type=int, default=[6, 20, 100, 400], help="cameras of the second curve")
-    add("--many-people", type=int, default=1000, help="and their people")
+    add("--people", nargs="+", type=positive, default=[100, 300, 1000, 3000, 10000], help="people of the first curve")
+    add("--many-cameras", type=positive, default=200, help="and their cameras")
+    add("--cameras", nargs="+", type=positive, default=[6, 20, 100, 400], help="cameras of the second curve")
+    add("--many-people", type=positive, default=1000, help="and their people")
     add("--without", nargs="+", default=["all"], help="settings to take out, each alone; A+B takes out both at once")
-    add("--few-people", type=int, default=500, help="people of the crowds that lack something")
-    add("--few-cameras", type=int, default=60, help="and their cameras")
-    add("--images", type=int, default=60000, help="images that a network sees in its training")
-    add("--seeds", nargs="+", type=int, default=[0], help="of drawing and training")
+    add("--few-people", type=positive, default=500, help="people of the crowds that lack something")
+    add("--few-cameras", type=positive, default=60, help="and their cameras")
+    add("--images", type=positive, default=60000, help="images that a network sees in its training")
+    add("--seeds", nargs="+", type=count, default=[0], help="of drawing and training")
     add("--model", default="osnet_x0_5", help="architecture to train")
-    add("--height", type=int, default=48, help="input height in pixels")
-    add("--width", type=int, default=24, help="input width in pixels")
+    add("--height", type=positive, default=48, help="input height in pixels")
+    add("--width", type=positive, default=24, help="input width in pixels")
     add("--amp", default="auto", choices=("auto", "fp32", "bf16"), help="arithmetic of the training")
     add("--device", default="auto", help="auto, cpu or cuda")
-    add("--threads", type=int, default=1, help="processor threads of PyTorch")
+    add("--threads", type=positive, default=1, help="processor threads of PyTorch")
     add("--json", type=Path, help="also write the results to this file")
     return parser
 

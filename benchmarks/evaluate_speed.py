@@ -2,8 +2,9 @@
 
 Synthetic unit features of Market-1501's size and shape (3,368 queries, 750 people in 6 cameras, 15,913 gallery images
 with 2,798 distractors, 512 numbers each). The product alone, into memory that is already there, and the whole
-evaluation (`evaluate.rank_metrics`: checks, product, metrics) are timed in turn in the same run. `ratio` is that of
-wall times, for an idle machine; `cpu_ratio` that of processor times, which other programs disturb less.
+evaluation (`evaluate.rank_metrics`: checks, product, metrics) are timed in turn in the same run, and so are the product
+of all vectors with all and k-reciprocal re-ranking. `ratio` is that of wall times, for an idle machine; `cpu_ratio`
+that of processor times, which other programs disturb less.
 
 --sizes times other sizes and fits a line; --large evaluates 20,000 x 200,000 from a memory-mapped folder with
 `python evaluate.py` and takes the whole process's peak memory.
@@ -24,8 +25,11 @@ import torch
 from machine import machine
 
 from appearance.cli import ArgumentParser, run
+from appearance.device import choose_device
+from appearance.files import write_text
+from appearance.flags import positive
 from appearance.measure import features_file
-from evaluate import rank_metrics
+from evaluate import rank_metrics, re_ranking
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -37,9 +41,9 @@ NOISE = {"good": 2.13, "poor": 3.5}  # against unit normal centres: mAP about 0.
 def get_args_parser():
     parser = ArgumentParser(prog="evaluate_speed.py", description=__doc__)
     add = parser.add_argument
-    add("--repeats", type=int, default=7, help="timings of each, of which the median counts")
+    add("--repeats", type=positive, default=7, help="timings of each, of which the median counts")
     add("--device", default="cpu", help="cpu or cuda")
-    add("--threads", type=int, default=os.cpu_count(), help="processor threads to use")
+    add("--threads", type=positive, default=os.cpu_count(), help="processor threads to use")
     add("--sizes", action="store_true", help="also time a quarter to four times the size")
     add("--large", action="store_true", help="also 20,000 queries x 200,000 images from disk, with peak memory")
     add("--json", metavar="FILE", help="write the figures there, too")
@@ -48,11 +52,13 @@ def get_args_parser():
 
 def main(args):
     torch.set_num_threads(args.threads)
+    args.device = choose_device(args.device)
     found = {"machine": machine(args.device), "runs": []}
     for quality in NOISE:
-        found["runs"].append(timed(QUERIES, IMAGES, quality, args))
+        found["runs"].append(evaluation(QUERIES, IMAGES, quality, args))
+    found["rerank"] = reranking(QUERIES, IMAGES, args)
     if args.sizes:
-        table = [timed(int(QUERIES * f), IMAGES, "poor", args) for f in (0.25, 0.5, 1, 2, 4)]
+        table = [evaluation(int(QUERIES * f), IMAGES, "poor", args) for f in (0.25, 0.5, 1, 2, 4)]
         found["sizes"] = table
         pairs = [row["queries"] * row["gallery"] for row in table]
         found["lines"] = {key: line(pairs, [row[key] for row in table]) for key in ("seconds", "cpu_seconds")}
@@ -61,7 +67,7 @@ def main(args):
     text = json.dumps(found, indent=2)
     print(text)
     if args.json:
-        Path(args.json).write_text(text + "\n")
+        write_text(args.json, text + "\n")
 
 
 def market_like(queries: int, images: int, quality: str, people: int = PEOPLE, seed: int = 0) -> dict:
@@ -88,23 +94,27 @@ def market_like(queries: int, images: int, quality: str, people: int = PEOPLE, s
     }
 
 
-def timed(queries: int, images: int, quality: str, args) -> dict:
-    """Median seconds of the product and of the evaluation, measured in turn."""
+def evaluation(queries: int, images: int, quality: str, args) -> dict:
     data = {key: value.to(args.device) for key, value in market_like(queries, images, quality).items()}
-    qf, gf = data["qf"], data["gf"]
     out = torch.empty(queries, images, device=args.device)
-    rounds = []
-    for i in range(args.repeats + 1):
-        product = clock(lambda: torch.mm(qf, gf.T, out=out), args.device)
-        evaluation = clock(lambda: rank_metrics(**data), args.device)
-        if i:  # the first round warms up
-            rounds.append((*product[:2], *evaluation[:2]))
-    product, product_cpu, whole, whole_cpu = np.array(rounds).T
+    seconds = timed(lambda: torch.mm(data["qf"], data["gf"].T, out=out), lambda: rank_metrics(**data), args)
+    found = {"features": quality, "queries": queries, "gallery": images}
+    return found | {"mAP": round(rank_metrics(**data)["mAP"], 4)} | seconds
+
+
+def reranking(queries: int, images: int, args) -> dict:
+    """With the usual k1 20, k2 6 and lambda 0.3."""
+    data = market_like(queries, images, "good")
+    qf, gf = data["qf"].to(args.device), data["gf"].to(args.device)
+    everything = torch.cat([qf, gf])
+    return {"vectors": len(everything)} | timed(lambda: everything @ everything.T, lambda: re_ranking(qf, gf), args)
+
+
+def timed(product, whole, args) -> dict:
+    """Median seconds of the bare product and of the whole, measured in turn."""
+    rounds = [(*clock(product, args.device), *clock(whole, args.device)) for _ in range(args.repeats + 1)]
+    product, product_cpu, whole, whole_cpu = np.array(rounds[1:]).T  # the first round warms up
     return {
-        "features": quality,
-        "queries": queries,
-        "gallery": images,
-        "mAP": round(evaluation[2]["mAP"], 4),
         "product_seconds": round(float(np.median(product)), 4),
         "seconds": round(float(np.median(whole)), 4),
         "cpu_seconds": round(float(np.median(whole_cpu)), 4),
@@ -113,14 +123,14 @@ def timed(queries: int, images: int, quality: str, args) -> dict:
     }
 
 
-def clock(work, device: str):
-    """Wall seconds and processor seconds that work() takes, and its result."""
-    synchronize = torch.cuda.synchronize if device.startswith("cuda") else lambda: None
+def clock(work, device: torch.device):
+    """Wall seconds and processor seconds that work() takes."""
+    synchronize = torch.cuda.synchronize if device.type == "cuda" else lambda: None
     synchronize()
     start, cpu_start = time.perf_counter(), time.process_time()
-    result = work()
+    work()
     synchronize()
-    return time.perf_counter() - start, time.process_time() - cpu_start, result
+    return time.perf_counter() - start, time.process_time() - cpu_start
 
 
 def line(x, y) -> dict:

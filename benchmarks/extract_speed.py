@@ -27,6 +27,7 @@ from appearance.data import layouts
 from appearance.data.augment import IMAGENET_MEAN, IMAGENET_STD
 from appearance.data.images import load_rgb
 from appearance.drawn import sample
+from appearance.flags import positive
 from appearance.machine import decoders
 from appearance.measure.embed import extract_features, features_of, fixed_batches
 from appearance.networks.inference import unit_rows
@@ -58,12 +59,12 @@ def get_args_parser() -> argparse.ArgumentParser:
     parser = cli.ArgumentParser(description=__doc__.splitlines()[0])
     add = parser.add_argument
     add("--model", default="net", help="architecture to run")
-    add("--height", type=int, default=128, help="input height in pixels")
-    add("--width", type=int, default=64, help="input width in pixels")
-    add("--batch_size", type=int, default=128, help="images per forward pass")
+    add("--height", type=positive, default=128, help="input height in pixels")
+    add("--width", type=positive, default=64, help="input width in pixels")
+    add("--batch_size", type=positive, default=128, help="images per forward pass")
     add("--data-dir", type=Path, help="dataset to take the images of; drawn if left out")
-    add("--images", type=int, default=512, help="images, about")
-    add("--rounds", type=int, default=5, help="passes timed of each loop, after one to warm up")
+    add("--images", type=positive, default=512, help="images, about")
+    add("--rounds", type=positive, default=5, help="passes timed of each loop, after one to warm up")
     add("--precision", choices=("fp32", "bf16", "fp16"), default="fp32", help="arithmetic of ours")
     add("--device", default="auto", help="auto, cpu or cuda")
     add("--json", type=Path, help="also write the result to this file")

@@ -37,6 +37,7 @@ import evaluate
 import train
 from appearance import cli
 from appearance.drawn import sample
+from appearance.flags import count, positive
 from model import build_model
 
 PATIENCE = 30  # seconds until a case counts as a hang
@@ -67,9 +68,9 @@ HOSTILE = (
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--images", type=int, default=1000, help="mutated image files")
-    parser.add_argument("--files", type=int, default=500, help="mutated checkpoints and feature files")
-    parser.add_argument("--seed", type=int, default=0, help="seed of the mutations")
+    parser.add_argument("--images", type=positive, default=1000, help="mutated image files")
+    parser.add_argument("--files", type=positive, default=500, help="mutated checkpoints and feature files")
+    parser.add_argument("--seed", type=count, default=0, help="seed of the mutations")
     args = parser.parse_args()
     torch.set_num_threads(1)
     warnings.simplefilter("ignore")

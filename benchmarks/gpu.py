@@ -5,11 +5,11 @@
     python benchmarks/gpu.py --device cpu --small           tries all parts out
 
 First whether results are right (`gpu_checks.py`: GPU against CPU, resuming, every mode of training, `torchrun`), then
-training speed at each image size, plain and compiled, with memory and the share of time in which the
-GPU was idle; a whole run; extraction; evaluator; re-ranking; latency. Each part is another script of this folder with
-flags that anyone can type, in a process of its own with a time limit of its own: one that crashes, hangs or is killed
-costs no other its results. `results.json` in `--output` is written after each part, what a part printed lies in
-`logs/`; what no longer fits into `--minutes` is named. No network is needed.
+training speed at each image size, plain and compiled, with memory and the share of time in which the GPU was idle; a
+whole run; extraction; evaluator and re-ranking; latency. Each part is another script of this folder with flags that
+anyone can type, in a process of its own with a time limit of its own: one that crashes, hangs or is killed costs no
+other its results. `results.json` in `--output` is written after each part, what a part printed lies in `logs/`; what no
+longer fits into `--minutes` is named. No network is needed.
 """
 
 import argparse
@@ -33,6 +33,8 @@ import torchvision
 from machine import machine, publish
 
 from appearance import cli
+from appearance.device import choose_device
+from appearance.flags import above_zero, positive
 
 HERE = Path(__file__).resolve().parent
 GRACE = 5  # seconds without which no part is worth starting
@@ -84,8 +86,7 @@ def parts(args) -> dict[str, Part]:
         found["train_resnet50_compiled"] = Part(f"{train} {RESNET50} --compile", 120)
         found["extract_net_bf16"] = Part(f"{extract} --batch_size 512 --images 4096 --precision bf16", 45)
     repeats = 1 if args.small else 5
-    found["evaluate"] = Part(f"evaluate_speed.py {device} --repeats {repeats}", 45)
-    found["rerank"] = Part(f"rerank_speed.py {device} --repeats {repeats}", 45)
+    found["evaluate"] = Part(f"evaluate_speed.py {device} --repeats {repeats}", 90)
     networks = "osnet_x0_25" if args.small else "net resnet50"
     seconds = 0.01 if args.small else 0.5
     kind = args.device.split(":")[0]
@@ -155,9 +156,9 @@ def get_args_parser() -> argparse.ArgumentParser:
     parser = cli.ArgumentParser(description=__doc__.splitlines()[0])
     add = parser.add_argument
     add("--data-dir", type=Path, help="dataset with query and gallery for the whole run; the sample if left out")
-    add("--epochs", type=int, default=40, help="of the whole run")
+    add("--epochs", type=positive, default=40, help="of the whole run")
     add("--parts", nargs="+", help="only these parts")
-    add("--minutes", type=float, default=8.5, help="time limit of all parts together")
+    add("--minutes", type=above_zero, default=8.5, help="time limit of all parts together")
     add("--device", default="cuda", help="cuda, cuda:1, ...; cpu tries the commands out")
     add("--small", action="store_true", help="tiny networks and images, to try all parts out")
     add("--output", type=Path, default=Path("runs/gpu"), help="folder for results, logs, sample and networks")
@@ -165,8 +166,7 @@ def get_args_parser() -> argparse.ArgumentParser:
 
 
 def main(args, launch: Callable = in_a_process) -> None:
-    if args.device.startswith("cuda") and not torch.cuda.is_available():
-        raise cli.InputError(f"--device {args.device}: there is no CUDA device on this machine")
+    choose_device(args.device)  # before any part is started
     args.output = args.output.resolve()
     if args.data_dir:
         args.data_dir = args.data_dir.resolve()

@@ -21,16 +21,21 @@ import numpy as np
 import torch
 from evaluate_speed import market_like
 from machine import machine, publish
-from step_cost import Steps, watched
 
 import train
 from appearance import cli
-from appearance.data.augment import normalize
+from appearance.data.augment import Augment, normalize
+from appearance.data.batches import Feed, generator_for
 from appearance.data.resize import resize_all
+from appearance.device import choose_device
 from appearance.distributed import World
 from appearance.drawn import sample
+from appearance.flags import positive
 from appearance.measure.embed import extract_features
 from appearance.networks.inference import fuse_for_inference, unit_rows
+from appearance.training.optimizer import build_optimizer
+from appearance.training.recipe import Facts, choose_recipe
+from appearance.training.totals import Totals
 from evaluate import rank_metrics, re_ranking
 from model import build_model
 
@@ -77,20 +82,45 @@ def reranked(args) -> dict:
     return {"passed": apart < 1e-3 and torch.equal(first, second), "share_apart": apart}
 
 
+class Steps:
+    """Two training steps of made-up images of 8 people, as `train.train_one_epoch` takes them."""
+
+    def __init__(self, args):
+        flags = ["--model", args.model, "--height", str(args.height), "--width", str(args.width)]
+        flags += ["--batch_size", "16", "--epochs", "1", "--amp", "fp32", "--metric-loss", "cosine+triplet"]
+        flags = train.get_args_parser().parse_args(flags)
+        self.recipe, _ = choose_recipe(flags, Facts(args.model, images=1, identities=8), measure=None)
+        world, count = World(args.device), 2 * self.recipe.batch_size
+        model = train.ReIDLoss(build_model(args.model, 8), 8, self.recipe)
+        model = model.to(args.device, memory_format=torch.channels_last).train()
+        self.tools = build_optimizer(model, self.recipe, steps_per_epoch=2)
+        self.model = world.wrapped(model, compile=False)
+        self.augment = Augment(self.recipe.flip, self.recipe.pad, self.recipe.jitter, self.recipe.erase)
+        self.totals = Totals(world)
+        images = mock.Mock(targets=[number % 8 for number in range(count)], height=args.height, width=args.width)
+        pixels = torch.randint(0, 256, (count, 3, args.height, args.width), dtype=torch.uint8)
+        self.feed, self.order = Feed(images, pixels, world), torch.arange(count).view(2, -1)
+
+    def run(self) -> None:
+        for step, (images, labels) in enumerate(self.feed(self.order)):
+            numbers = self.augment.draw(len(labels), *images.shape[-2:], generator_for(0, 0, step))
+            images = self.augment.apply(images, numbers)
+            results = train.train_step(self.model, images, labels, *self.tools, self.recipe)
+            self.totals.add(step, *results, len(labels))
+
+
 def waits(args) -> dict:
-    """A training step for which the host waits; CUDA itself watches, elsewhere `step_cost.Watch`."""
-    flags = ["--model", args.model, "--batch_size", "16", "--metric-loss", "cosine+triplet"]
-    if args.device.type != "cuda":
-        found = watched(flags, args.height, args.width, "meta", classes=8).waits
-        return {"passed": not found, "waits": found}
-    steps = Steps(flags, args.height, args.width, str(args.device), classes=8)
+    """A training step for which the host waits: CUDA itself watches. A CPU only shows that the steps run."""
+    steps, watched = Steps(args), args.device.type == "cuda"
     steps.run()
-    torch.cuda.set_sync_debug_mode("error")
+    if watched:
+        torch.cuda.set_sync_debug_mode("error")
     try:
         steps.run()
     finally:
-        torch.cuda.set_sync_debug_mode("default")
-    return {"passed": True}
+        if watched:
+            torch.cuda.set_sync_debug_mode("default")
+    return {"passed": True, "watched": watched}
 
 
 def one_epoch(args, *flags: str) -> dict:
@@ -182,8 +212,8 @@ def get_args_parser() -> argparse.ArgumentParser:
     add("--device", default="cuda", help="cuda, cuda:1, ... or cpu")
     add("--data-dir", type=Path, help="dataset to train on; a drawn one if left out")
     add("--model", default="net", help="architecture to try")
-    add("--height", type=int, default=128, help="input height in pixels")
-    add("--width", type=int, default=64, help="input width in pixels")
+    add("--height", type=positive, default=128, help="input height in pixels")
+    add("--width", type=positive, default=64, help="input width in pixels")
     add("--small", action="store_true", help="a tiny network, and nothing compiled")
     add("--json", type=Path, help="also write the results to this file")
     return parser
@@ -192,7 +222,7 @@ def get_args_parser() -> argparse.ArgumentParser:
 def main(args) -> None:
     if args.small:
         args.model, args.height, args.width = "osnet_x0_25", 32, 16
-    args.device = torch.empty(0, device=args.device).device
+    args.device = choose_device(args.device)
     result = {"benchmark": "gpu_checks", "kind": args.kind, **machine(args.device), "failed": [], "checks": {}}
     with tempfile.TemporaryDirectory() as folder:
         args.data_dir = args.data_dir or sample.ensure(Path(folder) / "sample", identities=12)

@@ -27,6 +27,8 @@ import torch
 import train
 from appearance import cli
 from appearance.drawn import sample
+from appearance.files import UNFINISHED
+from appearance.flags import count, positive
 
 ROOT = Path(__file__).resolve().parents[1]
 FLAGS = ["--model", "osnet_x0_25", "--height", "32", "--width", "16", "--batch_size", "16", "--workers", "1"]
@@ -39,8 +41,8 @@ TIMES = ("seconds", "images_per_second")
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--runs", type=int, default=20, help="how many trainings are killed and resumed")
-    parser.add_argument("--seed", type=int, default=0, help="seed of the moments")
+    parser.add_argument("--runs", type=positive, default=20, help="how many trainings are killed and resumed")
+    parser.add_argument("--seed", type=count, default=0, help="seed of the moments")
     parser.add_argument("--group", action="store_true", help="two processes under torchrun")
     args = parser.parse_args()
     torch.set_num_threads(1)
@@ -99,7 +101,7 @@ def start(output: Path) -> int:
 def killed(child: int, output: Path, delay: float, while_saving: bool) -> bool:
     """Kill `child` after `delay` seconds, or at its first save after that; False if it was faster."""
     end = time.monotonic() + delay
-    while time.monotonic() < end or (while_saving and not list(output.glob(".last.pth.*.tmp"))):
+    while time.monotonic() < end or (while_saving and not list(output.glob(f".last.pth.*{UNFINISHED}"))):
         if os.waitpid(child, os.WNOHANG)[0]:
             return False
         time.sleep(0.001)

@@ -33,7 +33,9 @@ from torch import nn
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # the scripts of the collection
 
 from appearance import cli
-from appearance.files import atomic_write
+from appearance.device import choose_device
+from appearance.files import write_text
+from appearance.flags import above_zero, count, positive
 from appearance.networks import checkpoints
 from export import Job, write_onnx, write_onnx_int8
 from feature_extractor import Extractor
@@ -127,21 +129,18 @@ def get_args_parser() -> cli.ArgumentParser:
     small = ["net", "mobilenet_v2", "osnet_x0_25"]
     add("--models", nargs="+", choices=sorted(ARCHITECTURES), default=small, help="networks")
     add("--runtimes", nargs="+", choices=RUNTIMES, default=list(RUNTIMES), help="how they are run")
-    add("--crops", nargs="+", type=int, default=[1, 8, 32, 128], help="crops a call")
-    add("--height", type=int, default=128, help="height of the network's input in pixels")
-    add("--width", type=int, default=64, help="width of the network's input in pixels")
+    add("--crops", nargs="+", type=positive, default=[1, 8, 32, 128], help="crops a call")
+    add("--height", type=positive, default=128, help="height of the network's input in pixels")
+    add("--width", type=positive, default=64, help="width of the network's input in pixels")
     add("--device", choices=("cpu", "cuda"), default="cpu", help="where the network runs")
-    add("--threads", type=int, default=0, help="CPU threads; 0: as many as PyTorch takes by itself")
-    add("--seconds", type=float, default=2.0, help="time spent on each figure, five calls at least")
+    add("--threads", type=count, default=0, help="CPU threads; 0: as many as PyTorch takes by itself")
+    add("--seconds", type=above_zero, default=2.0, help="time spent on each figure, five calls at least")
     add("--json", type=Path, help="also save the figures as JSON")
     return parser
 
 
 def main(args) -> None:
-    if args.device == "cuda" and not torch.cuda.is_available():
-        raise cli.InputError("--device cuda: there is no CUDA device on this machine")
-    if min(args.crops) < 1:
-        raise cli.InputError("--crops: must be 1 or more")
+    choose_device(args.device)  # before any file is written
     if args.threads:
         torch.set_num_threads(args.threads)
     hardware = machine(args.device)["hardware"]
@@ -169,7 +168,7 @@ def main(args) -> None:
     if not embedder:
         print("  (for deep-sort-realtime's own embedder: pip install deep-sort-realtime opencv-python-headless)")
     if args.json:
-        atomic_write(args.json, lambda file: file.write((json.dumps(figures, indent=1) + "\n").encode()))
+        write_text(args.json, json.dumps(figures, indent=1) + "\n")
 
 
 if __name__ == "__main__":

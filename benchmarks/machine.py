@@ -10,7 +10,7 @@ import torch
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # the scripts of the collection
 
-from appearance.files import atomic_write
+from appearance.files import write_text
 
 
 def machine(device: torch.device | str = "cpu") -> dict:
@@ -49,4 +49,4 @@ def publish(result: dict, path: Path | None) -> None:
 def keep(result: dict, path: Path | None) -> None:
     """Write a result as JSON to `path` if there is one."""
     if path:
-        atomic_write(path, lambda file: file.write((json.dumps(result, indent=1) + "\n").encode()))
+        write_text(path, json.dumps(result, indent=1) + "\n")

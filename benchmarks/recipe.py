@@ -27,7 +27,8 @@ import train
 from appearance import cli
 from appearance.data import layouts
 from appearance.drawn import sample
-from appearance.files import atomic_write
+from appearance.files import write_text
+from appearance.flags import count, positive
 from appearance.identities import are_people
 from appearance.measure import features_file, protocols
 from appearance.measure.embed import test_features
@@ -115,9 +116,9 @@ def run_one(args, name: str, epochs: int, seed: int) -> dict:
     data, size = layouts.find(args.data_dir), (args.height, args.width)
     query, gallery = PersonImages(data.query, *size), PersonImages(data.gallery, *size)
     found = test_features(from_checkpoint(checkpoint), query, gallery, world)
-    metrics = protocols.figures(features_file.check(found))
+    metrics = protocols.metrics(features_file.check(found))
     result |= {key: metrics[key] for key in ("rank1", "mAP", "mINP")} | cosine_points(found) | machine(world.device)
-    atomic_write(kept, lambda file: file.write(json.dumps(result, indent=1).encode()))
+    write_text(kept, json.dumps(result, indent=1))
     return result
 
 
@@ -168,14 +169,14 @@ def get_args_parser() -> argparse.ArgumentParser:
     add("--output", type=Path, default=Path("runs/recipe"), help="folder that keeps the runs")
     add("--variants", nargs="+", default=["default", "deepsort"], help="NAME[:EPOCHS], or all")
     add("--list", action="store_true", help="print the variants and their flags, and stop")
-    add("--seeds", nargs="+", type=int, default=[0], help="seeds to run each variant with")
-    add("--epochs", type=int, default=12, help="epochs of each run")
+    add("--seeds", nargs="+", type=count, default=[0], help="seeds to run each variant with")
+    add("--epochs", type=positive, default=12, help="epochs of each run")
     add("--model", default="net", help="architecture to train")
     add("--weights", help="start from these, as train.py does; needs their --model, --height and --width")
-    add("--height", type=int, default=128, help="input height in pixels")
-    add("--width", type=int, default=64, help="input width in pixels")
+    add("--height", type=positive, default=128, help="input height in pixels")
+    add("--width", type=positive, default=64, help="input width in pixels")
     add("--device", default="auto", help="auto, cpu or cuda")
-    add("--threads", type=int, default=1, help="processor threads of PyTorch, alike for all variants")
+    add("--threads", type=positive, default=1, help="processor threads of PyTorch, alike for all variants")
     add("--json", type=Path, help="also write the results to this file")
     return parser
 

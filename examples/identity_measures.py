@@ -1,4 +1,4 @@
-"""How well a tracker keeps identities: IDF1, identity switches, MOTA. Equal to motmetrics' figures (tests)."""
+"""How well a tracker keeps identities: IDF1, identity switches, MOTA, equal to motmetrics' figures (tests); HOTA."""
 
 from collections import Counter, defaultdict
 from collections.abc import Sequence
@@ -62,6 +62,31 @@ def identity_measures(
         "false_positives": false,
         "tracks": len({number for track in numbers for number in track.tolist()}),
     }
+
+
+def hota(
+    people: Sequence[np.ndarray],
+    boxes: Sequence[np.ndarray],
+    numbers: Sequence[np.ndarray],
+    found: Sequence[np.ndarray],
+) -> dict[str, float]:
+    """HOTA, AssA (association) and DetA (detection) by the package trackeval, as fractions of 1.
+
+    Luiten et al., "HOTA: A Higher Order Metric for Evaluating Multi-Object Tracking", IJCV 2021; the means over the
+    overlaps 0.05, 0.1, ..., 0.95 from which a box counts as found. Arguments as above.
+
+    Raises:
+        ImportError: trackeval is not installed.
+    """
+    from trackeval.metrics import HOTA
+
+    data = {"similarity_scores": [overlap(where, box) for where, box in zip(boxes, found, strict=True)]}
+    for name, ids in (("gt", people), ("tracker", numbers)):
+        known, places = np.unique(np.concatenate(ids), return_inverse=True)
+        data[f"{name}_ids"] = np.split(places, np.cumsum([len(one) for one in ids])[:-1])
+        data |= {f"num_{name}_ids": len(known), f"num_{name}_dets": len(places)}
+    measured = HOTA().eval_sequence(data)
+    return {key: float(np.mean(measured[key])) for key in ("HOTA", "AssA", "DetA")}
 
 
 def _kept(who: list[int], track: list[int], shared: np.ndarray, last: dict[int, int]) -> list[tuple[int, int]]:

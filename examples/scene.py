@@ -1,7 +1,10 @@
-"""A moving scene with ground truth: people who walk, stop, turn round behind things, leave and come back.
+"""Draw a moving scene with ground truth: people who walk, stop, turn round behind things, leave and come back.
 
-Drawn with the pieces of the sample dataset, by one camera that changes its exposure, under light that differs from
-place to place. Nobody in it is in the sample: the people come from streams of their own.
+    python examples/scene.py OUT && python examples/track_mot.py OUT
+
+OUT becomes a sequence in MOT format, with a detector's boxes in det/ and the truth in gt/. It is drawn as the
+sample dataset is, by one camera that changes its exposure, under light that differs from place to place. Nobody in it
+is in the sample dataset: the people come from streams of their own.
 """
 
 import functools
@@ -15,18 +18,22 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # the scripts of t
 import numpy as np
 from PIL import Image, ImageDraw
 
+from appearance import cli
 from appearance.drawn import poses
 from appearance.drawn.cameras import Camera, stream
 from appearance.drawn.figures import figure
 from appearance.drawn.people import Identity
 from appearance.drawn.places import draw_place
 from appearance.drawn.variety import EVERYTHING
+from appearance.files import beside
+from appearance.flags import count, positive
 
 # Apart from those of the sample.
 PERSON_STREAM, WALK_STREAM, DEVELOP_STREAM, DETECTOR_STREAM, PLACE_STREAM = 100, 101, 102, 103, 104
 CAMERA = Camera.random(0, 1, EVERYTHING.without("exposure", "night", "contrast", "haze", "saturation", "noise"))
 WIDTH, HEIGHT = 1024, 384  # pixels in which the scene is drawn; a frame has half as many
 SCALE = 2
+RATE = 8  # frames a second
 HEADINGS = {"front": 0.0, "right": math.pi / 2, "back": math.pi, "left": -math.pi / 2}  # see drawn/solids.py
 OCCLUDERS = ((300, 372, (96, 104, 96)), (690, 790, (120, 92, 70)))  # left, right, colour
 PHASES = 12  # drawings of a walking cycle
@@ -158,3 +165,47 @@ def detect(boxes: np.ndarray, number: int, seed: int) -> np.ndarray:
         ghost = [rng.uniform(0, WIDTH / SCALE - 50), rng.uniform(20, 80), 45.0, 100.0]
         found = np.vstack([found, ghost])
     return found
+
+
+def save(scene: Scene, folder: Path) -> None:
+    """As a sequence in MOT format (`appearance/data/sequences.py`); PNG, so that what does not move stays as it is."""
+    detections, truth = [], []
+    try:
+        with beside(folder) as new:
+            for part in ("img1", "det", "gt"):
+                (new / part).mkdir(parents=True)
+            for number, frame in enumerate(scene.frames, 1):
+                Image.fromarray(frame).save(new / "img1" / f"{number:06d}.png")
+                detections += [f"{number},-1,{_box(box)},1" for box in scene.detections[number - 1]]
+                there = zip(scene.people[number - 1], scene.boxes[number - 1], strict=True)
+                truth += [f"{number},{person + 1},{_box(box)},1,1,1" for person, box in there]
+            (new / "det" / "det.txt").write_text("\n".join(detections) + "\n")
+            (new / "gt" / "gt.txt").write_text("\n".join(truth) + "\n")
+            (new / "seqinfo.ini").write_text(f"[Sequence]\nname={folder.name}\nframeRate={RATE}\n")
+    except OSError as error:
+        raise cli.InputError(f"{folder}: cannot be written ({error.strerror}); choose another folder") from None
+
+
+def _box(box: np.ndarray) -> str:
+    return ",".join(f"{number:.2f}" for number in box)
+
+
+def get_args_parser() -> cli.ArgumentParser:
+    parser = cli.ArgumentParser(description="Draw people who walk about, as a sequence in MOT format.")
+    add = parser.add_argument
+    add("output", type=Path, metavar="OUT", help="folder for the sequence")
+    add("--frames", type=positive, default=300, help="length of the scene (default: 300)")
+    add("--people", type=positive, default=8, help="people in the scene (default: 8)")
+    add("--seed", type=count, default=0, help="another number draws other people (default: 0)")
+    return parser
+
+
+def main(args) -> None:
+    if args.output.is_dir() and any(args.output.iterdir()):
+        raise cli.InputError(f"{args.output}: is not empty; choose another folder")
+    save(record(args.seed, args.frames, args.people), args.output)
+    print(f"{args.frames} frames with {args.people} people in {args.output}")
+
+
+if __name__ == "__main__":
+    cli.run(main, get_args_parser())

@@ -5,8 +5,9 @@
     python examples/track_mot.py SEQUENCE ... --classes car truck     other objects (names of gt/labels.txt, or numbers)
 
 With gt/ it compares the network with motion alone and with a colour histogram, each at the tracker's default threshold,
-at the calibrated one (--features: unseen people, as test.py wrote them), at the number given by --max-dist and at the
-best of the sequences' first part; all figures are then of the rest. Needs scipy: pip install scipy
+at the one that came with the weights, at the calibrated one (--features: unseen people, as test.py wrote them), at the
+number given by --max-dist and at the best of the sequences' first part; all figures are then of the rest. Needs scipy:
+pip install scipy
 """
 
 import argparse
@@ -26,29 +27,33 @@ from PIL import Image, ImageDraw, ImageFont
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # the scripts of the collection
 
-from identity_measures import identity_measures
-from track_demo import colour_of, colours, corners, nothing, save_gif
+from baselines import colours, nothing
+from identity_measures import hota, identity_measures
 from tracker import Tracker
 
 from appearance import cli
-from appearance.data import origin
+from appearance.data import provenance
 from appearance.data.boxes import DETECTIONS, NO_CLASS, Boxes, Source, result_lines
 from appearance.data.images import load_rgb
 from appearance.data.numbering import file_numbers
 from appearance.data.sequences import Reading, Sequence
-from appearance.files import atomic_write
+from appearance.files import atomic_write, write_text
+from appearance.flags import share, share_between
 from appearance.measure import calibrate, features_file
 from appearance.networks import checkpoints, runtimes
+from appearance.networks.flags import add_network_flags
 from appearance.networks.precision import autocast, emulation_warning
+from appearance.networks.thresholds import DEFAULT
 from appearance.progress import progress
-from feature_extractor import Extractor, add_network_flags, extractor_of
+from feature_extractor import Extractor, extractor_of
 
-DEFAULT = 0.2  # the threshold of DeepSORT and its kin, and of most who use them
 THRESHOLDS = (0.01, 0.02, 0.03, 0.04, 0.05, 0.06, 0.08, 0.1, 0.12, 0.15, 0.2, 0.25, 0.3, 0.35, 0.4, 0.5, 0.6)
 BATCH = 128  # crops for the network at once
 AHEAD = 8  # frames decoded ahead
 GIF_FRAMES, GIF_WIDTH = 150, 640
 NETWORK = "network"
+FRACTIONS = ("IDF1", "IDP", "IDR", "MOTA", "HOTA", "AssA", "DetA")  # the other measures are counts
+SOURCES = ("weights", "auto", "best")  # of the network's threshold, beside a number
 
 
 @dataclass
@@ -158,6 +163,13 @@ def batches(recording: Recording, shrink: int = 1) -> Iterator[list[np.ndarray]]
                 batch = []
 
 
+def corners(boxes: np.ndarray, width: int, height: int) -> list[tuple[int, int, int, int]]:
+    """Left, top, right and bottom of each box in whole pixels: at least one pixel, clipped at the frame's border."""
+    low = boxes[:, :2].astype(int).clip(0, [width - 1, height - 1])
+    high = (boxes[:, :2] + boxes[:, 2:]).astype(int).clip(low + 1, [width, height])
+    return np.concatenate([low, high], 1).tolist()
+
+
 # ---------------------------------------------------------------------------------------------------------------------
 # Tracking and measuring
 
@@ -193,8 +205,16 @@ TRACKERS = {"deepsort": track, "deep-sort-realtime": track_with_deep_sort_realti
 def measure(recordings: Rows[Recording], results: Rows[Result]) -> dict[str, float]:
     """Identity measures over all sequences: fractions are their means, counts their sums."""
     each = [identity_measures(r.people, r.truth, *result) for r, result in zip(recordings, results, strict=True)]
-    fractions = ("IDF1", "IDP", "IDR", "MOTA")
-    return {key: (np.mean if key in fractions else np.sum)([one[key] for one in each]).item() for key in each[0]}
+    return {key: (np.mean if key in FRACTIONS else np.sum)([one[key] for one in each]).item() for key in each[0]}
+
+
+def higher_order(recordings: Rows[Recording], results: Rows[Result]) -> dict[str, float]:
+    """HOTA, AssA and DetA, means over all sequences; nothing where the package that measures them is not installed."""
+    try:
+        each = [hota(r.people, r.truth, *result) for r, result in zip(recordings, results, strict=True)]
+    except ImportError:
+        return {}
+    return {key: float(np.mean([one[key] for one in each])) for key in each[0]}
 
 
 def best_threshold(run: Callable, recordings: Rows[Recording], vectors: Rows[list[np.ndarray]]) -> float:
@@ -207,9 +227,19 @@ def best_threshold(run: Callable, recordings: Rows[Recording], vectors: Rows[lis
     return max(THRESHOLDS, key=idf1)
 
 
-def calibrated(path: Path, false_match_rate: float | None) -> float:
-    """The threshold that `evaluate.py --calibrate` recommends for a features file."""
-    return calibrate.calibrate(features_file.load(path), false_match_rate)["max_dist"]
+def calibrated(path: Path, false_match_rate: float | None, brought: float | None) -> float:
+    """The threshold that `evaluate.py --calibrate` recommends for a features file; prints what it rests on.
+
+    Args:
+        brought: the threshold of the weights, for a features file that does not tell it.
+    """
+    data = features_file.load(path)
+    data["meta"].setdefault("max_dist", brought)
+    found = calibrate.calibrate(data, false_match_rate)
+    print(f"max_dist {calibrate.in_digits(found['max_dist'])} for the {found['identities']:,} people of {path}")
+    for line in calibrate.notes(found):
+        print(f"  {line}")
+    return found["max_dist"]
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -227,6 +257,12 @@ def pictures(recording: Recording, result: Result) -> Iterator[Image.Image]:
             draw.rectangle([left, top - 17, left + 10 * len(str(one)), top], fill=colour_of(one))
             draw.text((left + 1, top - 17), str(one), fill="white", font=font)
         yield picture
+
+
+def colour_of(number: int) -> tuple[int, int, int]:
+    """One colour for each track, far from that of the next."""
+    picture = Image.new("HSV", (1, 1), (number * 97 % 256, 170 + number % 3 * 40, 235 - number // 3 % 3 * 45))
+    return picture.convert("RGB").getpixel((0, 0))
 
 
 def save_video(recording: Recording, result: Result, path: Path) -> None:
@@ -265,6 +301,17 @@ def save_video(recording: Recording, result: Result, path: Path) -> None:
         raise cli.InputError(f"--video {path}: ffmpeg could not write it")
 
 
+def save_gif(pictures: list[Image.Image], path: Path, milliseconds: int) -> None:
+    """All frames in one palette of 96 colours, so that what does not move is stored once."""
+    width = pictures[0].width
+    shown = np.vstack([np.asarray(picture) for picture in pictures[::10]])
+    boxes = np.array([colour_of(number) for number in range(24)], np.uint8)  # or the palette would leave them out
+    palette = Image.fromarray(np.vstack([shown, np.tile(boxes.repeat(4, 0)[:, None], (1, width, 1))])).quantize(96)
+    first, *rest = (picture.quantize(palette=palette, dither=Image.Dither.NONE) for picture in pictures)
+    options = {"save_all": True, "append_images": rest, "duration": milliseconds, "loop": 0, "optimize": True}
+    atomic_write(path, lambda file: first.save(file, "GIF", **options))
+
+
 # ---------------------------------------------------------------------------------------------------------------------
 # Command line
 
@@ -286,10 +333,12 @@ def get_args_parser() -> cli.ArgumentParser:
     add("--classes", nargs="+", default=(), metavar="NAME", help="what to track: names or numbers (default: people)")
     Reading.add_flags(parser)
     add("--tracker", choices=list(TRACKERS), default="deepsort", help="the small one of this folder, or the package")
-    add("--max-dist", default="0.2", help="the network's threshold: a number, auto (--features) or best (gt/)")
+    sources = "a number; weights: the one they bring, else 0.2; auto: that of --features; best: of gt/, the first part"
+    add("--max-dist", default="weights", help=f"the network's threshold: {sources}")
     add("--features", type=Path, help="test.py's features of people the network has not seen, to calibrate with")
-    add("--false-match-rate", type=float, help="of --max-dist auto, as evaluate.py --calibrate has it")
-    add("--first-part", type=float, default=0.5, help="share of each sequence that the best threshold is chosen on")
+    add("--false-match-rate", type=share, help="of --max-dist auto, as evaluate.py --calibrate has it")
+    help = "share of each sequence that the best threshold is chosen on"
+    add("--first-part", type=share_between, default=0.5, help=help)
     add("--output", type=Path, default=Path("tracks"), help="folder for the network's tracks, NAME.txt")
     add("--video", type=Path, help="also the first sequence with its tracks: .gif, or .mp4 with ffmpeg")
     add("--json", type=Path, help="also save the figures as JSON")
@@ -306,9 +355,11 @@ def main(args) -> None:
     if args.max_dist == "best" and not known:
         raise cli.InputError("--max-dist best: needs gt/gt.txt in each sequence; try auto")
     extractor = extractor_of(args)
-    trained_on = None if runtimes.is_graph(args.weights) else origin.of_checkpoint(checkpoints.load(args.weights).extra)
+    trained_on = (
+        None if runtimes.is_graph(args.weights) else provenance.of_checkpoint(checkpoints.load(args.weights).extra)
+    )
     for name in names:
-        if met := origin.tracks_met(trained_on, name):
+        if met := provenance.tracks_met(trained_on, name):
             print(
                 f"note: {args.weights} was trained on {cli.counted(met, 'track')} of {name}, so its figures are too "
                 "good: for a test, track a sequence that it was not trained on"
@@ -322,25 +373,38 @@ def main(args) -> None:
     described = [describe(recording, ways, shrink) for recording, shrink in zip(recordings, shrinks, strict=True)]
     vectors = {name: [one[name] for one in described] for name in ways}
     run = TRACKERS[args.tracker]
-    thresholds = {"default": DEFAULT}
-    if args.max_dist not in ("auto", "best") and float(args.max_dist) != DEFAULT:
-        thresholds["asked"] = float(args.max_dist)
-    if args.features:
-        thresholds["auto"] = calibrated(args.features, args.false_match_rate)
+    thresholds, source = network_thresholds(args, extractor)
     if known:
         thresholds["best"] = compare(args, run, recordings, vectors, thresholds)
-    chosen = thresholds[args.max_dist] if args.max_dist in thresholds else float(args.max_dist)
+    chosen = thresholds[source]
     for recording, rows in zip(recordings, vectors[NETWORK], strict=True):
         result = run(recording, rows, chosen)
         called = file_numbers(recording.numbers, recording.source.first)  # as in the file of the detections
         frame = np.repeat([called[number] for number in recording.numbers], [len(numbers) for numbers in result[0]])
         text = result_lines(frame, np.concatenate(result[0]), np.concatenate(result[1]))
         path = args.output / f"{recording.sequence.name}.txt"
-        atomic_write(path, lambda file, text=text: file.write(text.encode()))
+        write_text(path, text)
         count = len(np.unique(np.concatenate(result[0])))
         print(f"{recording.sequence.name}: {count:,} tracks with max_dist {chosen:g} -> {path}")
         if args.video and recording is recordings[0]:
             save_video(recording, result, args.video)
+
+
+def network_thresholds(args, extractor: Extractor) -> tuple[dict[str, float], str]:
+    """The thresholds to compare, by where they come from, without the best; and which of them `--max-dist` means."""
+    found = {"default": DEFAULT}
+    if extractor.max_dist is not None:
+        found["weights"] = extractor.max_dist
+    if args.features:
+        found["auto"] = calibrated(args.features, args.false_match_rate, extractor.max_dist)
+    if args.max_dist == "weights" and "weights" not in found:
+        print(f"note: {args.weights} brings no threshold, so it is {DEFAULT}, DeepSORT's own (see docs/video.md)")
+        return found, "default"
+    if args.max_dist in SOURCES:
+        return found, args.max_dist
+    asked = float(args.max_dist)
+    source = next((name for name, value in found.items() if value == asked), "asked")
+    return found | {source: asked}, source
 
 
 def check_flags(args) -> None:
@@ -351,15 +415,13 @@ def check_flags(args) -> None:
         raise cli.InputError(
             "--max-dist auto: needs --features FILE, what test.py wrote of people it was not trained on"
         )
-    if args.max_dist not in ("auto", "best"):
+    if args.max_dist not in SOURCES:
         try:
             good = 0 <= float(args.max_dist) < math.inf
         except ValueError:
             good = False
         if not good:
-            raise cli.InputError(f"--max-dist {args.max_dist}: give a number, auto or best")
-    if not 0 < args.first_part < 1:
-        raise cli.InputError(f"--first-part {args.first_part}: give a number between 0 and 1")
+            raise cli.InputError(f"--max-dist {args.max_dist}: give a number, {', '.join(SOURCES)}")
     if args.tracker == "deep-sort-realtime":
         try:
             import deep_sort_realtime.deepsort_tracker  # noqa: F401
@@ -421,21 +483,22 @@ def compare(args, run: Callable, recordings: list[Recording], vectors: dict, thr
         rows += [(name, source, threshold) for source, threshold in asked.items()] + [(name, "best", best)]
     shown = f"{1 - args.first_part:.0%} of" if args.first_part else "all of"
     print(f"The last {shown} {', '.join(r.sequence.name for r in recordings)}; {args.tracker}, {args.weights}")
-    print(
-        f"  {'appearance':<18} {'max_dist':>15} {'IDF1':>7} {'IDP':>7} {'IDR':>7} {'MOTA':>7} {'switches':>9} "
-        f"{'fragments':>10} {'tracks':>7}"
-    )
     for name, source, threshold in rows:
         tails = [one[cut:] for one, cut in zip(vectors[name], cuts, strict=True)]
-        found = measure(rest, [run(r, v, threshold) for r, v in zip(rest, tails, strict=True)])
+        results = [run(r, v, threshold) for r, v in zip(rest, tails, strict=True)]
+        found = measure(rest, results) | higher_order(rest, results)
+        if not figures:
+            fractions = [key for key in FRACTIONS if key in found]
+            head = " ".join(f"{key:>7}" for key in fractions)
+            print(f"  {'appearance':<18} {'max_dist':>15} {head} {'switches':>9} {'fragments':>10} {'tracks':>7}")
         figures.append({"appearance": name, "threshold": threshold, "source": source} | found)
-        fractions = " ".join(f"{found[key]:>7.1%}" for key in ("IDF1", "IDP", "IDR", "MOTA"))
+        cells = " ".join(f"{found[key]:>7.1%}" for key in fractions)
         where = "" if threshold is None else f"{threshold:.4g} {source}"
-        print(
-            f"  {name:<18} {where:>15} {fractions} {found['switches']:>9} {found['fragments']:>10} {found['tracks']:>7}"
-        )
+        print(f"  {name:<18} {where:>15} {cells} {found['switches']:>9} {found['fragments']:>10} {found['tracks']:>7}")
+    if "HOTA" not in fractions:
+        print("  HOTA, AssA and DetA as well: pip install trackeval")
     if args.json:
-        atomic_write(args.json, lambda file: file.write((json.dumps(figures, indent=1) + "\n").encode()))
+        write_text(args.json, json.dumps(figures, indent=1) + "\n")
     return best
 
 

@@ -12,8 +12,8 @@ import train
 from appearance.cli import InputError
 from appearance.data import layouts
 
-drawings, extract_speed, gpu, recipe_benchmark = map(benchmark, ("drawings", "extract_speed", "gpu", "recipe"))
-step_cost, train_speed, without_labels = map(benchmark, ("step_cost", "train_speed", "without_labels"))
+drawings, extract_speed, gpu = map(benchmark, ("drawings", "extract_speed", "gpu"))
+recipe_benchmark, train_speed = map(benchmark, ("recipe", "train_speed"))
 
 TINY = ["--model", "osnet_x0_25", "--height", "32", "--width", "16", "--device", "cpu"]
 
@@ -127,9 +127,6 @@ def test_the_gpu_run_in_miniature(tmp_path, monkeypatch):
         module = load_script(file.removeprefix("../")) if outside else benchmark(file.removesuffix(".py"))
         if file == "evaluate_speed.py":
             module.QUERIES, module.IMAGES = 40, 300
-        if file == "rerank_speed.py":
-            module.SIZES = ((40, 300),)
-            monkeypatch.setattr(module, "peak_memory", lambda command: 1 << 30)
         if file == "latency.py":
             module.PAUSE = 0
         if file == "gpu_checks.py":  # one of each kind: others are tested elsewhere
@@ -150,6 +147,7 @@ def test_the_gpu_run_in_miniature(tmp_path, monkeypatch):
             assert part["result"]["failed"] == [], part
             assert part["result"]["checks"]
     assert report["parts"]["train"]["result"]["images_per_second"] > 0
+    assert report["parts"]["evaluate"]["result"]["rerank"]["vectors"] == 340
     assert report["parts"]["extract"]["result"]["largest_difference"] < 1e-4
     assert list(report["parts"]["latency"]["result"]) == ["osnet_x0_25 eager", "osnet_x0_25 fused"]
 
@@ -191,15 +189,6 @@ def test_what_no_longer_fits_is_named(tmp_path, monkeypatch, capsys):
     assert "no time is left for first" in capsys.readouterr().err
 
 
-def test_step_cost_counts_and_times(capsys):
-    found = step_cost.step_cost(["--model", "osnet_x0_25", "--batch_size", "8"], 32, 16)
-    assert found["waits"] == {}
-    assert found["operations"] > 200
-    parts = found["processor_ms"]
-    assert 0 < parts["draw"] < parts["whole step"]
-    assert 0 < parts["optimizer"] < parts["whole step"]
-
-
 def test_what_drawings_are_worth(capsys, tmp_path):
     data, output = make_market(tmp_path / "market"), tmp_path / "runs"
     flags = [*TINY, "--amp", "fp32", "--data-dir", data, "--output", output, "--json", tmp_path / "all.json"]
@@ -237,22 +226,6 @@ def test_a_large_crowd_is_thinned_out(tmp_path):
     assert set(left) < set(before)
     drawings.thin_out(left, 50, 0)
     assert layouts.find(crowd).train == left
-
-
-def test_what_unlabelled_crops_are_worth(capsys, tmp_path):
-    data = make_market(tmp_path / "market")
-    flags = ["--data-dir", data, "--mix", 0, 1, "--json", tmp_path / "rows.json"]
-    without_labels.main(without_labels.get_args_parser().parse_args([str(flag) for flag in flags]))
-    rows = json.loads((tmp_path / "rows.json").read_text())["rows"]
-    assert [(row["way"], row["mix"]) for row in rows] == [
-        ("as it is", 0.0),
-        *((way, mix) for mix in (0.0, 1.0) for way in ("BatchNorm's statistics", "camera's mean away")),
-    ]
-    for row in rows[1:3]:  # with a weight of nothing all is as it is
-        assert row["mAP"] == pytest.approx(rows[0]["mAP"])
-    vectors, cameras = torch.nn.functional.normalize(torch.randn(60, 8)), torch.arange(60) % 2
-    away = without_labels.without_camera(vectors, cameras, {0: vectors[::2].mean(0), 1: vectors[1::2].mean(0)}, 1.0)
-    assert (away[::2].mean(0) - away[1::2].mean(0)).norm() < 0.3 * (vectors[::2] - vectors[1::2]).mean(0).norm()
 
 
 def test_both_curves_of_drawings_have_the_crowd_where_they_meet():

@@ -18,7 +18,7 @@ TOP_LEVEL = sorted(path.stem for path in ROOT.glob("*.py") if path.stem != "feat
 FLAT = (
     *("augment", "batches", "calibrate", "checkpoints", "cli", "exported", "extract", "features", "files", "flags"),
     *("layouts", "losses", "metrics", "mobilenet", "muon", "osnet", "pixels", "plots", "protocols", "recipe", "report"),
-    *("rerank", "resize", "resume", "sample", "sample_cameras", "sample_people", "tsne"),
+    *("rerank", "resize", "resume", "sample", "sample_cameras", "sample_people"),
 )
 NAMES = [*TOP_LEVEL, *FLAT]
 
@@ -62,8 +62,11 @@ def weights(tmp_path_factory):
     return files
 
 
-@pytest.mark.parametrize("imported", [True, False], ids=["imported already", "imported later"])
-@pytest.mark.parametrize("first", [True, False], ids=["after the program's folder", "appended"])
+@pytest.mark.parametrize(
+    ("first", "imported"),
+    [(True, True), (False, False)],
+    ids=["after the program's folder, its modules imported already", "appended, its modules imported later"],
+)
 def test_the_program_keeps_its_modules_and_the_extractor_works(weights, tmp_path, imported, first):
     program = tmp_path / "program"
     for name in NAMES:

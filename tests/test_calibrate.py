@@ -200,26 +200,6 @@ def test_tracks_end_after_a_break_and_a_hundred_images():
     assert np.bincount(cut([1] * 250, [1] * 250, range(250))).tolist() == [100, 100, 50]
 
 
-def test_the_interval_of_tracks_holds_other_peoples_threshold():
-    """Thresholds of other people of the same kind lie within, mostly."""
-
-    def of_people(seed):
-        random = np.random.default_rng(seed)
-        centres = random.normal(size=(30, 1, 16))
-        rows = centres + random.normal(size=(30, 12, 16)) * random.uniform(0.3, 1, (30, 1, 1))
-        rows = torch.nn.functional.normalize(torch.from_numpy(rows).float().flatten(0, 1), dim=1)
-        labels = torch.arange(1, 31).repeat_interleave(12)
-        columns = {"f": rows, "l": labels, "t": torch.arange(12).mul(20).repeat(30), "c": torch.ones_like(labels)}
-        data = features_file.check({s + k: rows[n::2] for k, rows in columns.items() for n, s in enumerate("qg")})
-        return calibrate.calibrate(data)
-
-    found = [of_people(seed) for seed in range(40)]
-    assert {one["based_on"] for one in found} == {"track"}
-    truth = np.median([one["max_dist"] for one in found])
-    held = sum(low <= truth <= high for low, high in (one["max_dist_interval"] for one in found))
-    assert held >= 34
-
-
 # -- vectors that lie close together
 
 

@@ -269,8 +269,8 @@ def test_command_with_tracks(tmp_path, folder):
     ("flags", "words"),
     [
         (("street",), "give the sequences"),
-        (("street", "out", "--min-visibility", 3), "--min-visibility 3.0: give a number between 0 and 1"),
-        (("street", "out", "--per-identity", 0), "--per-identity 0: must be 1 or more"),
+        (("street", "out", "--min-visibility", 3), "argument --min-visibility: 3 is not a number from 0 to 1"),
+        (("street", "out", "--per-identity", 0), "argument --per-identity: 0 is not a whole number above 0"),
         (("street", "out", "--classes", "bus"), "--classes bus"),
         (("street", "out", "--wrong", 1), "--wrong"),
         (("street", "out", "--gt-columns", "frame,id"), "--gt-columns: id is no column"),

@@ -6,7 +6,7 @@ import random
 import numpy as np
 import pytest
 import torch
-from conftest import assert_one_line_error, call_script, make_class_folders, make_market, paint, run_script
+from conftest import assert_one_line_error, call_script, make_class_folders, make_market, paint
 from PIL import Image
 
 import datasets
@@ -177,7 +177,7 @@ def test_unmatched_queries():
 
 
 def test_check_of_a_sound_dataset(market, tmp_path):
-    result = run_script("datasets.py", "check", market, cwd=tmp_path)
+    result = call_script("datasets.py", "check", market, cwd=tmp_path)
     assert (result.code, result.stderr) == (0, "")
     lines = [line.split() for line in result.stdout.splitlines()]
     assert ["train", "4", "16", "2"] in lines

@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from conftest import assert_one_line_error, call_script, run_script
+from conftest import call_script
 
 import evaluate
 from appearance.cli import InputError
@@ -130,7 +130,7 @@ def test_equal_to_torchreid_and_fastreid(name):
     assert {key: found[key] for key in EXPECTED[name]["plain"]} == pytest.approx(EXPECTED[name]["plain"], abs=1e-6)
 
 
-@pytest.mark.parametrize("seed", range(400))
+@pytest.mark.parametrize("seed", range(100))
 def test_equal_to_the_slow_evaluator(seed):
     random = np.random.default_rng(seed)
     queries, images, people = random.integers(1, 12), random.integers(1, 60), random.integers(1, 8)
@@ -192,41 +192,11 @@ def test_arrays_lists_of_rows_and_the_precision_setting_change_nothing():
         torch.set_float32_matmul_precision(before)
 
 
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="the CPU runs the same code in the tests above")
-def test_gpu_equals_cpu():
-    data = random_features(queries=300, images=3000)
-    on_gpu = [data[key].cuda() for key in KEYS]
-    assert evaluate.rank_metrics(*on_gpu) == pytest.approx(
-        evaluate.rank_metrics(*(data[key] for key in KEYS)), abs=1e-6
-    )
-
-
 # --------------------------------------------------------------------------------------------------- protocols
 
 
 def full(data):
     return features_file.check(data)
-
-
-def test_cuhk03_is_the_mean_over_single_shot_galleries():
-    # person 5's two images stand at ranks 1 and 4; person 6's two at 2 and 3: with one image of each, it is a draw of
-    # 2 x 2 galleries, in two of which 5 comes first
-    distances = torch.tensor([[0.1, 0.4, 0.2, 0.3]])
-    arrays = [torch.tensor(value) for value in ([5], [1], [5, 5, 6, 6], [2, 2, 2, 2])]
-    found = metrics.summary(metrics.rank_distances(distances, *arrays, shots=4000, seed=1))
-    assert found["rank1"] == pytest.approx(0.5, abs=0.04)
-    assert found["cmc"][1] == 1.0
-    assert found["mAP"] == pytest.approx((1 + 2 / 4) / 2)
-    assert found["valid_queries"] == 1
-    again = metrics.summary(metrics.rank_distances(distances, *arrays, shots=4000, seed=1))
-    assert again == found
-
-
-def test_cuhk03_does_not_depend_on_the_memory_limit():
-    data = full(random_features())
-    many = metrics.summary(metrics.rank_queries(data, shots=10, seed=3))
-    few = metrics.summary(metrics.rank_queries(data, memory=8000, shots=10, seed=3))
-    assert few == many
 
 
 def test_multi_query_averages_one_identity_and_camera():
@@ -310,9 +280,9 @@ def test_ranked_list_shows_what_the_metrics_count():
 # ------------------------------------------------------------------------------------------------ command line
 
 
-def test_command_line_as_a_user_runs_it(tmp_path):
+def test_command_line(tmp_path):
     features_file.save(tmp_path / "features.pth", random_features())
-    done = run_script("evaluate.py", "--json", "metrics.json", "--rerank", cwd=tmp_path)
+    done = call_script("evaluate.py", "--json", "metrics.json", "--rerank", cwd=tmp_path)
     assert done.code == 0, done.stderr
     assert done.stderr == ""
     written = json.loads((tmp_path / "metrics.json").read_text())
@@ -322,11 +292,6 @@ def test_command_line_as_a_user_runs_it(tmp_path):
     assert set(plain) <= set(written["rerank"])
     assert f"{100 * plain['mAP']:.2f}" in done.stdout
     assert (tmp_path / "cmc.png").read_bytes().startswith(b"\x89PNG")
-
-
-def test_missing_features_file_says_what_to_run(tmp_path):
-    done = run_script("evaluate.py", cwd=tmp_path)
-    assert_one_line_error(done, "features.pth: no such features file; run `python test.py` first")
 
 
 def test_several_runs_share_one_table_and_one_json(tmp_path, capsys):
@@ -371,6 +336,8 @@ def test_pictures_are_called_by_the_labels(tmp_path):
     unnamed = {f"one_features-two_features_{end}.png" for end in ("cmc", "distances1", "distances2")}
     assert names == {"before-.._after_7__cmc.png", *unnamed}
     assert evaluate._pictures_of(["features.pth"], ["mine"]) == ""
+    assert evaluate._pictures_of(["a.pth"], ["a"]) == "a_"
+    assert evaluate._pictures_of(["a.pth", "b.npz"], ["a", "b"]) == "a-b_"
     assert len(evaluate._pictures_of(["a.pth"], ["李" * 300]).encode()) <= 101
 
 
@@ -380,7 +347,6 @@ def test_pictures_are_called_by_the_labels(tmp_path):
         ("--k1", 5, "--rerank"),
         ("--k2", 5, "--rerank"),
         ("--lambda", 0.1, "--rerank"),
-        ("--repeats", 5, "--protocol cuhk03"),
         ("--gap", 5, "--protocol reappear"),
         ("--window", 5, "--calibrate or --protocol reappear"),
         ("--false-match-rate", 0.1, "--calibrate or --protocol reappear"),
@@ -437,8 +403,3 @@ def test_usage_errors_are_one_line(argv, message, capsys):
     error = capsys.readouterr().err
     assert message in error
     assert error.count("\n") == 1
-
-
-def test_every_flag_has_a_sentence():
-    for action in evaluate.get_args_parser()._actions:
-        assert action.help, action.option_strings

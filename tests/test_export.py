@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import re
 import sys
 
 import numpy as np
@@ -109,21 +110,106 @@ def test_graphs_give_the_same_vectors(tmp_path, data, arch, place, capsys):
     if place == "inside":
         images = torch.from_numpy(np.stack(crops)).permute(0, 3, 1, 2) / 255
 
-    session = onnxruntime.InferenceSession(str(tmp_path / f"{arch}_64x32.onnx"), providers=["CPUExecutionProvider"])
+    name = f"{arch}_64x32" + ("_inside" if place == "inside" else "")
+    session = onnxruntime.InferenceSession(str(tmp_path / f"{name}.onnx"), providers=["CPUExecutionProvider"])
     (given,) = session.get_inputs()
     assert (given.name, given.shape[1:], given.type) == ("images", [3, 64, 32], "tensor(float)")
-    net = torch.jit.load(str(tmp_path / f"{arch}_64x32.torchscript"))
+    net = torch.jit.load(str(tmp_path / f"{name}.torchscript"))
     for batch in (images, images[:1]):
         (rows,) = session.run(None, {"images": batch.contiguous().numpy()})
         np.testing.assert_allclose(rows, wanted[: len(batch)], atol=1e-4)
         np.testing.assert_allclose(net(batch).detach().numpy(), wanted[: len(batch)], atol=1e-4)
 
-    described = runtimes.load(tmp_path / f"{arch}_64x32.onnx")
+    described = runtimes.load(tmp_path / f"{name}.onnx")
     assert (described.arch, described.height, described.width) == (arch, 64, 32)
     assert described.inside == (place == "inside")
     lines = [line for line in capsys.readouterr().out.splitlines() if "rank-1" in line]
     assert len(lines) == 3  # the checkpoint's and each file's, on the data root
     assert len({line[line.index("rank-1") :].split("  ")[0] for line in lines}) == 1
+
+
+def test_a_wrong_size_or_normalisation_is_an_error(tmp_path, data):
+    onnxruntime = pytest.importorskip("onnxruntime")
+    weights = write_checkpoint(tmp_path / "best.pth", "osnet_x0_25")
+    flags = ("--weights", weights, "--format", "onnx", "torchscript", "--output", tmp_path, "--data-dir", data)
+    for place in ("outside", "inside"):
+        run_export(*flags, "--normalize", place)
+    names = ["osnet_x0_25_64x32", "osnet_x0_25_64x32_inside"]
+    files = {
+        f"{name}{suffix}{more}" for name in names for suffix in runtimes.SUFFIXES for more in ("", ".metadata.json")
+    }
+    assert {path.name for path in tmp_path.iterdir() if path.name != "best.pth"} == files
+    outside, inside = (torch.jit.load(str(tmp_path / f"{name}.torchscript")) for name in names)
+    right = torch.rand(2, 3, 64, 32)
+    for wrong in (torch.rand(2, 3, 256, 128), torch.rand(2, 3, 32, 64), torch.rand(2, 1, 64, 32), right[0]):
+        for net in (outside, inside):
+            with pytest.raises(Exception, match=r"this network takes images \(N, 3, 64, 32\), and these are"):
+                net(wrong)
+    for wrong in ((right - MEAN.view(3, 1, 1)) / STD.view(3, 1, 1), right * 255):
+        assert outside(wrong).shape == (2, 512)
+        with pytest.raises(Exception, match="from 0 to 1, and these are not"):
+            inside(wrong)
+    assert inside(right[:0]).shape == (0, 512)
+    for name in names:
+        session = onnxruntime.InferenceSession(str(tmp_path / f"{name}.onnx"), providers=["CPUExecutionProvider"])
+        with pytest.raises(Exception, match=r"(?s)invalid dimensions.*Got: 256 Expected: 64"):
+            session.run(None, {"images": np.zeros((2, 3, 256, 128), np.float32)})
+
+
+def test_what_boxmot_reads_beside_a_file(tmp_path, data):
+    """Its own names, and a key that it refuses where the file normalises images that BoxMOT has normalised before."""
+    weights = write_checkpoint(tmp_path / "best.pth", "osnet_x0_25")
+    flags = ("--weights", weights, "--format", "torchscript", "--output", tmp_path, "--data-dir", data)
+    for place in ("outside", "inside"):
+        run_export(*flags, "--normalize", place)
+    outside, inside = (
+        json.loads((tmp_path / f"osnet_x0_25_64x32{end}.torchscript.metadata.json").read_text())
+        for end in ("", "_inside")
+    )
+    assert (outside["model_name"], outside["img_size"], outside["preprocess"]) == ("osnet_x0_25", [64, 32], "resize")
+    assert (outside["model_kwargs_schema_version"], outside["model_kwargs"]) == (1, {"img_size": [64, 32]})
+    assert [key for key in inside["model_kwargs"] if "export it with --for boxmot" in key]
+
+
+def test_a_folder_for_the_package_reid(tmp_path, data):
+    pytest.importorskip("safetensors")
+    weights = write_checkpoint(tmp_path / "best.pth", "osnet_x0_25")
+    flags = ("--weights", weights, "--format", "reid", "--output", tmp_path, "--data-dir", data)
+    for _ in range(2):  # the second time it replaces the first
+        run_export(*flags)
+    folder = tmp_path / "osnet_x0_25_64x32_reid"
+    assert {path.name for path in folder.iterdir()} == {"weights.safetensors", "reid_config.json"}
+    config = json.loads((folder / "reid_config.json").read_text())
+    assert config["architecture"] == "osnet_x0_25"
+    assert config["preprocessing"]["input_size"] == [64, 32]
+    assert config["preprocessing"]["mean"] == pytest.approx(MEAN.tolist())
+    assert config["preprocessing"]["std"] == pytest.approx(STD.tolist())
+    crops = random_crops(3)
+    found = Extractor(folder / "weights.safetensors", use_cuda=False, height=64, width=32)(crops)
+    np.testing.assert_allclose(found, Extractor(weights, use_cuda=False)(crops), atol=1e-6)
+    net = write_checkpoint(tmp_path / "net.pth")
+    with pytest.raises(InputError, match="--format reid: the package reid builds OSNets"):
+        run_export(*flags, "--weights", net)
+
+
+def test_the_file_that_a_program_wants(tmp_path, data, capsys):
+    osnet = write_checkpoint(tmp_path / "osnet.pth", "osnet_x0_25")
+    resnet = write_checkpoint(tmp_path / "resnet.pth", "resnet18", last_stride=1, pooling="avg")
+    net = write_checkpoint(tmp_path / "net.pth", height=128, width=64)
+    wanted = {
+        ("boxmot", osnet): "osnet_x0_25_reid.pt",
+        ("boxmot", resnet): "resnet18_64x32.onnx",
+        ("ultralytics", osnet): "osnet_x0_25_64x32_inside.onnx",
+        ("reid", osnet): "osnet_x0_25_64x32_reid",
+        ("deep_sort_pytorch", net): "ckpt.t7",
+    }
+    for number, ((host, weights), name) in enumerate(wanted.items()):
+        folder = tmp_path / str(number)
+        run_export("--weights", weights, "--for", host, "--output", folder, "--data-dir", data)
+        assert [path.name for path in folder.iterdir() if path.suffix != ".json"] == [name]
+    assert "note: BoxMOT's resnet18 has last stride 2" in capsys.readouterr().out
+    with pytest.raises(InputError, match="--for boxmot: chooses the file; leave --format"):
+        run_export("--weights", osnet, "--for", "boxmot", "--format", "onnx", "--output", tmp_path)
 
 
 def test_both_directions_in_one_file(tmp_path, data):
@@ -157,22 +243,8 @@ def test_int8(tmp_path, data):
     crops = random_crops()
     apart = 1 - (Extractor(weights, use_cuda=False)(crops) * Extractor(small)(crops)).sum(1)
     assert 1e-6 < apart.max() < 0.05
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["best.pth", whole.name, small.name]
-
-
-def test_npy_manifest_is_read_without_torch_and_without_us(tmp_path, data):
-    weights = write_checkpoint(tmp_path / "best.pth", height=128, width=64)
-    run_export("--weights", weights, "--format", "npy-manifest", "--output", tmp_path, "--data-dir", data)
-    with np.load(tmp_path / "net_128x64.npz", allow_pickle=False) as file:
-        manifest = json.loads(file["manifest.json"])
-        arrays = {name: file[name] for name in manifest["tensors"]}
-    assert (manifest["arch"], manifest["height"], manifest["width"]) == ("net", 128, 64)
-    assert manifest["mean"] == pytest.approx(MEAN.tolist())
-    for name, entry in manifest["tensors"].items():
-        assert (list(arrays[name].shape), str(arrays[name].dtype)) == (entry["shape"], entry["dtype"])
-    crops = sized_crops(128, 64)
-    found = published_network({k: torch.from_numpy(v) for k, v in arrays.items()}, normalised(crops)).numpy()
-    np.testing.assert_allclose(found, Extractor(weights, use_cuda=False)(crops), atol=1e-4)
+    sidecars = [f"{path.name}.metadata.json" for path in (whole, small)]
+    assert {path.name for path in tmp_path.iterdir()} == {"best.pth", whole.name, small.name, *sidecars}
 
 
 def test_boxmot_resnet_is_torchvisions(tmp_path, data):
@@ -201,16 +273,13 @@ def test_boxmot_osnet(tmp_path, data):
 def test_half_the_size(tmp_path, data):
     weights = write_checkpoint(tmp_path / "best.pth", "osnet_x0_25")
     for folder, flags in ((tmp_path / "whole", []), (tmp_path / "half", ["--half"])):
-        run_export(
-            "--weights", weights, "--format", "boxmot", "npy-manifest", "--output", folder, "--data-dir", data, *flags
-        )
-    for name in ("osnet_x0_25_reid.pt", "osnet_x0_25_64x32.npz"):
-        whole, half = (tmp_path / folder / name for folder in ("whole", "half"))
-        assert half.stat().st_size < 0.7 * whole.stat().st_size
-    kept = torch.load(tmp_path / "half" / "osnet_x0_25_reid.pt", weights_only=True)["state_dict"]
+        run_export("--weights", weights, "--format", "boxmot", "--output", folder, "--data-dir", data, *flags)
+    whole, half = (tmp_path / folder / "osnet_x0_25_reid.pt" for folder in ("whole", "half"))
+    assert half.stat().st_size < 0.7 * whole.stat().st_size
+    kept = torch.load(half, weights_only=True)["state_dict"]
     assert {value.dtype for value in kept.values()} == {torch.float16, torch.int64}
     crops = sized_crops(64, 32)
-    found = Extractor(tmp_path / "half" / "osnet_x0_25_reid.pt", use_cuda=False)
+    found = Extractor(half, use_cuda=False)
     assert {value.dtype for value in found.net.parameters()} == {torch.float32}
     np.testing.assert_allclose(found(crops), Extractor(weights, use_cuda=False)(crops), atol=3e-3)
     with pytest.raises(InputError, match="--half: onnx files are run"):
@@ -280,8 +349,8 @@ def test_a_size_that_the_checkpoint_does_not_say(tmp_path, data, capsys):
     crops = random_crops(3)
     found = Extractor(tmp_path / "osnet_x0_25_64x32.torchscript")(crops)
     np.testing.assert_allclose(found, Extractor(weights, use_cuda=False)(crops), atol=1e-4)
-    with pytest.raises(InputError, match="--height 0: must be from 1"):
-        run_export(*flags, "--height", 0)
+    with pytest.raises(InputError, match="--height 5000: must be from 1 to 4096"):
+        run_export(*flags, "--height", 5000)
     with pytest.raises(InputError, match=r"a TorchScript file, which runs as it is; give the checkpoint"):
         run_export("--weights", tmp_path / "osnet_x0_25_64x32.torchscript")
 
@@ -294,5 +363,14 @@ def test_command_line(tmp_path, data):
     assert done.stderr == ""
     assert "cosine difference" in done.stdout
     assert (tmp_path / "export" / "osnet_x0_25_64x32.torchscript").is_file()
-    with pytest.raises(InputError, match="--calibration-images 0"):
-        run_export(*options, "--calibration-images", 0)
+
+
+def test_without_a_dataset_drawn_people_are_compared_and_none_are_saved(tmp_path, monkeypatch, capsys):
+    monkeypatch.setenv("APPEARANCE_DATA", str(tmp_path / "data"))
+    weights = write_checkpoint(tmp_path / "best.pth", "osnet_x0_25")
+    run_export("--weights", weights, "--format", "torchscript", "--output", tmp_path / "out")
+    assert re.search(r"torchscript +cosine difference at most \S+e-", capsys.readouterr().out)
+    assert {path.name for path in tmp_path.iterdir()} == {"best.pth", "out"}
+    pixels = export.drawn(5, checkpoints.load(weights))
+    assert (pixels.shape, pixels.dtype) == ((5, 3, 64, 32), torch.uint8)
+    assert len({row.numpy().tobytes() for row in pixels}) == 5

@@ -1,22 +1,20 @@
 """The Extractor: the vectors of `test.py`, whatever the batch, in the calls of three trackers."""
 
 import json
-import sys
 import warnings
-from subprocess import run
 
 import numpy as np
 import pytest
 import torch
-from conftest import ROOT, call_script, run_script
-from networks import lively_network, random_crops, write_checkpoint
+from conftest import call_script
+from networks import random_crops, write_checkpoint
 from PIL import Image
 
 from appearance.cli import InputError
 from appearance.data.layouts import Sample
 from appearance.data.resize import resize
 from appearance.measure.embed import features_of
-from appearance.networks import checkpoints, runtimes
+from appearance.networks import checkpoints
 from datasets import PersonImages
 from feature_extractor import Extractor, patch, sequence_detections
 from utils import single_process
@@ -199,6 +197,19 @@ def test_an_unknown_size_is_said_and_can_be_given(tmp_path):
         Extractor(tmp_path / "bare.pth", normalize="outside")
 
 
+def test_one_side_alone_keeps_the_shape_of_the_networks_own_input(tmp_path):
+    """A crop at 64x64 in a network of 128x64 would be twice as wide as any that it has seen."""
+    weights = write_checkpoint(tmp_path / "best.pth", "osnet_x0_25", height=96, width=32)
+    for given, size in (({"height": 48}, (48, 16)), ({"width": 20}, (60, 20)), ({}, (96, 32))):
+        extractor = Extractor(weights, use_cuda=False, **given)
+        assert (extractor.height, extractor.width) == size
+    crops = random_crops(3)
+    both = Extractor(weights, use_cuda=False, height=48, width=16)(crops)
+    np.testing.assert_array_equal(Extractor(weights, use_cuda=False, height=48)(crops), both)
+    with pytest.raises(InputError, match="--width 0: must be from 1 to 4096"):
+        Extractor(weights, width=0)
+
+
 def test_the_stride_of_the_last_stage_can_be_given(tmp_path):
     weights = write_checkpoint(tmp_path / "best.pth", "resnet18", last_stride=1)
     torch.save(checkpoints.read(weights)["net_dict"], tmp_path / "bare.pth")
@@ -208,44 +219,6 @@ def test_the_stride_of_the_last_stage_can_be_given(tmp_path):
     wanted = Extractor(weights, use_cuda=False)(random_crops(2))
     assert np.abs(assumed - wanted).max() > 1e-3
     np.testing.assert_array_equal(Extractor(tmp_path / "bare.pth", last_stride=1, **size)(random_crops(2)), wanted)
-
-
-def test_every_kind_of_checkpoint(tmp_path):
-    """One network in six files: the same vectors from each."""
-    net = lively_network("net", 751)
-    files = {
-        "bare.pth": net.state_dict(),
-        "ckpt.t7": {"net_dict": net.state_dict(), "acc": 1.0, "epoch": 2},
-        "state.pt": {"state_dict": net.state_dict()},
-        "parallel.pth": {f"module.{key}": value for key, value in net.state_dict().items()},
-        "headless.pth": {key: value for key, value in net.state_dict().items() if "classifier" not in key},
-    }
-    crops = random_crops(3)
-    vectors = []
-    for name, content in files.items():
-        torch.save(content, tmp_path / name)
-        extractor = Extractor(tmp_path / name, use_cuda=False, height=128, width=64)
-        assert (extractor.height, extractor.width) == (128, 64)
-        vectors.append(extractor(crops))
-    for other in vectors[1:]:
-        np.testing.assert_array_equal(other, vectors[0])
-
-
-def test_exported_files_run_in_the_extractor(tmp_path):
-    pytest.importorskip("onnx")
-    pytest.importorskip("onnxruntime")
-    from export import Job, write_onnx, write_torchscript
-
-    checkpoint = checkpoints.load(write_checkpoint(tmp_path / "best.pth", "osnet_x0_25"))
-    job = Job(checkpoint, inside=True, calibration=torch.empty(0))
-    write_onnx(job, tmp_path / "net.onnx")
-    write_torchscript(job, tmp_path / "net.torchscript")
-    crops = random_crops()
-    wanted = Extractor(tmp_path / "best.pth", use_cuda=False)(crops)
-    for suffix in runtimes.SUFFIXES:
-        extractor = Extractor(tmp_path / f"net{suffix}")
-        assert (extractor.height, extractor.width, extractor.feature_dim) == (64, 32, 512)
-        np.testing.assert_allclose(extractor(crops), wanted, atol=1e-4)
 
 
 class Foreign(torch.nn.Module):
@@ -364,14 +337,6 @@ def test_onnx_of_another_layout_or_size_is_named(tmp_path):
     assert Extractor(path, normalize="outside", height=48, width=24)(random_crops(2)).shape == (2, 16)
 
 
-def test_it_can_live_in_a_tracker_that_has_a_utils_of_its_own(tmp_path):
-    (tmp_path / "utils").mkdir()
-    (tmp_path / "utils" / "__init__.py").touch()
-    code = f"import sys; sys.path.append({str(ROOT)!r}); import feature_extractor, utils; print(utils.__file__)"
-    done = run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, check=True)
-    assert str(tmp_path) in done.stdout
-
-
 def make_sequence(root):
     """Two frames with three detections, in MOTChallenge's layout."""
     (root / "det").mkdir(parents=True)
@@ -388,7 +353,7 @@ def make_sequence(root):
 def test_detections_file(tmp_path):
     weights = write_checkpoint(tmp_path / "best.pth", "osnet_x0_25")
     sequence = make_sequence(tmp_path / "SEQ-01")
-    done = run_script("feature_extractor.py", sequence, "--weights", weights, "--output", "out", cwd=tmp_path)
+    done = call_script("feature_extractor.py", sequence, "--weights", weights, "--output", "out", cwd=tmp_path)
     assert done.code == 0, done.stderr
     rows = np.load(tmp_path / "out" / "SEQ-01.npy", allow_pickle=False)
     assert rows.shape == (3, 10 + 512)

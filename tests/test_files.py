@@ -1,12 +1,17 @@
 """Atomic writes: the whole new file, or the old one."""
 
 import os
+import signal
 import stat
+import subprocess
+import sys
+import time
 
 import pytest
+from conftest import ROOT, script_environment
 
 from appearance.cli import InputError
-from appearance.files import atomic_write, beside
+from appearance.files import atomic_write, beside, write_text
 
 
 def test_writes_and_makes_folders(tmp_path):
@@ -46,7 +51,7 @@ def test_a_failed_write_leaves_the_old_file_and_no_litter(tmp_path, raised, seen
     assert os.listdir(tmp_path) == ["file"]
     if seen is InputError:
         assert str(path) in str(caught.value)
-        assert "unchanged" in str(caught.value)
+        assert "What was there before is unchanged" in str(caught.value)
 
 
 def test_a_folder_that_cannot_be_made_is_a_sentence(tmp_path):
@@ -68,3 +73,52 @@ def test_a_folder_is_put_in_place_when_it_is_whole(tmp_path):
         folder.mkdir()
     assert [path.name for path in tmp_path.iterdir()] == ["new"]
     assert [path.name for path in place.parent.iterdir()] == ["set"]
+
+
+def test_a_folder_with_content_is_replaced_where_that_is_asked_for(tmp_path):
+    (tmp_path / "set").mkdir()
+    (tmp_path / "set" / "old").touch()
+    for failing in (True, False):
+        try:
+            with beside(tmp_path / "set", replace=True) as folder:
+                folder.mkdir()
+                (folder / "new").touch()
+                assert not failing, "in the middle"
+        except AssertionError:
+            assert [path.name for path in (tmp_path / "set").iterdir()] == ["old"]
+    assert [path.name for path in (tmp_path / "set").iterdir()] == ["new"]
+    assert [path.name for path in tmp_path.iterdir()] == ["set"]
+
+
+def test_a_folder_that_a_kill_left_half_replaced_comes_back(tmp_path):
+    hidden = tmp_path / ".set.abc.unfinished"
+    (hidden / "set.old").mkdir(parents=True)
+    (hidden / "set").mkdir()
+    write_text(hidden / "set.old" / "old", "whole")
+    write_text(tmp_path / "other", "whole")
+    assert sorted(str(path.relative_to(tmp_path)) for path in tmp_path.rglob("*")) == ["other", "set", "set/old"]
+
+
+def test_what_others_are_writing_is_left_alone(tmp_path):
+    with beside(tmp_path / "slow") as folder:
+        folder.mkdir()
+        write_text(tmp_path / "quick", "whole")
+        (folder / "late").touch()
+    assert sorted(path.name for path in tmp_path.rglob("*")) == ["late", "quick", "slow"]
+
+
+def test_what_a_killed_command_left_is_removed_by_the_next_one(tmp_path):
+    """`draw` is killed at its first images, and its two workers end with it."""
+    command = [sys.executable, ROOT / "datasets.py", "draw", "people", "--identities", "300", "--workers", "2"]
+    drawing = subprocess.Popen(command, cwd=tmp_path, env=script_environment(), stdout=subprocess.DEVNULL)
+    while not (found := list(tmp_path.glob(".people.*/people/*/*.jpg"))):
+        assert drawing.poll() is None
+        time.sleep(0.05)
+    drawing.send_signal(signal.SIGKILL)
+    drawing.wait()
+    assert found[0].exists()
+    deadline = time.monotonic() + 60
+    while [path.name for path in tmp_path.iterdir()] != ["note.txt"]:
+        assert time.monotonic() < deadline
+        write_text(tmp_path / "note.txt", "by another command")
+        time.sleep(0.05)

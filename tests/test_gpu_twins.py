@@ -3,10 +3,9 @@
 import copy
 import math
 
-import numpy as np
 import pytest
 import torch
-from conftest import benchmark, call_script, load_script, make_market
+from conftest import call_script, load_script, make_market
 from networks import lively_network, random_crops, write_checkpoint
 from recipes import recipe_of
 from torch import nn
@@ -17,9 +16,7 @@ import utils
 from appearance import distributed
 from appearance.cli import InputError, RunFailed
 from appearance.data import augment as augment_module
-from appearance.data.augment import Augment, normalize
-from appearance.data.resize import resize_all
-from appearance.device import to_device
+from appearance.data.augment import Augment
 from appearance.distributed import World
 from appearance.failures import explained_failures
 from appearance.measure import metrics, rerank
@@ -28,8 +25,8 @@ from appearance.networks.inference import fuse_for_inference
 from appearance.networks.precision import fastest_precision, full_precision
 from appearance.training.optimizer import build_optimizer
 from feature_extractor import Extractor
+from model import build_model
 
-step_cost = benchmark("step_cost")
 CPU = torch.device("cpu")
 
 
@@ -134,15 +131,6 @@ def test_metric_losses_are_float32_under_autocast(loss):
         assert torch.equal(found, wanted)
 
 
-def test_constants_are_on_the_device_once():
-    pixels = torch.zeros(2, 3, 8, 4, dtype=torch.uint8, device="meta")
-    normalize(pixels)
-    with step_cost.Watch() as watch:
-        normalize(pixels)
-    assert not watch.waits
-    assert watch.operations.total() <= 4
-
-
 def test_sums_of_re_ranking_are_taken_in_a_fixed_order(monkeypatch):
     fixed, plain = [], torch.Tensor.index_add_
 
@@ -213,54 +201,6 @@ def test_a_device_without_its_number_is_the_device_with_it():
     assert similarity.ready[0].data_ptr() == rows.data_ptr()
 
 
-def test_pixels_of_the_host_travel_through_pinned_memory():
-    watch = step_cost.Watch()
-    with step_cost.pretended_pinning(watch), watch:
-        to_device(torch.zeros(4), torch.device("meta"))
-    assert watch.operations["_to_copy"] == 1
-    assert not watch.waits
-    with watch:
-        torch.zeros(4).to("meta", non_blocking=True)
-    assert watch.waits == ["_to_copy"]
-
-
-@pytest.mark.parametrize("flags", [[], ["--optimizer", "adamw", "--metric-loss", "cosine+circle"]])
-def test_a_step_never_waits_for_its_device(flags):
-    watch = step_cost.watched([*flags, "--batch_size", "8"], 32, 16, "meta", classes=4)
-    assert watch.operations["convolution"] == 40
-    assert not watch.waits
-
-
-def test_the_watch_sees_what_makes_a_host_wait():
-    there = torch.zeros(4, device="meta")
-    with step_cost.Watch() as watch:
-        torch.zeros(4).to("meta", non_blocking=True)  # not pinned
-        there + torch.ones(4, device="meta")
-        torch.where(there > 0, torch.tensor(1.0), there)
-        with pytest.raises(RuntimeError):
-            there.cpu()
-        torch.bucketize(there, there)
-    assert watch.waits == ["_to_copy", "where"]
-    for ask in (lambda: there.sum().item(), lambda: there.nonzero(), lambda: bool(there.any())):
-        with pytest.raises((RuntimeError, NotImplementedError)):  # without numbers there is no answer
-            ask()
-
-
-def test_a_step_is_few_operations():
-    """A GPU's host sends each of them; the figure may fall."""
-    watch = step_cost.watched(["--batch_size", "8"], 32, 16, "cpu", classes=4)
-    assert watch.operations.total() / 2 < 650
-
-
-def test_crops_are_resized_without_waiting():
-    crops = [np.zeros((height, 30, 3), np.uint8) for height in (50, 90, 20)]
-    watch = step_cost.Watch()
-    with step_cost.pretended_pinning(watch), watch:
-        resize_all(crops, 64, 32, torch.device("meta"))
-    assert watch.operations["_to_copy"] >= 2
-    assert not watch.waits
-
-
 def test_augmentation_numbers_travel_in_one_copy(monkeypatch):
     augment = Augment(jitter=0.2, erase=0.5)
     drawn = augment.draw(6, 40, 20, torch.Generator().manual_seed(0))
@@ -277,12 +217,6 @@ def test_augmentation_numbers_travel_in_one_copy(monkeypatch):
     assert torch.equal(augment.apply(pixels, drawn), augment.apply(pixels, arrived))
 
 
-def test_more_is_compared_at_once_on_a_gpu():
-    assert metrics._at_once(CPU, 1 << 30) == metrics.COUNTED_AT_ONCE
-    assert metrics._at_once(torch.device("cuda"), 1 << 30) == 64 << 20
-    assert metrics._at_once(torch.device("cuda"), 1 << 26) == 4 << 20
-
-
 def test_compiling_makes_one_static_graph_for_each_size(monkeypatch):
     shapes, plain = [], torch.compile
 
@@ -291,10 +225,9 @@ def test_compiling_makes_one_static_graph_for_each_size(monkeypatch):
         return graph
 
     monkeypatch.setattr(torch, "compile", lambda module, **options: plain(module, backend=backend, **options))
-    steps = step_cost.Steps(["--model", "osnet_x0_25", "--batch_size", "8", "--compile"], 32, 16, classes=4)
+    model = World(CPU).wrapped(train.ReIDLoss(build_model("net", 4), 4, recipe_of()), compile=True)
     for size in ((32, 16), (48, 24), (64, 32), (32, 16)):
-        steps.feed.pixels = torch.zeros(16, 3, *size, dtype=torch.uint8)
-        steps.run()
+        model(torch.zeros(8, 3, *size), torch.arange(8) % 4)
     assert [shape for shape in shapes if shape[0] == 8] == [(8, 3, 32, 16), (8, 3, 48, 24), (8, 3, 64, 32)]
 
 
@@ -314,7 +247,8 @@ def group(monkeypatch):
 
 
 def test_a_rank_that_fails_does_not_wait_for_its_peers(group, monkeypatch):
-    def main(*_, **__):
+    def main(args, world, default_arch):
+        assert default_arch == "resnet18"
         if fails:
             raise RuntimeError("a kernel")
 

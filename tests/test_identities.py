@@ -7,7 +7,7 @@ from conftest import call_script, make_market, paint
 
 import evaluate
 from appearance import identities
-from appearance.data import check, layouts, origin
+from appearance.data import check, layouts, provenance
 from appearance.data.layouts import Sample
 from appearance.measure import calibrate, features_file, metrics, protocols
 
@@ -113,7 +113,7 @@ def test_person_0_in_train_and_test_is_named(tmp_path):
     data = market(tmp_path, rows)
     (text,) = (problem.text for problem in check.find_problems(data))
     assert text == "1 identities are both in train and in query/gallery: 0000"
-    met = origin.people_met(origin.describe(data), ["0000", "0001"], data)
+    met = provenance.people_met(provenance.describe(data), ["0000", "0001"], data)
     assert met == {0}
 
 

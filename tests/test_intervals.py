@@ -49,18 +49,6 @@ def clouds(people: int, noise: float, generator, cameras: int = 3, images: int =
     )
 
 
-def test_95_of_100_intervals_hold_the_true_value():
-    generator = torch.Generator().manual_seed(0)
-    held = torch.zeros(2)
-    for _ in range(200):
-        found = metrics.summary(metrics.rank_distances(*people_found_with_chances(60, generator)))
-        truths = {"rank1": 2 / 3, "mAP": 5 / 6}
-        held += torch.tensor(
-            [found[f"{k}_interval"][0] <= true <= found[f"{k}_interval"][1] for k, true in truths.items()]
-        )
-    assert ((held >= 0.92 * 200) & (held <= 0.98 * 200)).all(), held
-
-
 def test_intervals_of_the_threshold_hold_the_true_one():
     generator = torch.Generator().manual_seed(0)
     truth = calibrate.calibrate(clouds(400, 0.5, generator), 0.05)["max_dist"]
@@ -227,7 +215,7 @@ def test_calibrate_says_when_it_cannot_be_relied_on():
     assert "too few people: 5" in few_people[0]
     overlapping = warnings(clouds(40, 5, generator()))
     assert len(overlapping) == 1
-    assert "no threshold serves" in overlapping[0]
+    assert "no threshold works" in overlapping[0]
     known = warnings(clouds(40, 0.4, generator()) | {"meta": {"identities_trained_on": 38}})
     assert len(known) == 1
     assert "trained on 38 of these 40 people" in known[0]
@@ -246,6 +234,6 @@ def test_warnings_are_printed(tmp_path):
     features_file.save(tmp_path / "f.npz", data)
     done = call_script("evaluate.py", "f.npz", "--calibrate", "--report", "report", cwd=tmp_path)
     assert done.code == 0, done.stderr
-    assert "warning: no threshold serves" in done.stdout
+    assert "warning: no threshold works" in done.stdout
     assert "was trained on 38 of the test identities" in done.stdout
-    assert "no threshold serves" in (tmp_path / "report" / "report.html").read_text()
+    assert "no threshold works" in (tmp_path / "report" / "report.html").read_text()

@@ -82,18 +82,18 @@ def test_the_gap_that_fits_leaves_half_of_the_queries(times, gap):
     name, found, [line] = protocols.fitting("market1501", data)
     assert (name, found) == (("no-camera", None) if gap is None else ("reappear", gap))
     assert "camera 3" in line
-    assert protocols.figures(data)["valid_queries"] * 2 >= len(data["ql"])
+    assert protocols.metrics(data)["valid_queries"] * 2 >= len(data["ql"])
     assert protocols.fitting("market1501", data, whole=False)[0] == "no-camera"
 
 
 def test_other_data_and_other_protocols_are_left_as_they_are():
     data = features()
-    assert protocols.fitting("cuhk03", data) == ("cuhk03", None, [])
+    assert protocols.fitting("mars", data) == ("mars", None, [])
     unknown = features(cameras=-1)
     assert protocols.fitting("market1501", unknown) == ("market1501", None, [])
     data["gc"][2:] = 4
     assert protocols.fitting("market1501", data) == ("market1501", None, [])
-    assert protocols.figures(data) == metrics.summary(metrics.rank_queries(data))
+    assert protocols.metrics(data) == metrics.summary(metrics.rank_queries(data))
     data["gl"][2:] = -1  # junk of another camera does not count
     assert protocols.fitting("market1501", data)[0] == "no-camera"
 

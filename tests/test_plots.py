@@ -9,7 +9,7 @@ from matplotlib.figure import Figure
 from PIL import Image
 
 from appearance.cli import InputError
-from appearance.pictures import plots, report, tsne
+from appearance.pictures import plots, report
 
 HISTORY = [
     {"epoch": i + 1, "train_loss": 3 / (i + 1), "val_loss": 4 / (i + 1), "train_acc": i / 10, "lr": 0.1}
@@ -104,7 +104,8 @@ def test_gaps_are_plain_numbers(gaps, ticks):
 def test_the_map_has_room_for_its_names(length, cameras):
     names = {i: f"{i:0{length}d}   AP 100 %" for i in range(12)}
     shown = np.arange(60) % cameras * 1000 + 7 if cameras else np.full(60, -1)
-    figure = plots.feature_map(np.random.default_rng(0).normal(size=(60, 2)), np.arange(60) % 12, shown, names)
+    points = np.random.default_rng(0).normal(size=(60, 2))
+    figure = plots.feature_map(points, [0.5, 0.25], np.arange(60) % 12, shown, names)
     assert lies_within(figure)
     legends = [[text.get_text() for text in legend.get_texts()] for legend in figure.legends]
     assert legends[0] == list(names.values())
@@ -164,18 +165,21 @@ def test_save_refuses_what_is_no_picture(tmp_path):
     assert list(tmp_path.iterdir()) == []
 
 
-def test_tsne_keeps_people_apart():
+def test_the_map_lies_along_the_directions_of_most_variance():
     random = np.random.default_rng(0)
-    labels = np.arange(90) % 6
-    rows = random.normal(size=(6, 20))[labels] * 3 + random.normal(size=(90, 20))
-    points = tsne.tsne(rows)
-    assert points.shape == (90, 2)
-    distance = np.linalg.norm(points[:, None] - points[None], axis=2) + np.diag(np.full(90, np.inf))
-    assert (labels[distance.argmin(1)] == labels).mean() > 0.95
-    assert np.array_equal(points, tsne.tsne(rows))
+    axes = np.linalg.qr(random.normal(size=(20, 20)))[0]
+    rows = 5 + random.normal(size=(400, 20)) * np.array([6, 3, *[0.1] * 18]) @ axes.T
+    points, shares = report.principal_components(rows.astype(np.float32))
+    assert points.std(0) == pytest.approx([6, 3], rel=0.1)
+    assert points.mean(0) == pytest.approx([0, 0], abs=1e-5)
+    assert shares == pytest.approx([36 / 45.2, 9 / 45.2], abs=0.05)
+    between = (np.linalg.norm(a[:, None] - a, axis=2) for a in (points, rows))
+    assert np.subtract(*between) == pytest.approx(0, abs=1.0)  # what the other 18 directions add
 
 
-@pytest.mark.parametrize("rows", [1, 2, 3, 4, 10])
-def test_tsne_of_few_or_equal_rows_is_finite(rows):
-    assert np.isfinite(tsne.tsne(np.ones((rows, 5)))).all()
-    assert tsne.tsne(np.eye(rows, 5)).shape == (rows, 2)
+@pytest.mark.parametrize("rows", [np.ones((3, 5)), np.eye(3, 5), np.eye(3, 1)])
+def test_the_map_of_few_or_equal_rows_is_finite(rows):
+    points, shares = report.principal_components(rows.astype(np.float32))
+    assert (points.shape, shares.shape) == ((3, 2), (2,))
+    assert np.isfinite(points).all()
+    assert 0 <= shares.sum() <= 1 + 1e-9

@@ -139,12 +139,98 @@ def test_as_far_as_the_data_allow():
     queries = [(0, 1, 1, 0), (90, 2, 1, 0)]
     gallery = [(80, 1, 1, 1), (10, 1, 1, 30), (5, 2, 1, 1), (85, 2, 1, 9)]
     data = features(queries, gallery)
-    found = protocols.figures(data)  # they come back after 30 and 9 frames: half of them after 10
+    found = protocols.metrics(data)  # they come back after 30 and 9 frames: half of them after 10
     assert (found["valid_queries"], found["mAP"]) == (1, pytest.approx(1 / 2))
-    found = protocols.figures(data | {"qt": torch.full((2,), -1)})
+    found = protocols.metrics(data | {"qt": torch.full((2,), -1)})
     assert (found["valid_queries"], found["mAP"]) == (2, pytest.approx(((1 / 2 + 2 / 3) / 2 + (1 + 2 / 4) / 2) / 2))
     other = data | {"gc": torch.tensor([2, 1, 2, 1])}
-    assert protocols.figures(other)["mAP"] == pytest.approx((1 / 2 + 1 / 3) / 2)
+    assert protocols.metrics(other)["mAP"] == pytest.approx((1 / 2 + 1 / 3) / 2)
+
+
+# -- exactly so many frames later
+
+
+def test_exactly_by_hand():
+    queries = [(0, 1, 1, 60), (90, 2, 1, 60), (0, 3, 1, 60), (0, 1, 1, 61), (0, 1, 2, 120), (45, 1, 3, 60)]
+    gallery = [(10, 1, 1, 90), (20, 2, 1, 90), (0, 1, 2, 150), (44, 2, 3, 90), (44, 1, 3, 90), (0, -1, 1, 90)]
+    data, results, lines = reappear.at_exactly(features(queries, gallery), 30, 60)
+    found = summary(results)
+    # person 1 is nearest; 2 is nearest; 1 of camera 3 ties with another, who counts as nearer
+    assert (found["valid_queries"], found["rank1"], found["mAP"]) == (3, 2 / 3, (1 + 1 + 1 / 2) / 3)
+    assert data["ql"].tolist() == [1, 2, 1]
+    assert lines == [
+        "1 people of these frames are alone in it and no queries",
+        "1 people of these frames are gone by then and no queries",
+    ]
+    rows = [hit["row"] for hit in ranked_list(data | {"exactly": 30}, 0)]
+    assert [int(data["gl"][row]) for row in rows] == [1, 2]
+    with pytest.raises(InputError, match="exactly 31 frames"):
+        reappear.at_exactly(features(queries, gallery), 31, 60)
+    with pytest.raises(InputError, match="identity 1 is there twice in camera 1, frame 60"):
+        reappear.at_exactly(features([*queries, queries[0]], gallery), 30, 60)
+
+
+def by_reid(data: dict, gap: int, every: int):
+    """What the package reid answers for the same crops, which it knows by their names."""
+    pytest.importorskip("reid", reason="pip install reid")
+    import numpy as np
+    from reid.data.reassociation import _build_reassociation_candidates
+    from reid.data.splits import ReIDSplit
+    from reid.eval.metrics import _compute_reid_metrics, distance_matrix
+
+    label, camera, time, rows = (torch.cat([data["q" + key], data["g" + key]]).numpy() for key in "lctf")
+    paths = [f"s{c}_{one}/s{c}_{when}.jpg" for one, c, when in zip(label, camera, time, strict=True)]
+    split = ReIDSplit(paths, label.astype(np.int32), camera.astype(np.int32))
+    query, gallery, mask, _ = _build_reassociation_candidates(split, gap_frames=gap, query_stride=every)
+    row = {path: number for number, path in enumerate(paths)}
+    vectors = [rows[[row[path] for path in side.image_paths]] for side in (query, gallery)]
+    ids = (query.pids, gallery.pids, query.camids, gallery.camids)
+    found = _compute_reid_metrics(distance_matrix(*vectors), *ids, candidate_mask=mask, exclude_same_pid_camid=False)
+    return found.rank1 / 100, found.mean_average_precision / 100, found.num_queries
+
+
+@pytest.fixture(scope="module")
+def walks():
+    """People of two cameras, most of them in most frames; every one in a frame once."""
+    generator = torch.Generator().manual_seed(1)
+    rows = [(label, camera, time) for camera in (1, 2) for time in range(200) for label in range(1, 9)]
+    rows = torch.tensor(rows)[torch.rand(len(rows), generator=generator) < 0.8]
+    people = torch.randn(9, 16, generator=generator)
+    vectors = people[rows[:, 0]] + 1.5 * torch.randn(len(rows), 16, generator=generator)
+    vectors = torch.nn.functional.normalize(vectors)
+    sides = {"q": slice(0, None, 3), "g": torch.arange(len(rows)) % 3 > 0}
+    data = {}
+    for side, part in sides.items():
+        data |= {side + "f": vectors[part]} | {side + key: rows[part, n] for n, key in enumerate("lct")}
+    return features_file.check(data)
+
+
+OF_REID = {(30, 60): (0.3448275862, 0.5729885057, 29), (7, 10): (0.4271356784, 0.6276501555, 199)}  # version 0.1.0rc1
+
+
+@pytest.mark.parametrize(("gap", "every"), OF_REID)
+def test_equal_to_the_package_reid(walks, gap, every):
+    found = summary(reappear.at_exactly(walks, gap, every)[1])
+    assert (found["rank1"], found["mAP"], found["valid_queries"]) == pytest.approx(OF_REID[gap, every])
+
+
+@pytest.mark.parametrize(("gap", "every"), OF_REID)
+def test_equal_to_the_package_itself(walks, gap, every):
+    assert by_reid(walks, gap, every) == pytest.approx(OF_REID[gap, every])
+
+
+def test_evaluate_exactly(tmp_path, walks):
+    features_file.save(tmp_path / "features.pth", walks)
+    flags = ("--protocol", "reappear", "--exact", "--json", "m.json", "--report", "report")
+    done = call_script("evaluate.py", *flags, cwd=tmp_path)
+    assert done.code == 0, done.stderr
+    metrics = json.loads((tmp_path / "m.json").read_text())
+    found = summary(reappear.at_exactly(walks, 30, 60)[1])
+    assert metrics["exact"] == {"gap": 30, "every": 60, "rank1": found["rank1"], "MRR": found["mAP"]}
+    assert f"rank-1 {found['rank1']:.2%}, MRR {found['mAP']:.2%} ({found['valid_queries']} queries" in done.stdout
+    assert_one_line_error(call_script("evaluate.py", "--exact", cwd=tmp_path), "--exact: only with --protocol reappear")
+    wrong = call_script("evaluate.py", "--protocol", "reappear", "--every", 5, cwd=tmp_path)
+    assert_one_line_error(wrong, "--every: only with --exact")
 
 
 # -- evaluate.py

@@ -69,8 +69,9 @@ def test_killed_runs_end_bit_identical(flags, tmp_path):
 
 
 def test_leftovers_of_a_killed_save_are_removed(here):
-    (here / "run").mkdir()
-    (here / "run" / ".last.pth.x1y2.tmp").write_bytes(b"half")
+    unfinished = here / "run" / ".last.pth.x1y2.unfinished"
+    unfinished.mkdir(parents=True)
+    (unfinished / "last.pth").write_bytes(b"half")
     train_on_data("--epochs", 1, "--output", "run")
     assert sorted(files_of("run")) == ["best.pth", "curves.png", "history.csv", "last.pth"]
 
@@ -133,7 +134,7 @@ def test_a_full_disk_leaves_the_last_good_checkpoint(here):
         result = call_script("train.py", "--resume", "--epochs", 2, cwd=here)
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
-    assert_one_line_error(result, "checkpoint/", "could not be saved", "what was there before is unchanged")
+    assert_one_line_error(result, "checkpoint/", "cannot be written", "What was there before is unchanged")
     after = files_of("checkpoint")
     assert after["last.pth"] == before["last.pth"]
     assert sorted(after) == sorted(before)
@@ -180,16 +181,6 @@ def test_an_output_folder_is_written_by_one_run_at_a_time(here):
             pass
     with claimed(here / "run", patience=0):
         pass
-
-
-def test_a_run_that_is_there_is_not_overwritten_by_chance(here):
-    train_on_data("--epochs", 1)
-    before = files_of("checkpoint")
-    result = call_script("train.py", "--data-dir", "data", "--epochs", 1, *TINY, cwd=here)
-    assert_one_line_error(result, "--output checkpoint: holds a run already", "--resume", "--overwrite")
-    assert files_of("checkpoint") == before
-    train_on_data("--epochs", 1, "--overwrite", "--seed", 1)
-    assert files_of("checkpoint")["last.pth"] != before["last.pth"]
 
 
 @pytest.mark.parametrize("name", ["best.pth", "history.csv"])
@@ -297,7 +288,7 @@ def test_weights_that_are_not_finite_are_never_saved(here, monkeypatch):
 # -- images ------------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("cache", ["ram", "disk", "none"])
+@pytest.mark.parametrize("cache", ["ram", "none"])
 def test_bad_images_stop_the_training_with_the_list_or_are_left_out(here, cache, capsys):
     train_folder = here / "data" / "bounding_box_train"
     bad = [train_folder / "0001_c1s1_000000_00.jpg", train_folder / "0002_c2s1_000001_00.jpg"]
@@ -407,12 +398,6 @@ def test_a_run_goes_on_with_its_own_data_alone(here, change):
     ):
         run("--resume", "--epochs", 2)
     assert files_of("checkpoint") == before
-
-
-def test_longer_training_is_explained(here, capsys):
-    train_on_data("--epochs", 1)
-    run("--resume", "--epochs", 2)
-    assert "1 epochs became 2" in capsys.readouterr().out
 
 
 # -- several processes -------------------------------------------------------------------------------------------------

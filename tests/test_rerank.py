@@ -130,19 +130,3 @@ def test_identical_vectors_are_finite():
 def test_lambda_one_is_the_original_order():
     qf, gf = unit_rows(0, 10), unit_rows(1, 50)
     assert torch.equal(rerank.re_ranking(qf, gf, lambda_value=1.0).argsort(1), (-(qf @ gf.T)).argsort(1))
-
-
-def test_average_query_expansion_by_hand():
-    qf = torch.tensor([[1.0, 0.0]])
-    gf = torch.nn.functional.normalize(torch.tensor([[1.0, 1.0], [0.0, 1.0], [-1.0, 0.0]]))
-    expected = torch.nn.functional.normalize(qf + gf[:1])
-    assert torch.allclose(rerank.average_query_expansion(qf, gf, 1), expected)
-    assert torch.allclose(
-        rerank.average_query_expansion(qf, gf, 99), torch.nn.functional.normalize(qf + gf.sum(0, keepdim=True))
-    )
-
-
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="the CPU runs the same code in the tests above")
-def test_gpu_equals_cpu():
-    qf, gf = unit_rows(0, 100, size=32), unit_rows(1, 900, size=32)
-    assert torch.allclose(rerank.re_ranking(qf.cuda(), gf.cuda()).cpu(), rerank.re_ranking(qf, gf), atol=1e-4)

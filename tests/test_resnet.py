@@ -6,8 +6,8 @@ import torchvision
 
 from appearance.networks import checkpoints
 from appearance.networks.inference import fuse_for_inference
+from appearance.networks.resnet import TRUNKS, GeM, InstanceBatchNorm
 from model import build_model, from_checkpoint
-from resnet import TRUNKS, GeM, InstanceBatchNorm
 
 
 def torchvision_net(name, seed=0):

@@ -5,7 +5,7 @@ import json
 import numpy as np
 import pytest
 import torch
-from conftest import assert_one_line_error, call_script, make_class_folders, paint, run_script
+from conftest import assert_one_line_error, call_script, make_class_folders, paint
 from PIL import Image
 
 from appearance.data import layouts, sessions
@@ -76,15 +76,14 @@ def test_sessions_go_the_whole_way(tmp_path):
     cows(tmp_path / "cows", "cow_04{who:02d}_202403{clip:02d}_{n:04d}_cls0.png".replace("{clip:02d}", "1{clip}"))
 
     def run(script, *flags):
-        run_as = run_script if script == "datasets.py" else call_script
-        result = run_as(script, *flags, cwd=tmp_path)
+        result = call_script(script, *flags, cwd=tmp_path)
         assert (result.code, result.stderr) == (0, ""), result.stderr
         return result.stdout
 
     told = run("datasets.py", "split", "cows", "data", "--test-ratio", "0.5")
     assert "18 sessions told by the names" in told
     assert "recognised in another session, not in another camera" in told
-    assert told.splitlines()[-1].endswith("--data-dir data --weights drawn --height 48 --width 48")
+    assert told.splitlines()[-1].endswith("--data-dir data --weights drawn --height 48 --width 48 --output runs/data")
     data = layouts.find(tmp_path / "data")
     assert data.by_session
     assert "sessions" in summary(data).splitlines()[1]

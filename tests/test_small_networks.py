@@ -85,30 +85,11 @@ def test_any_size_and_fused(name, size):
     assert not any(isinstance(m, torch.nn.BatchNorm2d) for m in fused.modules())  # none was missed for its place
 
 
-@pytest.mark.parametrize("name", [*SMALL, "osnet_x0_75", "osnet_x1_0"])
-def test_recognised_from_keys(name):
-    net = build_model(name, 11)
-    arch, _, classes = checkpoints.recognise(net.state_dict())
-    assert (arch, classes) == (name, 11)
-    headless = {key: value for key, value in net.state_dict().items() if not key.startswith(net.classifier_prefix)}
-    assert checkpoints.recognise(headless)[2] is None
-
-
 def test_an_unknown_width_is_refused():
     weights = build_model("osnet_x0_25", 3).state_dict()
     weights["conv1.conv.weight"] = torch.zeros(24, 3, 7, 7)
     with pytest.raises(InputError, match="not a network of this collection"):
         checkpoints.recognise(weights)
-
-
-@pytest.mark.parametrize("name", SMALL)
-def test_pretrained_weights_load_but_for_the_classifier(name, tmp_path):
-    other, net = lively_network(name, classes=5), build_model(name, 9)
-    torch.save(other.state_dict(), tmp_path / "weights.pth")
-    line = checkpoints.load_pretrained(net, name, checkpoints.load(tmp_path / "weights.pth"))
-    assert "2 start fresh" in line
-    for key, value in net.state_dict().items():
-        assert key.startswith(net.classifier_prefix) or torch.equal(value, other.state_dict()[key])
 
 
 def test_mobilenet_is_torchvisions():

@@ -45,9 +45,9 @@ def record(plain: bool) -> dict:
     Feed.rows = rows
     end = Run.end_epoch
 
-    def end_epoch(run, measured):
-        end(run, measured)
-        report["weights"] = {k: v.clone() for k, v in run.model.state_dict().items()}
+    def end_epoch(run, measured, score):
+        end(run, measured, score)
+        report["weights"] = {k: v.clone() for k, v in run.net.state_dict().items()}
 
     Run.end_epoch = end_epoch
     if plain:

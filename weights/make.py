@@ -1,6 +1,6 @@
 """Make the networks of this folder from nothing: draw people, train, test, export.
 
-    python weights/make.py --output runs/free              about five hours of one core
+    python weights/make.py --output runs/free              some hours of one core
     python weights/make.py --output runs/free --large      more people and epochs, for a GPU
     python weights/make.py --output runs/tiny --small      every step with a few people, in a minute: does it work?
     python weights/make.py --output runs/free --test ROOT  also test on the query and gallery of ROOT
@@ -26,7 +26,7 @@ import test as testing
 import train
 from appearance import cli
 from appearance.cli import InputError
-from appearance.files import atomic_write
+from appearance.files import write_text
 from appearance.measure import features_file, protocols
 
 
@@ -34,22 +34,20 @@ from appearance.measure import features_file, protocols
 class Plan:
     """How many people are drawn, and how often each network sees them."""
 
-    first: tuple[int, int]  # people and cameras of the first crowd
-    second: tuple[int, int]  # of the second, which the networks that begin on the first go on with
-    teacher_epochs: tuple[int, int]  # of Net on the first and on the second crowd
-    light_epochs: tuple[int, int]  # of the light network on both
-    net_epochs: int  # of Net at its whole size, on the second crowd
-    size: tuple[int, int] = (64, 32)  # height and width of the teacher and of the light network
-    whole: tuple[int, int] = (128, 64)  # of Net
-    batch: int = 128
+    people: int
+    cameras: int
+    net_epochs: int  # of `Net`, at 128x64
+    light_epochs: int  # of the light network, at 64x32
+    batch: int = 128  # images
     light: str = "osnet_x1_0"
+    light_size: tuple[int, int] = (64, 32)  # height and width
     half: bool = True  # files of float16, for which the vectors of a network that knows nothing yet are too alike
 
 
 PLANS = {
-    "small": Plan((9, 3), (15, 3), (1, 1), (1, 1), 1, batch=16, size=(32, 16), light="osnet_x0_25", half=False),
-    "cpu": Plan((1750, 200), (8250, 400), (10, 4), (4, 8), 1),
-    "large": Plan((5250, 400), (20250, 800), (10, 10), (5, 10), 3, batch=256),
+    "small": Plan(15, 3, 1, 1, batch=16, light="osnet_x0_25", light_size=(32, 16), half=False),
+    "cpu": Plan(4250, 400, 6, 8),
+    "large": Plan(20250, 800, 12, 24, batch=256),
 }
 
 
@@ -58,12 +56,6 @@ def run(script, *flags) -> None:
     words = [str(flag) for flag in flags]
     print(f"\n$ python {Path(script.__file__).name} {shlex.join(words)}", flush=True)
     script.main(script.get_args_parser().parse_args(words))
-
-
-def draw(folder: Path, crowd: tuple[int, int], seed: int) -> Path:
-    people, cameras = crowd
-    run(datasets, "draw", folder, "--identities", people, "--cameras", cameras, "--seed", seed, "--variety", "rich")
-    return folder
 
 
 def learn(output: Path, data: Path, size: tuple[int, int], epochs: int, *flags) -> Path:
@@ -81,7 +73,7 @@ def figures(weights: Path, data: Path, features: Path) -> dict:
     """Rank-1, mAP and mINP on the query and gallery of `data`."""
     if not features.is_file():
         run(testing, "--weights", weights, "--data-dir", data, "--output", features)
-    metrics = protocols.figures(features_file.load(features))
+    metrics = protocols.metrics(features_file.load(features))
     return {name: round(100 * metrics[name], 1) for name in ("rank1", "mAP", "mINP")}
 
 
@@ -91,33 +83,33 @@ def remember(plan: Plan, output: Path) -> None:
     if path.is_file() and path.read_text() != wanted:
         raise InputError(f"--output {output}: was begun with another plan ({path}); name another folder")
     output.mkdir(parents=True, exist_ok=True)
-    atomic_write(path, lambda file: file.write(wanted.encode()))
+    write_text(path, wanted)
 
 
 def main(args) -> None:
     plan, out = PLANS[args.plan], args.output
     remember(plan, out)
-    first, second = draw(out / "first", plan.first, 1), draw(out / "second", plan.second, 2)
+    people, teacher = out / "people", out / "weights" / "ckpt.t7"
+    crowd = ("--identities", plan.people, "--cameras", plan.cameras, "--seed", 2, "--variety", "rich")
+    run(datasets, "draw", people, *crowd)
 
-    batch = ("--batch_size", plan.batch)
-    refine = ("--no-progressive", "--lr", 1e-3, *batch)
-    begun = learn(out / "teacher_first", first, plan.size, plan.teacher_epochs[0], "--model", "net", *batch)
-    teacher = learn(out / "teacher", second, plan.size, plan.teacher_epochs[1], "--weights", begun, *refine)
-
-    taught = ("--teacher", teacher, "--teacher-weight", 4)
-    begun = learn(out / "light_first", first, plan.size, plan.light_epochs[0], "--model", plan.light, *taught)
-    light = learn(out / "light", second, plan.size, plan.light_epochs[1], "--weights", begun, *refine, *taught)
-    net = learn(out / "net", second, plan.whole, plan.net_epochs, "--weights", teacher, *refine, *taught)
+    def export_as(kind: str, weights: Path) -> None:
+        half = ["--half"] if plan.half else []
+        run(export, "--weights", weights, "--format", kind, *half, "--output", out / "weights", "--data-dir", people)
 
     card = {}
-    for name, weights in {"light": light, "net": net}.items():
-        card[name] = {"drawn people": figures(weights, first, out / f"{name}_drawn.pth")}
+    if not teacher.is_file():
+        batch = ("--batch_size", plan.batch)
+        net = learn(out / "net", people, (128, 64), plan.net_epochs, "--model", "net", *batch)
+        export_as("ckpt", net)
+    taught = ("--model", plan.light, "--teacher", teacher, "--teacher-weight", 4)
+    light = learn(out / "light", people, plan.light_size, plan.light_epochs, *taught)
+    export_as("boxmot", light)
+    for name, weights in {"net": teacher, "light": light}.items():
+        card[name] = {"drawn people": figures(weights, people, out / f"{name}_drawn.pth")}
         if args.test:
             card[name][str(args.test)] = figures(weights, args.test, out / f"{name}_test.pth")
-    half = ["--half"] if plan.half else []
-    for weights, kind in ((light, "boxmot"), (net, "ckpt")):
-        run(export, "--weights", weights, "--format", kind, *half, "--output", out / "weights", "--data-dir", first)
-    atomic_write(out / "card.json", lambda file: file.write(json.dumps(card, indent=1).encode()))
+    write_text(out / "card.json", json.dumps(card, indent=1))
     print(f"\nDone: {out / 'weights'}\n{json.dumps(card, indent=1)}")
 
 

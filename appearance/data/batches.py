@@ -19,7 +19,7 @@ from appearance.distributed import World
 
 
 def seed_for(*numbers: int) -> int:
-    """A seed of its own for each (seed, epoch, step, ...): nothing to save, nothing shared."""
+    """A seed for (seed, epoch, step, ...), so that no random state has to be saved. Zeros at the end do not count."""
     return int(np.random.SeedSequence(numbers).generate_state(1, np.uint64)[0])
 
 
@@ -28,8 +28,15 @@ def generator_for(seed: int, epoch: int, step: int = 0) -> torch.Generator:
     return torch.Generator().manual_seed(seed_for(seed, epoch, step))
 
 
+def order(recipe, labels: Tensor, epoch: int) -> Tensor:
+    """(steps, B) int64: which training images, with labels (N,), each step of an epoch takes, by `recipe.sampler`."""
+    if recipe.sampler == "balanced":
+        return balanced_order(labels, recipe.batch_size, recipe.images_per_identity, recipe.seed, epoch)
+    return shuffled_order(len(labels), recipe.batch_size, recipe.seed, epoch)
+
+
 def shuffled_order(count: int, batch_size: int, seed: int, epoch: int) -> Tensor:
-    """(steps, B) int64: every image at most once an epoch; what does not fill a batch waits for another epoch."""
+    """(steps, B) int64: every image at most once an epoch; a last batch that is not full is left out."""
     order = torch.randperm(count, generator=generator_for(seed, epoch))
     steps = max(1, count // batch_size)
     batch_size = min(batch_size, count)
@@ -42,15 +49,14 @@ MOST_LEFT_OUT = 0.05  # share of the images that an epoch may leave for another 
 def balanced_order(labels: Tensor, batch_size: int, per_identity: int, seed: int, epoch: int) -> Tensor:
     """(steps, P * K) int64: batches of P groups, each of K images of one identity (Hermans et al., 2017, section 2).
 
-    Each identity's shuffled images are dealt in groups of K, the last one filled up by repeating, and its groups are
-    spread over the batches: no batch has two of them where it has no more groups than there are batches, else each has
-    its share. So every image counts however unlike the identities are in number; P and the steps, which follow from
-    the numbers alone, are the same in all epochs.
+    Each identity's shuffled images are dealt into groups of K, the last one filled up by repeating images, and its
+    groups are spread evenly over the batches. So every image is used, although some identities have many more images
+    than others. P and the number of steps depend on these numbers alone and are the same in all epochs.
 
     Args:
         labels: (N,) int64 identities.
-        batch_size: most images in a batch.
-        per_identity: K; it is larger where the identities are so few that groups of K would not fill a batch.
+        batch_size: maximum number of images in a batch.
+        per_identity: K; raised where there are too few identities to fill a batch with groups of K.
         seed, epoch: of the shuffling.
     """
     generator = generator_for(seed, epoch)
@@ -68,7 +74,10 @@ def balanced_order(labels: Tensor, batch_size: int, per_identity: int, seed: int
 
 
 def _group_size(images: Tensor, batch_size: int, per_identity: int) -> int:
-    """The K of `balanced_order`: as many as an equal part of the batch, if everyone has so many, evened out."""
+    """The K of `balanced_order`: `per_identity`, or more where the batch has room for more of each identity.
+
+    10 identities with 40 images each and batches of 64: room for 6 each, so K = 6.
+    """
     fewest = int(images.min())
     part = min(batch_size // len(images), fewest)
     return max(per_identity, math.ceil(fewest / math.ceil(fewest / part)) if part else 0)
@@ -77,19 +86,19 @@ def _group_size(images: Tensor, batch_size: int, per_identity: int) -> int:
 def _shares(images: Tensor, size: int, most: int, generator: torch.Generator) -> tuple[Tensor, int]:
     """How many groups of `size` images each identity gives to an epoch, (I,) int64, and the number of steps.
 
-    As many as show all its images, but for the few that the richest leave out, or that are given twice, so that each
-    step has equally many, at most `most`, and none is of one identity alone.
+    Enough to show all its images, except a few that the largest identities leave out, or that are repeated, so that
+    all steps have equally many groups, at most `most`, of two or more identities.
     """
     groups = -(-images // size)
 
     def give_more(givers: Tensor, count: int) -> None:
-        """Of those who then repeat their images least."""
+        """One group each time, of the identity that then repeats its images least."""
         for _ in range(count):
             repetition = (groups + 1) * size / images + 1e-3 * torch.rand(len(images), generator=generator)
             groups[repetition.masked_fill(~givers, math.inf).argmin()] += 1
 
     others = torch.arange(len(groups)) != groups.argmax()
-    if others.any():  # a batch full of the richest one needs a group of somebody else
+    if others.any():  # a batch full of the largest identity needs a group of another one
         give_more(others, math.ceil(int(groups.max()) / (most - 1)) - int(groups[others].sum()))
     total = int(groups.sum())
     steps, width = _grid(total, most, spare=int(MOST_LEFT_OUT * images.sum()) // size)
@@ -114,8 +123,8 @@ def _grid(total: int, most: int, spare: int) -> tuple[int, int]:
 def _spread(groups: Tensor, steps: int, generator: torch.Generator) -> Tensor:
     """(I,) numbers of groups -> (steps, P) int64, each group once; they are numbered identity by identity.
 
-    A step takes of each identity the whole part of what it has left for every step to come, and draws the rest by the
-    remainders, so that those with most left come first.
+    A step takes floor(groups left / steps left) of each identity, and draws the rest of its groups at random, with the
+    remainders as weights.
     """
     left, width = groups.clone(), int(groups.sum()) // steps
     rows = []
@@ -158,11 +167,11 @@ class Feed:
                 pin_memory=world.device.type == "cuda",
                 persistent_workers=workers > 0,
                 prefetch_factor=4 if workers else None,
-                generator=torch.Generator(),  # else each epoch would draw a seed from the network's random numbers
+                generator=torch.Generator(),  # else each epoch would take a seed from the global generator
             )
 
     def _placed(self, pixels: Tensor) -> Tensor:
-        """On a GPU with room the whole set lives there, and no batch waits for the bus."""
+        """On a GPU with room for it the whole set lies there, so that no batch is copied to it."""
         if self.world.device.type == "cuda" and pixels.nbytes < 0.4 * torch.cuda.mem_get_info(self.world.device)[0]:
             return pixels.to(self.world.device)
         return pixels
@@ -213,8 +222,10 @@ class Feeds:
     """
 
     def __init__(self, dataset, train: list, val: list, pids: list[int], cache: str, workers: int, world: World):
-        self._dataset, self._sides, self._pids = dataset, (train, val), pids
-        self._cache, self._workers, self._world = cache, workers, world
+        self._dataset, self._pids, self._cache = dataset, pids, cache
+        self.train, self.val, self.workers, self.world = train, val, workers, world
+        label = {pid: number for number, pid in enumerate(pids)}
+        self.labels = torch.tensor([label[sample.pid] for sample in train])  # (N,) int64, of the training images
         self._decoded = Decoded(stored.memory_for_images(cache, world))
         self._at: tuple[int, int] | None = None
         self._feeds: list[Feed] = []
@@ -230,14 +241,12 @@ class Feeds:
             InputError: some images cannot be read; names them.
         """
         if self._at != size:
-            self._feeds = [self._feed(self.images(samples, *size)) for samples in self._sides]
+            self._feeds = [self._feed(self.images(samples, *size)) for samples in (self.train, self.val)]
             self._at = size
         return self._feeds
 
     def _feed(self, images) -> Feed:
-        return Feed(
-            images, stored.load_shared(images, self._cache, self._workers, self._world), self._world, self._workers
-        )
+        return Feed(images, stored.load_shared(images, self._cache, self.workers, self.world), self.world, self.workers)
 
 
 class _Current:

@@ -1,6 +1,6 @@
 """What a dataset holds and what is wrong with it, before any work begins: all that names and folders tell.
 
-`copies.py` tells what only a look at the pictures shows.
+`duplicates.py` tells what only a look at the pictures shows.
 """
 
 import os
@@ -13,11 +13,11 @@ import numpy as np
 from torchvision.datasets.folder import IMG_EXTENSIONS
 
 from appearance.cli import InputError, counted
-from appearance.data.compare import thumbnail
 from appearance.data.folders import few
 from appearance.data.images import load_rgb
 from appearance.data.layouts import OTHER_KINDS, ReIDData, Sample, images, sequence_hint
 from appearance.data.names import UNKNOWN
+from appearance.data.similarity import thumbnail
 from appearance.identities import DISTRACTOR, JUNK, nobody
 from appearance.machine import by_threads, cores, side_by_side
 from appearance.progress import progress

@@ -4,7 +4,6 @@ import csv
 import math
 import os
 import random
-import shutil
 from collections import Counter, defaultdict
 from collections.abc import Sequence as Rows
 from concurrent.futures import ThreadPoolExecutor
@@ -16,8 +15,10 @@ import numpy as np
 
 from appearance.cli import InputError, counted
 from appearance.data.boxes import TRACKS, Boxes
+from appearance.data.check import fitting_size
 from appearance.data.images import load_rgb
 from appearance.data.sequences import AS_FOUND, Reading, Sequence
+from appearance.files import beside
 from appearance.progress import progress
 
 NARROWEST = 16  # pixels
@@ -62,8 +63,12 @@ class Step(NamedTuple):
     identities: int
 
 
-def cut(folders: Rows[Path], tracks: Rows[Path] | None, out: Path, rules: Rules, reading: Reading = AS_FOUND) -> None:
+def cut(
+    folders: Rows[Path], tracks: Rows[Path] | None, out: Path, rules: Rules, reading: Reading = AS_FOUND
+) -> list[str]:
     """Crops of the people in sequences, as class folders in `out`; prints what was left out and why.
+
+    Returns the flags of `train.py` that fit the crops.
 
     Args:
         folders: the sequences.
@@ -92,6 +97,8 @@ def cut(folders: Rows[Path], tracks: Rows[Path] | None, out: Path, rules: Rules,
     if not made.splits["query"]:
         print("  nobody is left to test with: train/ alone")
     write(made.splits, sequences, out)
+    boxes = np.array([crop.box for crops in made.splits.values() for crop in crops])  # (n, 4) left, top, right, bottom
+    return fitting_size(boxes[:, 2:] - boxes[:, :2])
 
 
 def _check(folders: Rows[Path], tracks: Rows[Path] | None, out: Path, rules: Rules) -> None:
@@ -101,12 +108,6 @@ def _check(folders: Rows[Path], tracks: Rows[Path] | None, out: Path, rules: Rul
         raise InputError(f"--tracks: {len(tracks)} files for {len(folders)} sequences; give one for each, in order")
     if out.exists() and not (out.is_dir() and not any(out.iterdir())):
         raise InputError(f"{out}: exists and is not an empty folder; choose a new one for the crops, as the last name")
-    for flag in ("min_visibility", "max_overlap", "test_ratio"):
-        if not 0 <= getattr(rules, flag) <= 1:
-            raise InputError(f"--{flag.replace('_', '-')} {getattr(rules, flag)}: give a number between 0 and 1")
-    for flag in ("min_images", "per_identity"):
-        if getattr(rules, flag) < 1:
-            raise InputError(f"--{flag.replace('_', '-')} {getattr(rules, flag)}: must be 1 or more")
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -330,29 +331,30 @@ def write(splits: dict[str, list[Crop]], sequences: Rows[Sequence], out: Path) -
             path = Path(split, name, f"{name}_c{crop.sequence + 1}_{crop.frame:06d}_{number:02d}.jpg")
             files[crop.sequence, crop.frame].append((crop, path))
             counts[split, crop.who] += 1
-    temporary = out.with_name(f".{out.name}.{os.getpid()}")
-    try:
+    rows = sorted(counts.items(), key=lambda item: (identities[item[0][1]], item[0][0]))
+
+    def write_to(folder: Path) -> None:
         for crops in files.values():
             for _, path in crops:
-                (temporary / path).parent.mkdir(parents=True, exist_ok=True)
+                (folder / path).parent.mkdir(parents=True, exist_ok=True)
 
         def cut(frame: tuple[int, int]) -> None:
             picture = load_rgb(sequences[frame[0]].frames[frame[1]])
             for crop, path in files[frame]:
-                picture.crop(crop.box).save(temporary / path, quality=JPEG_QUALITY)
+                picture.crop(crop.box).save(folder / path, quality=JPEG_QUALITY)
 
         with ThreadPoolExecutor(os.cpu_count()) as pool:
             cuts = pool.map(cut, sorted(files))
             for _ in progress(cuts, total=len(files), desc="cutting out", unit="frame"):
                 pass
-        with open(temporary / "identities.csv", "w", newline="", encoding="utf-8", errors="surrogateescape") as file:
+        with open(folder / "identities.csv", "w", newline="", encoding="utf-8", errors="surrogateescape") as file:
             table = csv.writer(file)
             table.writerow(["identity", "split", "sequence", "track", "crops"])
-            for (split, who), count in sorted(counts.items(), key=lambda item: (identities[item[0][1]], item[0][0])):
+            for (split, who), count in rows:
                 table.writerow([identities[who], split, sequences[who.sequence].name, who.track, count])
-        out.parent.mkdir(parents=True, exist_ok=True)
-        temporary.replace(out)
+
+    try:
+        with beside(out) as folder:
+            write_to(folder)
     except OSError as error:
         raise InputError(f"{out}: could not be written ({error.strerror})") from None
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)

@@ -12,7 +12,7 @@ from appearance.cli import InputError, counted
 from appearance.data.folders import few
 from appearance.data.layouts import ReIDData, add_class_samples, images, number_identities
 from appearance.data.names import parse_name
-from appearance.identities import DISTRACTOR
+from appearance.identities import nobody
 from appearance.reading import text_of
 
 COLUMNS = {  # what a CSV file's columns may be called
@@ -111,7 +111,7 @@ def pattern(flag: str, text: str) -> Callable[[str], Told | None]:
 def _market_name(path: str) -> Told | None:
     name = os.path.basename(path)
     pid = parse_name(name).pid
-    return Told(name.split("_")[0]) if pid is not None and pid > DISTRACTOR else None
+    return Told(name.split("_")[0]) if pid is not None and pid not in nobody(()) else None
 
 
 def _table(file: Path, root: Path, paths: list[str]) -> Callable[[str], Told | None]:

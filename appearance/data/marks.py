@@ -25,7 +25,7 @@ def of_data(data: ReIDData, roots: Sequence[Path] = (), contents: Mapping[str, i
 
     Args:
         roots: its folders, where there are several.
-        contents: fingerprints of files by their paths (`origin.fingerprints`), as far as they are known.
+        contents: fingerprints of files by their paths (`provenance.fingerprints`), as far as they are known.
     """
     places, contents = [str(root) for root in roots or [data.root]], contents or {}
 

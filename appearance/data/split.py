@@ -16,12 +16,13 @@ from torch import Tensor
 from appearance.cli import InputError, counted
 from appearance.data import flat, sessions
 from appearance.data.check import fitting_size, one_camera, survey
-from appearance.data.compare import NEAR, STRANGERS, Order, alike, fingerprints
 from appearance.data.folders import few
 from appearance.data.images import unreadable
 from appearance.data.layouts import ReIDData, Sample, find, sequence_hint
 from appearance.data.names import UNKNOWN, marked, parse_name
+from appearance.data.similarity import NEAR, STRANGERS, Order, alike, thumbnail_vectors
 from appearance.data.unread import unread
+from appearance.files import beside
 
 APART = 25  # frames of one camera that lie at least between a query and a gallery image of that camera: a second
 ENOUGH_QUERIES = 100  # below it, more queries are drawn of each session
@@ -57,8 +58,6 @@ def write_split(root: Path, out: Path, wishes: Wishes) -> tuple[list[str], list[
             lies in `root` or cannot be written.
     """
     data, told, lines = _found(root, wishes)
-    if not 0 < wishes.test_ratio <= 1:
-        raise InputError(f"--test-ratio {wishes.test_ratio}: give a number above 0, up to 1")
     inner, outer = (Path(os.path.realpath(folder)) for folder in (out, root))  # links to themselves included
     if inner.is_relative_to(outer) or outer.is_relative_to(inner):
         where = "inside" if inner.is_relative_to(outer) else "around"
@@ -76,24 +75,19 @@ def write_split(root: Path, out: Path, wishes: Wishes) -> tuple[list[str], list[
         raise InputError(f"{root}: none of its {counted(len(bad), 'image')} can be read")
     lines += [f"{counted(len(bad), 'image')} left out: cannot be read"] if bad else []
     samples, by_session, told_of_sessions = _in_sessions(data, samples, told, wishes.session)
-    plan = plan_split(
-        samples, wishes.test_ratio, wishes.seed, fingerprints(thumbnails), data.names, by_session or data.by_session
-    )
-    temporary = out.with_name(f".{out.name}.{os.getpid()}")
+    vectors, by = thumbnail_vectors(thumbnails), by_session or data.by_session
+    plan = plan_split(samples, wishes.test_ratio, wishes.seed, vectors, data.names, by)
     try:
-        temporary.mkdir(parents=True)
-        taken: set[Path] = set()
-        for name, part in plan.splits.items():
-            for sample in part:
-                target = next(one for one in _targets(data, sample, by_session) if one not in taken)
-                taken.add(target)
-                _place(Path(sample.path), temporary / name / target, wishes.copy)
-        temporary.replace(out)
+        with beside(out) as folder:
+            taken: set[Path] = set()
+            for name, part in plan.splits.items():
+                for sample in part:
+                    target = next(one for one in _targets(data, sample, by_session) if one not in taken)
+                    taken.add(target)
+                    _place(Path(sample.path), folder / name / target, wishes.copy)
     except OSError as error:
         hint = "" if wishes.copy else "; if links are not possible here, add --copy"
         raise InputError(f"{out}: could not be written ({error.strerror}){hint}") from None
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
     return lines + told_of_sessions + plan.lines, fitting_size(sizes)
 
 
@@ -155,7 +149,7 @@ def plan_split(
     samples: Sequence[Sample],
     test_ratio: float,
     seed: int,
-    prints: Tensor | None = None,
+    vectors: Tensor | None = None,
     names: dict | None = None,
     by_session: bool = False,
 ) -> Plan:
@@ -169,7 +163,7 @@ def plan_split(
     answer.
 
     Args:
-        prints: (N, D) fingerprints of the samples (`compare.fingerprints`); without them names alone are compared.
+        vectors: (N, D) rows of the samples (`similarity.thumbnail_vectors`); without them names alone are compared.
         names: of the identities, for the lines.
         by_session: the samples' cameras are sessions.
 
@@ -178,17 +172,17 @@ def plan_split(
     """
     order = sorted(range(len(samples)), key=lambda i: samples[i])
     samples = [samples[i] for i in order]
-    prints = torch.zeros(len(samples), 1) if prints is None else prints[order]
+    vectors = torch.zeros(len(samples), 1) if vectors is None else vectors[order]
     single = one_camera(samples) and not by_session
     by_pid = defaultdict(list)
     for i, sample in enumerate(samples):
         by_pid[sample.pid].append(i)
-    shared = _sharing(samples, prints)
+    shared = _sharing(samples, vectors)
     rng = random.Random(seed)
     roles = {}  # pid -> query and gallery samples
     for pid, rows in sorted(by_pid.items()):
         images = [samples[i] for i in rows]
-        near = _near(images, prints[rows])
+        near = _near(images, vectors[rows])
         roles[pid] = _draw_queries(images, near, single, rng)
     testable = [pid for pid, (query, _) in roles.items() if query and pid not in shared]
     wanted = max(1, round(len(by_pid) * test_ratio))
@@ -202,7 +196,7 @@ def plan_split(
     most = len(by_pid) - 2 if test_ratio < 1 else len(by_pid)
     test = set(rng.sample(testable, min(wanted, len(testable), most)))
     if by_session:
-        _draw_more(roles, {pid: by_pid[pid] for pid in sorted(test)}, samples, prints, seed)
+        _draw_more(roles, {pid: by_pid[pid] for pid in sorted(test)}, samples, vectors, seed)
     trained = [] if test_ratio == 1 else [s for s in samples if s.pid not in test]
     splits = {"train": trained, "query": [], "gallery": []}
     for pid in sorted(test):
@@ -211,32 +205,32 @@ def plan_split(
     return Plan(splits, _told(splits, samples, shared, names or {}, by_session))
 
 
-def _draw_more(roles: dict, test: dict[int, list[int]], samples: list[Sample], prints: Tensor, seed: int) -> None:
+def _draw_more(roles: dict, test: dict[int, list[int]], samples: list[Sample], vectors: Tensor, seed: int) -> None:
     """Draw the queries of the test identities anew, several a session, if they are few; no identity loses by it."""
     few_queries = sum(len(roles[pid][0]) for pid in test)
     times = min(MOST_QUERIES, -(-ENOUGH_QUERIES // few_queries))
     for pid, rows in test.items() if times > 1 else ():
         images, before = [samples[i] for i in rows], roles[pid]
         most = max(len(before[0]), int(len(images) * MOST_OF_IMAGES))
-        drawn = _draw_queries(images, _near(images, prints[rows]), False, random.Random(f"{seed} {pid}"), times, most)
+        drawn = _draw_queries(images, _near(images, vectors[rows]), False, random.Random(f"{seed} {pid}"), times, most)
         roles[pid] = max(before, drawn, key=lambda role: len(role[0]))
 
 
-def _sharing(samples: Sequence[Sample], prints: Tensor) -> set[int]:
+def _sharing(samples: Sequence[Sample], vectors: Tensor) -> set[int]:
     """Identities with a picture, or a moment of a video, that another identity has as well."""
     pid = torch.tensor([sample.pid for sample in samples])
     pairs = np.concatenate(
-        [alike(prints, lambda a, b: pid[a] != pid[b]), Order(samples).alike_neighbours(prints, STRANGERS)], 1
+        [alike(vectors, lambda a, b: pid[a] != pid[b]), Order(samples).alike_neighbours(vectors, STRANGERS)], 1
     )
     first, second = pid[torch.from_numpy(pairs)]
     return {*first[first != second].tolist(), *second[first != second].tolist()}
 
 
-def _near(images: Sequence[Sample], prints: Tensor) -> np.ndarray:
+def _near(images: Sequence[Sample], vectors: Tensor) -> np.ndarray:
     """Which images of a person show one moment (n, n): alike, or of one camera less than a second apart."""
     camera, time = np.array([[s.camera, s.time] for s in images]).T
     timed = (time != UNKNOWN) & (time[:, None] != UNKNOWN) & (camera == camera[:, None])
-    return (timed & (np.abs(time - time[:, None]) < APART)) | (prints @ prints.T >= NEAR).numpy()
+    return (timed & (np.abs(time - time[:, None]) < APART)) | (vectors @ vectors.T >= NEAR).numpy()
 
 
 def _draw_queries(

@@ -23,7 +23,11 @@ CLOSED_SET = ("test", "testing", "val", "valid", "validation", "dev", "eval")
 
 
 def unread(data: ReIDData) -> list[Problem]:
-    """Each folder below the root with images that are in no split; fatal if they are more than those that are."""
+    """Each folder below the root with images that are in no split.
+
+    Fatal if they are more than those that are, and none of these are to train on: then another folder is meant. Else
+    `train.py` takes what it knows, and so does `check`.
+    """
     read = {sample.path for part in data.splits().values() for sample in part}
     folders = {os.path.dirname(path) for path in read}
     told_elsewhere = {str(folder) for folder in split_folders(data)} if data.folders else set()
@@ -38,8 +42,12 @@ def unread(data: ReIDData) -> list[Problem]:
             left[part].append(path)
     problems = [Problem(False, _told(data, part, paths)) for part, paths in sorted(left.items())]
     if unknown > len(read):
-        text = f"most images below {data.root} are not read: {unknown:,} of {unknown + len(read):,}; name the folder "
-        problems.append(Problem(True, text + "that is meant, or move the others out of it"))
+        text = f"most images below {data.root} are not used: {unknown:,} of {unknown + len(read):,}"
+        if data.train:
+            used = f"those of {', '.join(split for split, samples in data.splits().items() if samples)}"
+            problems.append(Problem(False, f"{text}; {used} are; if others are meant, name their folder"))
+        else:
+            problems.append(Problem(True, f"{text}; name the folder that is meant, or move the others out of it"))
     return problems
 
 

@@ -22,6 +22,7 @@ import math
 import os
 import time
 from collections import Counter
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -32,8 +33,8 @@ from appearance.drawn.cameras import HEIGHT, WIDTH, Appearance, Camera, Framing,
 from appearance.drawn.people import Identity
 from appearance.drawn.poses import Pose
 from appearance.drawn.variety import EVERYTHING, Variety
-from appearance.files import beside
-from appearance.identities import DISTRACTOR, JUNK
+from appearance.files import atomic_write, beside
+from appearance.identities import DISTRACTOR, JUNK, nobody
 from appearance.machine import cores, side_by_side
 from appearance.progress import progress
 from appearance.reading import text_of
@@ -193,6 +194,13 @@ def draw_all(shots: list[Shot], root: Path, workers: int):
         pass
 
 
+def some_images(count: int) -> Iterator[Image.Image]:
+    """So many training images of the default sample, evenly spread over it, drawn and not saved."""
+    shots = [shot for shot in plan() if shot.folder == TRAIN]
+    for number in range(count):
+        yield shots[number * len(shots) // count].draw()
+
+
 def ensure(
     root,
     seed: int = 0,
@@ -211,10 +219,6 @@ def ensure(
         raise cli.InputError(f"--identities {identities}: give 3 or more, as every third one is for testing")
     if cameras < 2:
         raise cli.InputError(f"--cameras {cameras}: give 2 or more, as people are to be found in another camera")
-    if seed < 0:
-        raise cli.InputError(f"--seed {seed}: give a number from 0 up")
-    if (workers or 0) < 0:
-        raise cli.InputError(f"--workers {workers}: give 0 (one per core) or more")
     shots = plan(identities, seed, cameras, variety)
     images = {folder: sum(shot.folder == folder for shot in shots) for folder in FOLDERS}
     marker = {"version": VERSION, "seed": seed, "identities": identities, "cameras": cameras, "images": images}
@@ -271,7 +275,7 @@ def table(shots: list[Shot]) -> str:
     lines = [f"{'':20} {'images':>7} {'identities':>11} {'cameras':>8}"]
     for folder in FOLDERS:
         there = [shot for shot in shots if shot.folder == folder]
-        pids = {shot.pid for shot in there} - {JUNK, DISTRACTOR}
+        pids = {shot.pid for shot in there} - nobody(())
         cameras = {shot.camera for shot in there}
         lines.append(f"{folder:20} {len(there):7,} {len(pids):11,} {len(cameras):8}")
     extra = Counter(shot.pid for shot in shots)
@@ -299,8 +303,5 @@ def contact_sheet(root, path, rows: int = 4, columns: int = 6):
             with Image.open(seen[pid][number]) as image:
                 sheet.paste(image, (x, top))
             draw.text((x + 3, top + 1), number, fill=(255, 255, 255), font=font, stroke_width=1, stroke_fill=(0, 0, 0))
-    try:
-        # 128 colours: a third of the bytes, and hardly a difference to the eye.
-        sheet.quantize(128, dither=Image.Dither.NONE).save(path, format="PNG", optimize=True)
-    except OSError as error:
-        raise cli.InputError(f"--contact-sheet {path}: cannot be written: {error}") from error
+    small = sheet.quantize(128, dither=Image.Dither.NONE)  # a third of the bytes, and hardly a difference to the eye
+    atomic_write(path, lambda file: small.save(file, format="PNG", optimize=True))

@@ -4,6 +4,9 @@ DeepSORT matches a detection to a track when the cosine distance to the nearest 
 `max_dist` (0.2 unless set), but what distances a network gives depends on the network: the right value has to be
 measured. Where names tell camera and time, images are compared with tracks as there (`tracks.py`); in any case pairs
 of images are counted, those of one camera and moments apart separately where they are known.
+
+Few people say little about others. So where the weights bring a threshold of their own (`thresholds.py`), the measured
+one does not replace it: the threshold moves from there towards the measured one, as far as there are people.
 """
 
 import math
@@ -14,13 +17,15 @@ from appearance.cli import InputError
 from appearance.measure import intervals
 from appearance.measure.pairs import BINS, EDGES, FLOOR, GROUPS, Pairs
 from appearance.measure.tracks import APART, Tracks
+from appearance.networks.thresholds import carried
 
 PAIRS_RATE, TRACKS_RATE = 0.01, 0.02  # false matches where nobody says how many; docs/video.md has how they were chosen
 BARS = 80  # of a histogram
 MIN_SAME = 100  # same-identity pairs that a recommendation rests on at least,
 MIN_ACCEPTED = 10  # pairs of different people that it accepts at least,
-MIN_PEOPLE = 10  # and identities
-MAX_EQUAL_ERROR = 0.2  # from here on no threshold serves: the best one has a fifth of the pairs on its wrong side
+MIN_PEOPLE = 20  # and identities
+HALFWAY = 20  # people who move the threshold that the weights bring half of the way to their own; docs/video.md
+MAX_EQUAL_ERROR = 0.2  # from here on no threshold works: the best one has a fifth of the pairs on its wrong side
 
 
 @torch.no_grad()
@@ -30,22 +35,24 @@ def calibrate(
     """Distances of same- and different-identity pairs among all images, query and gallery, without junk.
 
     Args:
-        data: checked features dict.
+        data: checked features dict; `meta["max_dist"]` is the threshold that the weights bring.
         false_match_rate: share of strangers that the threshold may accept. None: TRACKS_RATE or PAIRS_RATE.
         window: frames that lie at most between two images of a "tracker" pair, or of a track.
         seed: for the sample of images of a large set, and for the interval.
         gap: frames that lie at least between two images of one person in a "reappear" pair, and between an image and
             its own track (None: no such group; APART).
 
-    Returns {"max_dist", "max_dist_interval", "identities", "kept", "false_match_rate", "based_on", "warnings",
-    "groups": {name: {title, same_pairs, different_pairs, threshold, kept, false_matches, equal_error_rate,
+    Returns {"max_dist", "max_dist_interval", "measured", "start", "identities", "kept", "false_match_rate", "based_on",
+    "warnings", "groups": {name: {title, same_pairs, different_pairs, threshold, kept, false_matches, equal_error_rate,
     equal_error_threshold, roc: [[false match rate, true match rate, threshold], ...], same_histogram,
     different_histogram}}, "bar_width"}. `kept` is the share of same-identity pairs within the threshold,
     `false_matches` of different ones; histograms are shares of pairs in bars of that width, from distance 0 on. In the
     group "track" a pair is an image and a track.
-    `max_dist` is that of the first of the groups track, reappear, tracker, camera, all with enough pairs; in 95 % of
-    cases other people of the same kind would put it within its interval (None: too few to tell). `warnings` are
-    sentences that say why not to rely on it.
+    `measured` is the threshold of the first of the groups track, reappear, tracker, camera, all with enough pairs, at
+    which the false matches have the given rate. `max_dist`, the one to use, is the same, or where the weights bring
+    one (`start`, else None) moved from there, as `moved` says; the group's `threshold`, `kept` and `false_matches` are
+    those at `max_dist`. In 95 % of cases other people of the same kind would put it within its interval (None: too few
+    to tell). `warnings` are sentences that say why not to rely on it.
     Raises InputError when no pair of one kind exists.
     """
     pairs = Pairs(data, window, seed, gap)
@@ -72,11 +79,22 @@ def calibrate(
         if group["same_pairs"] >= MIN_SAME and group["different_pairs"] * rates[name] >= MIN_ACCEPTED
     ]
     chosen = enough[0] if enough else "all"
-    best = groups[chosen]
+    measured = groups[chosen]["threshold"]
     by_identity = tracks.by_identity(edges[chosen]) if chosen == "track" else pairs.by_identity(chosen, edges[chosen])
+    interval = _interval(by_identity, measured, counts[chosen][0], rates[chosen], seed)
+    start = carried(data.get("meta", {})).get("max_dist")
+    if start is not None:
+        max_dist = moved(start, measured, pairs.people)
+        interval = interval and [moved(start, end, pairs.people) for end in interval]
+        different, same = counts[chosen].unbind(0)
+        at = int(torch.searchsorted(EDGES, max_dist))
+        groups[chosen] |= _group(same, different, at, bar) | {"threshold": max_dist}
+    best = groups[chosen]
     return {
         "max_dist": best["threshold"],
-        "max_dist_interval": _interval(by_identity, best["threshold"], counts[chosen][0], rates[chosen], seed),
+        "max_dist_interval": interval,
+        "measured": measured,
+        "start": start,
         "identities": pairs.people,
         "kept": best["kept"],
         "false_match_rate": rates[chosen],
@@ -85,6 +103,31 @@ def calibrate(
         "groups": groups,
         "bar_width": bar,
     }
+
+
+def moved(start: float, measured: float, people: int) -> float:
+    """The threshold between the one that the weights bring and that of some people: on a scale of ratios, people /
+    (people + HALFWAY) of the way."""
+    share = _share(people)
+    return _rounded(max(start, FLOOR) ** (1 - share) * max(measured, FLOOR) ** share)
+
+
+def _share(people: int) -> float:
+    return people / (people + HALFWAY)
+
+
+def notes(found: dict) -> list[str]:
+    """Lines to print below a threshold: which way it was moved, and why not to rely on it."""
+    lines = []
+    if found["start"] is not None:
+        lines.append(
+            f"the weights bring {in_digits(found['start'])}, these {found['identities']:,} people have "
+            f"{in_digits(found['measured'])}: moved {_share(found['identities']):.0%} of the way"
+        )
+    lines += [f"warning: {warning}" for warning in found["warnings"]]
+    if found["based_on"] != "track":
+        lines.append("note: of pairs of images, as names tell of too few tracks; a track's nearest image accepts more")
+    return lines
 
 
 def _warnings(data: dict, group: dict, enough: bool, people: int, rate: float) -> list[str]:
@@ -99,7 +142,7 @@ def _warnings(data: dict, group: dict, enough: bool, people: int, rate: float) -
         found.append(f"too few people: {people}, where {MIN_PEOPLE} are the least; others may need another value")
     if group["equal_error_rate"] > MAX_EQUAL_ERROR:
         found.append(
-            "no threshold serves: the distances of one person and of different people overlap so far that the best has "
+            "no threshold works: the distances of one person and of different people overlap so far that the best has "
             f"{group['equal_error_rate']:.1%} of both on its wrong side; train longer, or on images more like these"
         )
     met = data.get("meta", {}).get("identities_trained_on")

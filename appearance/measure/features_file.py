@@ -24,7 +24,6 @@ open.
 import json
 import os
 import pickle
-import shutil
 import sys
 import tempfile
 import warnings
@@ -34,7 +33,7 @@ import numpy as np
 import torch
 
 from appearance.cli import InputError
-from appearance.files import atomic_write
+from appearance.files import atomic_write, beside, explained
 from appearance.networks.inference import UNIT_TOLERANCE
 from appearance.reading import is_plain, matlab_arrays, refuse_bomb, size_of, text_of
 
@@ -77,11 +76,9 @@ def check_place(path) -> str:
         raise InputError(f"{path}: is a file, a folder of features cannot be written there")
     if kind == "folder" and path.is_dir() and any(path.iterdir()) and not (path / "qf.npy").exists():
         raise InputError(f"{path}: this folder holds other files; choose a new name for the features")
-    try:
+    with explained(path):
         path.parent.mkdir(parents=True, exist_ok=True)
         tempfile.TemporaryFile(dir=path.parent, prefix=f".{path.name}.").close()
-    except OSError as error:
-        raise InputError(f"{path}: cannot be written ({error.strerror}); choose another output folder") from None
     return kind
 
 
@@ -278,18 +275,9 @@ def _load_folder(path: Path) -> dict:
 
 
 def _save_folder(path: Path, arrays: dict, notes: dict):
-    """Write into a new folder beside, then swap: rename cannot replace a folder that has files in it."""
-    new, old = (path.with_name(f".{path.name}.{os.getpid()}.{end}") for end in ("new", "old"))
-    try:
-        new.mkdir(parents=True)
+    """A folder of features that is there already is replaced."""
+    with explained(path), beside(path, replace=True) as new:
+        new.mkdir()
         for key, value in arrays.items():
             np.save(new / f"{key}.npy", value, allow_pickle=False)
         (new / "meta.json").write_text(json.dumps(notes))
-        if path.exists():
-            os.replace(path, old)
-        os.replace(new, path)
-    except OSError as error:
-        raise InputError(f"{path}: cannot be written ({error.strerror or error})") from None
-    finally:
-        for leftover in (new, old):
-            shutil.rmtree(leftover, ignore_errors=True)

@@ -19,7 +19,7 @@ import torch
 from torch import Tensor
 
 LEVEL = 0.95
-# measured with benchmarks/interval_coverage.py and 5 to 50 people: with less, too few intervals of skewed figures hold
+# measured with 5 to 50 people: with less, too few intervals of skewed figures hold
 # the true value; with more, those of few people who are alike are needlessly wide
 IMAGINED = 0.05
 STUDENT = (12.7062, 4.3027, 3.1824, 2.7764)  # t of LEVEL for 1, 2, 3, 4 degrees of freedom

@@ -35,17 +35,17 @@ COUNTED_AT_ONCE_ON_GPU = 64 << 20  # enough that a step takes longer than to ask
 SORT_ABOVE = 512  # correct images per query from which one sort is cheaper than a comparison for each of them
 
 
-def rank_queries(data: dict, memory: int = DEFAULT_MEMORY, shots: int = 0, seed: int = 0, device=None) -> dict:
+def rank_queries(data: dict, memory: int = DEFAULT_MEMORY, device=None) -> dict:
     """Per-query results (see `rank_scores`) of a checked features dict, worked out on `device` (default: gf's)."""
     kept = (data["gl"] != JUNK).nonzero()[:, 0]
     similarity = Similarity(data["qf"], data["gf"], kept.to(data["gf"].device), memory, device)
     columns = {key: data[key].to(similarity.device) for key in ("ql", "qc", "gl", "gc")}
     kept = kept.to(similarity.device)
     gl, gc = columns["gl"][kept], columns["gc"][kept]
-    return rank_scores(similarity, columns["ql"], columns["qc"], gl, gc, similarity.memory_left, shots, seed)
+    return rank_scores(similarity, columns["ql"], columns["qc"], gl, gc, similarity.memory_left)
 
 
-def rank_distances(distances, ql, qc, gl, gc, memory: int = DEFAULT_MEMORY, shots: int = 0, seed: int = 0) -> dict:
+def rank_distances(distances, ql, qc, gl, gc, memory: int = DEFAULT_MEMORY) -> dict:
     """Per-query results (see `rank_scores`) from a ready (Nq, Ng) matrix of distances, e.g. re-ranked ones.
 
     Columns whose `gl` is -1 (junk) are left out.
@@ -57,7 +57,7 @@ def rank_distances(distances, ql, qc, gl, gc, memory: int = DEFAULT_MEMORY, shot
     def score(rows, out):
         torch.neg(distances[rows][:, kept], out=out)
 
-    return rank_scores(score, ql, qc, gl[kept], gc[kept], memory // 2, shots, seed)
+    return rank_scores(score, ql, qc, gl[kept], gc[kept], memory // 2)
 
 
 def summary(results: dict) -> dict:
@@ -72,7 +72,7 @@ def summary(results: dict) -> dict:
     if not valid.any():
         raise InputError(_why_none_valid(results))
     mean = {key: results[key][valid].double().mean().item() for key in ("ap", "inp", "ap_trapezoid")}
-    first = results.get("shots", results["first"])[valid].flatten()
+    first = results["first"][valid]
     hits = torch.bincount(first.clamp(max=CMC_RANKS + 1), minlength=CMC_RANKS + 2)[1:-1]
     cmc = (hits.cumsum(0).double() / len(first)).tolist()
     identities = results["identity"][valid]
@@ -114,9 +114,8 @@ def difference(results: dict, other: dict) -> dict:
 
 
 def hit_and_ap(results: dict) -> torch.Tensor:
-    """(Nq, 2) float64: whether a query's first image is right (the share of repeats, with shots), and its AP."""
-    hits = (results.get("shots", results["first"][:, None]) == 1).double().mean(1)
-    return torch.stack([hits, results["ap"]], 1)
+    """(Nq, 2) float64: whether a query's first image is right, and its AP."""
+    return torch.stack([(results["first"] == 1).double(), results["ap"]], 1)
 
 
 def breakdown(data: dict, results: dict, memory: int = DEFAULT_MEMORY) -> dict:
@@ -153,7 +152,8 @@ def _grouped(keys, results, valid):
 def ranked_list(data: dict, query: int, length: int = 10) -> list[dict]:
     """The best `length` gallery images for one query as the metrics see them: no junk, no same-camera image of it.
 
-    Of features with a `gap` (`reappear.py`), that camera's images, without those of the person that are nearer in time.
+    Of features with a `gap` (`reappear.py`), that camera's images, without those of the person that are nearer in time;
+    with `exactly`, those of that camera so many frames later.
 
     Each is {"row": int, "distance": 1 - cosine, "correct": bool}.
     """
@@ -161,7 +161,9 @@ def ranked_list(data: dict, query: int, length: int = 10) -> list[dict]:
         scores = data["gf"] @ data["qf"][query].to(data["gf"].device)
     scores = scores.cpu()
     label, camera, gl, gc = data["ql"][query].cpu(), data["qc"][query].cpu(), data["gl"].cpu(), data["gc"].cpu()
-    if "gap" in data:  # see reappear.py
+    if "exactly" in data:
+        left_out = (gc != camera) | (data["gt"].cpu() != data["qt"][query].cpu() + data["exactly"])
+    elif "gap" in data:  # see reappear.py
         near = (data["gt"] - data["qt"][query]).abs().cpu() < data["gap"]
         left_out = (gc != camera) | ((gl == label) & near)
     else:
@@ -213,20 +215,18 @@ class Similarity:
 
 
 @torch.no_grad()
-def rank_scores(score, ql, qc, gl, gc, memory: int, shots: int = 0, seed: int = 0) -> dict:
+def rank_scores(score, ql, qc, gl, gc, memory: int) -> dict:
     """Where the correct gallery images of each query rank.
 
     Args:
         score: score(rows, out) fills `out` (len(rows), Ng) float32 with the scores (higher is better) of query rows.
         ql, qc, gl, gc: int64 identities and cameras, all on one device; the gallery holds no junk.
         memory: bytes for scores and comparisons.
-        shots: repeats of the single-gallery-shot protocol (0: none), in each of which every identity keeps one gallery
-            image, drawn with `seed`; for the query's own identity it is one of the correct images.
 
     Returns tensors of Nq entries on the CPU, 0 where the query has no correct image: `correct` (number of correct
     images), `first` (rank of the best one), `ap`, `ap_trapezoid`, `inp`; `identity` (the query's, as given); and
     `gallery` (int), `same_camera_only` (number of queries whose identity is in the gallery, yet only under the query's
-    own camera). With shots also `shots` (Nq, shots), the ranks of the correct image in each repeat.
+    own camera).
     """
     total, images = len(ql), len(gl)
     same = _SameIdentity(ql, qc, gl, gc)
@@ -237,9 +237,6 @@ def rank_scores(score, ql, qc, gl, gc, memory: int, shots: int = 0, seed: int = 
         "ap_trapezoid": torch.zeros(total, dtype=torch.float64),
         "inp": torch.zeros(total, dtype=torch.float64),
     }
-    if shots:
-        results["shots"] = torch.zeros(total, shots, dtype=torch.int64)
-        lone, draw = _draw_shots(gl, total, shots, seed)
     # queries with about as many correct images side by side: their thresholds then fill a rectangle
     order = same.counts.argsort(stable=True)
     height = max(1, min(BLOCK_ROWS, total, memory // 4 // (4 * max(images, 1))))
@@ -255,8 +252,6 @@ def rank_scores(score, ql, qc, gl, gc, memory: int, shots: int = 0, seed: int = 
             block[row, column] = -torch.inf  # neither correct nor same-camera images count as wrong ones
             wrong = _count_at_least(block, best, _at_once(block.device, memory))
             found = measures(wrong, number)
-            if shots:
-                found["shots"] = _single_shot_ranks(block, best, number, lone, draw[rows])
             for key, value in found.items():
                 results[key][rows.cpu()] = value.cpu()
     same_identity = same.counts.cpu() > 0
@@ -283,23 +278,6 @@ def measures(wrong, number) -> dict:
         "ap_trapezoid": ((precision + before) / 2 * counts).sum(1) / divisor,
         "inp": number / last.double(),
     }
-
-
-def _draw_shots(gl, queries: int, shots: int, seed: int):
-    """One gallery column per identity and repeat (shots, identities), and numbers in [0, 1) that choose the correct
-    image of each query (Nq, shots). Drawn on the CPU, so that every device and memory limit gives the same."""
-    generator = torch.Generator().manual_seed(seed)
-    counts = gl.unique(return_counts=True)[1].cpu()
-    chosen = (torch.rand(shots, len(counts), generator=generator) * counts).long().minimum(counts - 1)
-    columns = gl.argsort(stable=True)[(chosen + counts.cumsum(0) - counts).to(gl.device)]
-    return columns, torch.rand(queries, shots, generator=generator).to(gl.device)
-
-
-def _single_shot_ranks(block, best, number, lone, draw):
-    """Ranks (B, shots) of one correct image each among one image of every other identity."""
-    own = best.gather(1, (draw * number[:, None]).long().minimum((number - 1).clamp(min=0)[:, None]))  # (B, shots)
-    ranks = [1 + (block[:, columns] >= own[:, i, None]).sum(1) for i, columns in enumerate(lone)]
-    return torch.stack(ranks, 1) * (number > 0)[:, None]
 
 
 class _SameIdentity:

@@ -9,7 +9,7 @@ from appearance.identities import are_people
 from appearance.measure import reappear
 from appearance.measure.metrics import rank_queries, summary
 
-PROTOCOLS = ("market1501", "cuhk03", "mars", "no-camera", "multi-query", "reappear")
+PROTOCOLS = ("market1501", "mars", "no-camera", "multi-query", "reappear")
 MARS_NAME = re.compile(r"(?P<tracklet>(?:-1|00-1|\d{4})C\d+T\d{4})F\d{3,}")
 
 
@@ -17,7 +17,6 @@ def apply(name: str, data: dict) -> tuple[dict, list[str]]:
     """The features dict as protocol `name` sees it, and lines that tell what was done to it.
 
     market1501   as it is
-    cuhk03       as it is; its single-gallery-shot ranks are drawn by `metrics.rank_scores`
     mars         rows are tracklets: images whose MARS names share one are averaged
     no-camera    cameras are forgotten, so that same-camera images count
     reappear     as it is; its ranks are those of `reappear.rank`
@@ -76,7 +75,7 @@ def fitting(name: str, data: dict, whole: bool = True) -> tuple[str, int | None,
     return "no-camera", None, [told]
 
 
-def figures(data: dict) -> dict:
+def metrics(data: dict) -> dict:
     """The metrics file's numbers (`metrics.summary`) of a features dict by the protocol that fits it."""
     name, gap, _ = fitting("market1501", data)
     return summary(reappear.rank(data, gap)[0] if gap is not None else rank_queries(apply(name, data)[0]))

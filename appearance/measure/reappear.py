@@ -3,6 +3,9 @@
 A query is a person at a time. Right answers are the gallery images of that person in the same camera at least `gap`
 frames away, wrong ones those of other people in that camera at any time; nothing else is compared. Frames of one track
 are near copies of each other, so without the gap any network does well: it is the curve against the gap that tells.
+
+`at_exactly` asks what a tracker asks of one frame: of the people seen exactly `gap` frames later, which one is it? It
+is the re-association protocol of Roboflow's package reid.
 """
 
 from collections.abc import Sequence
@@ -11,12 +14,14 @@ import numpy as np
 import torch
 
 from appearance.cli import InputError
-from appearance.identities import JUNK
+from appearance.data.names import SEQUENCE_FRAMES
+from appearance.identities import JUNK, are_people
 from appearance.measure.metrics import full_precision, measures
 
 GAP = 50  # frames, where nobody says: two seconds of most videos
 STEPS = (1, 2, 5)  # the gaps of the curve: 1, 2, 5, 10, 20, 50, ...
 BLOCK = 256  # queries a product
+EXACT_GAP, EVERY = 30, 60  # frames, of the re-association protocol
 
 
 def rank(data: dict, gap: int) -> tuple[dict, list[dict], list[str]]:
@@ -50,6 +55,65 @@ def rank(data: dict, gap: int) -> tuple[dict, list[dict], list[str]]:
     return results, [_point(pairs, step) for step in _steps(gap, longest)], lines
 
 
+def at_exactly(data: dict, gap: int, every: int) -> tuple[dict, dict, list[str]]:
+    """Rank each query among the people that its camera sees exactly `gap` frames later.
+
+    Queries are all images, query and gallery, of frames that `every` divides, whose person is among at least two people
+    at that later frame. One of these is right, so the average precision is the reciprocal rank.
+
+    Args:
+        data: checked features dict with cameras and times, an image of a person and frame each.
+        gap, every: frames.
+
+    Returns (features dict with these queries, and all images as the gallery; their per-query results as
+    `metrics.rank_scores` gives them; lines that tell how many could not be a query).
+    Raises InputError when no image can be a query, or two images show one person in one frame.
+    """
+    together = {key: torch.cat([data["q" + key].cpu(), data["g" + key].cpu()]) for key in "lct"}
+    if gap < 1:
+        raise InputError("--gap 0: with --exact at least 1")
+    known = are_people(together["l"], data["ql"]) & (together["c"] >= 0) & (together["t"] >= 0)
+    rows = known.nonzero()[:, 0].tolist()
+    seen: dict[tuple[int, int], dict[int, int]] = {}  # camera and time -> identity -> row
+    for row, label, camera, time in zip(rows, *(together[key][known].tolist() for key in "lct"), strict=True):
+        if seen.setdefault((camera, time), {}).setdefault(label, row) != row:
+            raise InputError(f"--exact: identity {label} is there twice in camera {camera}, frame {_frame(time)}")
+    features = torch.cat([data["qf"], data["gf"].to(data["qf"].device)])
+    chosen, above, left_out = [], [], dict.fromkeys(("without a later frame", "alone in it", "gone by then"), 0)
+    with full_precision():
+        for (camera, time), people in sorted(seen.items()):
+            later = seen.get((camera, time + gap), {})
+            if _frame(time) % every:
+                continue
+            scores = features[list(people.values())] @ features[list(later.values())].T if later else None
+            for place, (label, row) in enumerate(people.items()):
+                if len(later) < 2 or label not in later:
+                    reasons = ("without a later frame", "alone in it", "gone by then")
+                    left_out[reasons[min(len(later), 2)]] += 1
+                    continue
+                own = list(later).index(label)
+                chosen.append(row)
+                above.append(int((scores[place] >= scores[place, own]).sum()) - 1)  # without itself
+    if not chosen:
+        raise InputError(
+            f"--exact: no person of a frame that {every} divides (--every) is seen among others exactly {gap} frames "
+            "(--gap) later; cut all frames: datasets.py crops SEQUENCE OUT --test-ratio 1 --per-identity 100000"
+        )
+    wrong = torch.tensor(above)[:, None]
+    results = measures(wrong, torch.ones(len(wrong), dtype=torch.long))
+    results |= {"identity": together["l"][chosen], "gallery": len(rows), "same_camera_only": 0}
+    paths = data["q_paths"] + data["g_paths"]
+    for side, picked in (("q", chosen), ("g", rows)):
+        data = data | {side + key: together[key][picked] for key in "lct"} | {side + "f": features[picked]}
+        data[side + "_paths"] = [paths[row] for row in picked] if len(paths) == len(features) else []
+    lines = [f"{count:,} people of these frames are {why} and no queries" for why, count in left_out.items() if count]
+    return data, results, lines
+
+
+def _frame(time: int) -> int:
+    return time % SEQUENCE_FRAMES
+
+
 def fitting_gap(data: dict) -> int | None:
     """The longest gap, up to GAP, after which at least half of the queries' people are seen again in their camera.
 
@@ -69,7 +133,7 @@ def fitting_gap(data: dict) -> int | None:
     return max((gap for gap in gaps if gap <= np.median(longest)), default=None)
 
 
-def figures(gap: int, curve: list[dict], calibration: dict) -> dict:
+def summary(gap: int, curve: list[dict], calibration: dict) -> dict:
     """The metrics file's part: gap, curve, and the threshold for the gap, None where no pair is so far apart.
 
     It is that of images and tracks, where these are enough, else that of pairs.

@@ -1,8 +1,8 @@
-"""Better distances from the neighbours of the neighbours: k-reciprocal re-ranking and average query expansion.
+"""Better distances from the neighbours of the neighbours: k-reciprocal re-ranking.
 
-Re-ranking is that of Zhong et al., "Re-ranking Person Re-identification with k-reciprocal Encoding" (CVPR 2017). Its
-N x N matrices are nearly all zeros; here every set and every row of weights is kept as a list of its few entries, so
-that time is that of the similarity product plus a little, and memory is the (Nq, Ng) result plus a little.
+That of Zhong et al., "Re-ranking Person Re-identification with k-reciprocal Encoding" (CVPR 2017). Its N x N matrices
+are nearly all zeros; here every set and every row of weights is kept as a list of its few entries, so that time is that
+of the similarity product plus a little, and memory is the (Nq, Ng) result plus a little.
 """
 
 import torch
@@ -39,24 +39,6 @@ def re_ranking(qf, gf, k1: int = 20, k2: int = 6, lambda_value: float = 0.3, mem
         row, column, weight = _average_over(nearest[:, :k2], row, column, weight)
     jaccard = _jaccard(row, column, weight, queries, total)
     return distances.mul_(lambda_value).add_(jaccard, alpha=1 - lambda_value)
-
-
-@torch.no_grad()
-def average_query_expansion(qf, gf, k: int, memory: int = DEFAULT_MEMORY):
-    """Each query replaced by the mean of itself and its k nearest gallery rows, of length 1 again: (Nq, D).
-
-    Chum et al., "Total Recall: Automatic Query Expansion with a Generative Feature Model for Object Retrieval"
-    (ICCV 2007).
-    """
-    gf = torch.as_tensor(gf)
-    qf = torch.as_tensor(qf).to(gf.device)
-    out = torch.empty_like(qf)
-    with full_precision():
-        for rows in torch.arange(len(qf), device=qf.device).split(max(1, memory // 2 // (4 * len(gf)))):
-            nearest = (qf[rows] @ gf.T).topk(min(k, len(gf)), dim=1).indices  # (B, k)
-            for part, neighbours in zip(rows.split(256), nearest.split(256), strict=True):
-                out[part] = qf[part] + gf[neighbours].sum(1)
-    return torch.nn.functional.normalize(out)
 
 
 def _neighbours(features, queries: int, k: int, memory: int):

@@ -15,17 +15,15 @@ from functools import cache
 from itertools import takewhile
 
 import torch
-from torch import Tensor, nn
-from torchvision import models
+from torch import Tensor
 
 from appearance.cli import one_line
 from appearance.data.augment import IMAGENET_MEAN, IMAGENET_STD
-from appearance.networks import mobilenet, osnet
+from appearance.networks import mobilenet
+from appearance.networks.architectures import ARCHITECTURES, build_model
 
 Recognised = tuple[str, dict, int | None]  # architecture, options, classes
 
-RESNETS = ("resnet18", "resnet34", "resnet50", "resnet50_ibn", "resnext50_32x4d")
-NAMES = ("net", *RESNETS, *osnet.WIDTHS, "mobilenet_v2")
 NUMBER_OF_BATCHES = "num_batches_tracked"  # a counter that no vector depends on
 DEPTH = 3  # dicts inside dicts
 FIRST = ("conv.0.weight", "conv1.weight", "conv1.conv.weight", "features.0.0.weight")  # tensor of each network
@@ -39,45 +37,25 @@ EMBEDDING = ("embed", "proj", "reduc", "bottleneck", "neck", "feat")
 # The networks by their tensors
 
 
-@cache
 def trunk(arch: str) -> dict[str, tuple[int, ...]]:
-    """Names and shapes of a network's tensors up to the pooling, in order (OSNets: up to the vector)."""
-    with torch.device("meta"):
-        if arch in osnet.WIDTHS:
-            net: nn.Module = osnet.OSNet(arch, 1)
-        elif arch == "mobilenet_v2":
-            net = mobilenet.ReIDMobileNetV2(1)
-        else:
-            net = models.get_model({"net": "resnet18", "resnet50_ibn": "resnet50"}.get(arch, arch), weights=None)
-    shapes = {name: tuple(tensor.shape) for name, tensor in net.state_dict().items()}
-    shapes = {name: shape for name, shape in shapes.items() if name not in classifier(arch)}
-    if arch == "net":  # a resnet18 with another stem
-        stem = {"conv.0.weight": (64, 3, 3, 3), "conv.0.bias": (64,), f"conv.1.{NUMBER_OF_BATCHES}": ()}
-        stem |= {f"conv.1.{name}": (64,) for name in ("weight", "bias", "running_mean", "running_var")}
-        return stem | {name: shape for name, shape in shapes.items() if name.startswith("layer")}
-    return dict(_with_instance_norm(shapes)) if arch == "resnet50_ibn" else shapes
-
-
-def _with_instance_norm(shapes: dict[str, tuple[int, ...]]) -> Iterator[tuple[str, tuple[int, ...]]]:
-    for name, shape in shapes.items():
-        module, _, leaf = name.rpartition(".")
-        if name.startswith(("layer1", "layer2", "layer3")) and module.endswith("bn1"):
-            half = tuple(channels // 2 for channels in shape)
-            if leaf in ("weight", "bias"):
-                yield f"{module}.IN.{leaf}", half
-            yield f"{module}.BN.{leaf}", half
-        else:
-            yield name, shape
+    """Names and shapes of a network's tensors without its classifier, in order."""
+    return _tensors(arch)[0]
 
 
 def classifier(arch: str) -> tuple[str, ...]:
     """Names of a network's tensors that belong to its training identities."""
-    if arch == "net":
-        norm = ("weight", "bias", "running_mean", "running_var", NUMBER_OF_BATCHES)
-        linear = [f"classifier.{layer}.{name}" for layer in (0, 4) for name in ("weight", "bias")]
-        return (*linear, *(f"classifier.1.{name}" for name in norm))
-    layer = {"mobilenet_v2": "classifier.1", **dict.fromkeys(RESNETS, "fc")}.get(arch, "classifier")
-    return (f"{layer}.weight", f"{layer}.bias")
+    return tuple(_tensors(arch)[1])
+
+
+@cache
+def _tensors(arch: str) -> tuple[dict[str, tuple[int, ...]], dict[str, tuple[int, ...]]]:
+    with torch.device("meta"):  # names and shapes alone
+        net = build_model(arch, 1)
+    shapes = {name: tuple(tensor.shape) for name, tensor in net.state_dict().items()}
+    parts = ({}, {})
+    for name, shape in shapes.items():
+        parts[name.startswith(net.classifier_prefix)][name] = shape
+    return parts
 
 
 def nearest(weights: dict[str, Tensor]) -> str:
@@ -86,7 +64,7 @@ def nearest(weights: dict[str, Tensor]) -> str:
     if not names:
         return "it holds no tensors"
     best = (-1.0, "", "", set())
-    for arch in NAMES:
+    for arch in ARCHITECTURES:
         wanted = {name: shape for name, shape in trunk(arch).items() if shape}
         under: dict[str, set[str]] = {}
         for name, tensor in names.items():
@@ -99,7 +77,7 @@ def nearest(weights: dict[str, Tensor]) -> str:
         best = max(best, (len(fit) / len(wanted), arch, prefix, fit), key=lambda one: one[0])
     _, arch, prefix, fit = best
     if not fit:
-        return f"no tensor fits any of {', '.join(NAMES)}; found {listed(list(names))}"
+        return f"no tensor fits any of {', '.join(ARCHITECTURES)}; found {listed(list(names))}"
     wanted = [name for name, shape in trunk(arch).items() if shape]
     missing = [name for name in wanted if prefix + name not in names]
     others = [name for name in names if name not in fit and not name.endswith(NUMBER_OF_BATCHES)]

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from appearance.cli import InputError
 from appearance.data.augment import normalize
-from appearance.networks.convolve import take_products
+from appearance.networks.im2col import use_im2col
 from appearance.networks.precision import full_precision
 
 UNIT_TOLERANCE = 1e-3  # rows rounded to float16 on their way are still unit rows
@@ -61,7 +61,7 @@ def fuse_for_inference(net: nn.Module) -> nn.Module:
     net = copy.deepcopy(net).eval()
     for module in list(net.modules()):
         _fold_batch_norms(module)
-    return take_products(net).to(memory_format=torch.channels_last)
+    return use_im2col(net).to(memory_format=torch.channels_last)
 
 
 class BothDirections(nn.Module):

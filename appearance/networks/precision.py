@@ -39,7 +39,7 @@ def fastest_precision(net: nn.Module, height: int, width: int, device: torch.dev
 def emulates(precision: str, device: torch.device) -> bool:
     """Whether the device takes an arithmetic without being made for it, and so is slower with it than with float32.
 
-    An x86 processor without AVX-512 multiplies matrices 67 times more slowly in bfloat16 (docs/recipe.md). On it a
+    An x86 processor without AVX-512 multiplies matrices 67 times more slowly in bfloat16 (results/speed.csv). On it a
     network of some size would take half a minute to measure; a small product tells as well.
     """
     if precision == "fp32":

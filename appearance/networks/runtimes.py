@@ -2,7 +2,8 @@
 
 A file that `export.py` wrote carries a description of itself, as JSON: `arch`, `height`, `width`, `feature_dim`,
 `normalize`, which says whether the mean and standard deviation of `augment.normalize` are applied inside the file or
-are to be applied before, and `flip`, which says whether it looks at the mirror image as well.
+are to be applied before, `flip`, which says whether it looks at the mirror image as well, and the threshold of the
+weights (`thresholds.py`), where they have one.
 
 A file from elsewhere runs too, where it takes RGB images (N, 3, H, W) and answers one vector each. Its size is read
 from its input where that is fixed; what the file does not tell, the caller has to.
@@ -19,6 +20,7 @@ from torch import Tensor, nn
 
 from appearance.cli import InputError
 from appearance.data.augment import IMAGENET_MEAN, IMAGENET_STD
+from appearance.networks import thresholds
 from appearance.networks.checkpoints import LARGEST_SIDE, is_torchscript, reason
 from appearance.networks.inference import check_vectors, unit_rows
 from appearance.reading import refuse_bomb, size_of
@@ -56,6 +58,7 @@ class ExportedNet(nn.Module):
         self.feature_dim = description["feature_dim"]
         self.inside = description["normalize"] == "inside"
         self.flip = description.get("flip", False)
+        self.threshold = thresholds.carried(description)
         self.eval()
 
     def embed(self, images: Tensor) -> Tensor:
@@ -85,6 +88,27 @@ class WithNormalization(nn.Module):
 
     def forward(self, images: Tensor) -> Tensor:
         return self.net((images - self.mean) / self.std)
+
+
+class OfItsSize(nn.Module):
+    """A traced network behind a check of its images, which is to be scripted: a trace keeps no errors.
+
+    Args:
+        net: what `torch.jit.trace` returns for images (N, 3, height, width).
+        inside: the images are to be from 0 to 1; the mean and standard deviation are applied in `net`.
+    """
+
+    def __init__(self, net: nn.Module, height: int, width: int, inside: bool):
+        super().__init__()
+        self.net, self.height, self.width, self.inside = net, height, width, inside
+
+    def forward(self, images: Tensor) -> Tensor:
+        height, width = self.height, self.width
+        if images.dim() != 4 or images.size(1) != 3 or images.size(2) != height or images.size(3) != width:
+            raise ValueError(f"this network takes images (N, 3, {height}, {width}), and these are {images.shape}")
+        if self.inside and images.numel() > 0 and (images.min() < 0 or images.max() > 1):
+            raise ValueError("this network takes images from 0 to 1, and these are not: are they normalised already?")
+        return self.net(images)
 
 
 def _channels(values: tuple[float, float, float]) -> Tensor:

@@ -191,10 +191,10 @@ def ranked_lists(lists: list[dict]) -> Figure:
     return figure
 
 
-def feature_map(points, identities: list, cameras: list, names: dict[int, str]) -> Figure:
-    """(N, 2) points coloured by identity; one marker shape per camera where these are known (not -1) and few enough.
+def feature_map(points, shares, identities: list, cameras: list, names: dict[int, str]) -> Figure:
+    """(N, 2) principal components coloured by identity; a marker shape a camera where these are known (not -1) and few.
 
-    `names` are those of the identities in the legend, in its order.
+    `shares` (2,) of the variance stand on the axes; `names` are those of the identities in the legend, in its order.
     """
     figure = Figure(figsize=(7.6, 5.2), layout="constrained")
     axes = figure.subplots()
@@ -223,7 +223,10 @@ def feature_map(points, identities: list, cameras: list, names: dict[int, str]) 
         figure.legend(
             handles=shapes, title="camera", frameon=False, fontsize=8, ncols=columns, loc="outside right lower"
         )
-    axes.set_title("features on a plane (t-SNE): a person is one colour", fontsize=11, loc="left")
+    axes.set_title("principal components of the features (PCA): a person is one colour", fontsize=11, loc="left")
+    axes.set_xlabel(f"first component, {shares[0]:.0%} of the variance")
+    axes.set_ylabel(f"second component, {shares[1]:.0%} of the variance")
+    axes.set_aspect("equal", "datalim")  # distances are those of the features, as far as two directions show them
     axes.set_xticks([])
     axes.set_yticks([])
     axes.spines[:].set_alpha(0.3)

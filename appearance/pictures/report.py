@@ -14,13 +14,12 @@ from torchvision.datasets.folder import IMG_EXTENSIONS
 
 from appearance.cli import InputError
 from appearance.data.images import load_rgb
-from appearance.files import atomic_write
+from appearance.files import atomic_write, write_text
 from appearance.measure.calibrate import in_digits
 from appearance.measure.features_file import name_of
 from appearance.measure.metrics import ranked_list
 from appearance.measure.protocols import with_cameras
 from appearance.pictures import plots
-from appearance.pictures.tsne import tsne
 
 LISTS = 3  # queries of each kind: best, worst, random
 MAP_IDENTITIES, MAP_IMAGES = 12, 600  # what fits on a map and can be told apart
@@ -110,10 +109,11 @@ def write(folder, runs: dict, compared: list[dict], data: dict, results: dict, c
         parts.append(
             "<h2>Map of the features</h2><p>Each point is an image, each colour a person: one tight cloud per colour "
             "is what a tracker needs. Clouds that split by marker are people whose vector depends on the camera. The "
-            f"people are {MAP_IDENTITIES} at most, from the one of the highest AP to the one of the lowest, evenly "
+            "axes are the two principal components: clouds that overlap here may lie apart in the other directions. "
+            f"The people are {MAP_IDENTITIES} at most, from the one of the highest AP to the one of the lowest, evenly "
             "spread in between.</p>"
         )
-        parts.append(picture("map.png", "t-SNE map of the features, coloured by identity", lambda: drawn))
+        parts.append(picture("map.png", "Principal components of the features, coloured by identity", lambda: drawn))
     parts.append(_breakdown(first.get("breakdown", {})))
     parts.append(_provenance(command, data))
     page = (
@@ -123,8 +123,7 @@ def write(folder, runs: dict, compared: list[dict], data: dict, results: dict, c
         + "\n".join(part for part in parts if part)
         + "\n</body></html>\n"
     )
-    content = page.encode(errors="backslashreplace")  # names need not be UTF-8
-    atomic_write(folder / "report.html", lambda file: file.write(content))
+    write_text(folder / "report.html", page)
     return folder / "report.html", missing
 
 
@@ -316,7 +315,17 @@ def _map(data, results):
     chosen = torch.cat([data["qf"].cpu()[rows[in_query]], data["gf"][(rows[~in_query] - queries)].cpu()])
     names = {label: plots.plain(name_of(data, label), str(label), most=32) for label in people}
     names = {label: f"{name}   AP {100 * people[label]:.0f} %" for label, name in names.items()}
-    return plots.feature_map(tsne(chosen.numpy()), labels[rows].numpy(), cameras[rows].numpy(), names)
+    points, shares = principal_components(chosen.numpy())
+    return plots.feature_map(points, shares, labels[rows].numpy(), cameras[rows].numpy(), names)
+
+
+def principal_components(features: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """(N, D) rows on the two directions in which they vary most (PCA): (N, 2), and each direction's share of the
+    variance (2,)."""
+    rows = np.pad(features - features.mean(0, dtype=np.float64), ((0, 0), (0, 1)))  # two directions even of one number
+    directions, lengths, _ = np.linalg.svd(rows, full_matrices=False)
+    variance = np.square(lengths)
+    return (directions * lengths)[:, :2], variance[:2] / max(variance.sum(), np.finfo(float).tiny)
 
 
 def _easy_to_hard(labels: torch.Tensor, results: dict) -> dict[int, float]:

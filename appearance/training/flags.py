@@ -7,7 +7,7 @@ from appearance import cli
 from appearance.cli import InputError
 from appearance.flags import above_zero, count, share
 from appearance.machine import decoders
-from appearance.networks.checkpoints import NAMES
+from appearance.networks.architectures import ARCHITECTURES
 from appearance.training.recipe import AUTO, RECIPES, SETTINGS, flag
 
 
@@ -24,8 +24,8 @@ class Switch(argparse.Action):
         setattr(namespace, self.dest, value or not option.startswith("--no-"))
 
 
-def get_args_parser(otherwise: str = "net") -> cli.ArgumentParser:
-    """The flags of training; `otherwise` is the network that is built where neither flag nor file names one."""
+def get_args_parser(default_arch: str = "net") -> cli.ArgumentParser:
+    """The flags of training; `default_arch` is the network where neither flag nor file names one."""
     parser = cli.ArgumentParser(
         description="Train a re-ID network for DeepSORT and its kin; without arguments, on the sample dataset.",
         epilog=_recipe_table(),
@@ -44,7 +44,9 @@ def get_args_parser(otherwise: str = "net") -> cli.ArgumentParser:
     add("--workers", type=count, default=decoders(), help="threads or processes that decode images")
 
     add = parser.add_argument_group("network").add_argument
-    add("--model", choices=sorted(NAMES), help=f"architecture (default: that of --weights, else {otherwise})")
+    add(
+        "--model", choices=sorted(ARCHITECTURES), help=f"architecture (default: that of --weights, else {default_arch})"
+    )
     add("--last-stride", type=int, choices=(1, 2), default=1, help="stride of the last stage of ResNets and MobileNet")
     add("--pooling", choices=("avg", "gem"), default="avg", help="pooling of ResNets and MobileNet")
     add("--neck", choices=("none", "bn"), default="none", help="batch normalisation after it, in the same networks")
@@ -77,6 +79,7 @@ def get_args_parser(otherwise: str = "net") -> cli.ArgumentParser:
         if one["choices"]:
             options["choices"] = (AUTO, *one["choices"]) if auto else one["choices"]
         add(flag(name), help=one["help"], **options)
+    parser.set_defaults(syncBN=False)  # a flag of train_multiGPU.py
     return parser
 
 

@@ -1,4 +1,4 @@
-"""The weights that are saved, where they lie between those that a run started from and those that it trained."""
+"""Saved weights between the starting and the trained ones."""
 
 import copy
 
@@ -8,8 +8,8 @@ from torch import Tensor, nn
 
 class WeightInterpolation:
     """Interpolates a network's weights with the starting ones, tensor by tensor: `share` of the start, 1 - `share` of
-    the trained (Wortsman et al., "Robust fine-tuning of zero-shot models", CVPR 2022). Few identities teach a
-    correction; the trained weights alone would fit these identities and nobody else.
+    the trained (Wortsman et al., "Robust fine-tuning of zero-shot models", CVPR 2022). With
+    few identities the trained weights alone fit these identities and nobody else.
 
     Batch norm statistics are interpolated as well; the classifier, which may have started at random, is not.
 

@@ -19,7 +19,7 @@ class CosineSoftmax(nn.Module):
     """Softmax over scaled cosines between unit features and unit class weights, with an additive margin.
 
     Wojke and Bewley, "Deep Cosine Metric Learning for Person Re-Identification", WACV 2018, eq. 4; the margin is that
-    of Wang et al., "CosFace", CVPR 2018, eq. 4. It trains exactly what a tracker compares, so cosines spread.
+    of Wang et al., "CosFace", CVPR 2018, eq. 4. It trains exactly what a tracker compares, so cosines spread out.
     """
 
     def __init__(self, feature_dim: int, num_classes: int, scale: float = 20.0, margin: float = 0.0):
@@ -71,7 +71,7 @@ def circle(features: Tensor, labels: Tensor, margin: float = 0.25, scale: float 
 
 
 def same_neighbours(features: Tensor, vectors: Tensor, labels: Tensor, temperature: float = 0.1) -> Tensor:
-    """How far each image's cosines to the rest of the batch are from those between a teacher's vectors (N, D').
+    """Divergence of each image's cosines to the rest of the batch from those between a teacher's vectors, (N, D').
 
     Passalis and Tefas, "Learning Deep Representations with Probabilistic Knowledge Transfer", ECCV 2018: the divergence
     of two softmaxes over the other images, here with a temperature. Student and teacher may have vectors of different
@@ -90,7 +90,7 @@ def same_neighbours(features: Tensor, vectors: Tensor, labels: Tensor, temperatu
 
 def same_classes(logits: Tensor, wanted: Tensor, temperature: float = 2.0) -> Tensor:
     """The divergence from a teacher's softened classes (Hinton et al., "Distilling the Knowledge in a Neural Network",
-    2015), times the temperature squared, which keeps its gradients as large as those of the right class."""
+    2015), times the temperature squared, which keeps its gradients on the scale of the cross-entropy's."""
     own, wanted = ((x.float() / temperature).log_softmax(1) for x in (logits, wanted))
     return temperature**2 * F.kl_div(own, wanted, reduction="batchmean", log_target=True)
 
@@ -107,7 +107,7 @@ def metric_losses(names: str) -> list[str]:
     """The names in "cosine+triplet"; none in "none".
 
     Raises:
-        ValueError: a name is unknown or stands there twice.
+        ValueError: a name is unknown or repeated.
     """
     parts = [] if names == "none" else names.split("+")
     if not set(parts) <= set(METRIC_LOSSES) or len(set(parts)) < len(parts):

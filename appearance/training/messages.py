@@ -155,7 +155,7 @@ def next_step(args, data) -> str:
     if args.data_dir:
         words += ["--data-dir", data.root]
     if args.output != Path("checkpoint"):
-        words += ["--weights", args.output / "best.pth"]
+        words += ["--weights", args.output / "best.pth", "--output", args.output / "features.pth"]
     if args.skip_bad_images:
         words += ["--skip-bad-images"]
     return f"Next: {cli.command('test.py', *words)}"

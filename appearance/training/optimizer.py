@@ -39,8 +39,8 @@ def build_optimizer(model: nn.Module, recipe, steps_per_epoch: int):
     else:  # the fused kernel reads momentum that nobody wrote where fp16's first step overflows
         optimizer = SGD(groups, lr=recipe.lr, momentum=0.9, fused=fused and recipe.amp != "fp16")
     factors = schedule.lr_factors(recipe, steps_per_epoch)
-    rates = LambdaLR(optimizer, lambda step: factors[min(step, len(factors) - 1)])  # it asks for one after the last
-    return optimizer, rates, torch.amp.GradScaler(trained[0].device.type, enabled=recipe.amp == "fp16")
+    scheduler = LambdaLR(optimizer, lambda step: factors[min(step, len(factors) - 1)])  # it asks for one after the last
+    return optimizer, scheduler, torch.amp.GradScaler(trained[0].device.type, enabled=recipe.amp == "fp16")
 
 
 def learns_by_muon(parameter: nn.Parameter) -> bool:

@@ -1,4 +1,4 @@
-"""The recipe: every number that trains, written once, chosen in one place, frozen for the run.
+"""The recipe: all hyperparameters, written once, chosen in one place, frozen for the run.
 
 `Recipe` has a field for each setting, with its value in both named recipes, its flag's help and its source; the flags
 of `train.py` and the table of `--help` are made from it. `choose_recipe` replaces each "auto" by a value that fits the
@@ -12,6 +12,7 @@ from dataclasses import dataclass, field, fields
 
 from appearance.cli import InputError
 from appearance.flags import count, from_zero, positive, share
+from appearance.networks.checkpoints import input_size
 from appearance.training.losses import METRIC_LOSSES, metric_losses
 
 AUTO = "auto"
@@ -33,7 +34,7 @@ def setting(default, deepsort=None, *, type: Callable, help: str, source: str = 
 
     Args:
         default: its value in the default recipe, "auto" where `choose_recipe` decides.
-        deepsort: its value in the deepsort recipe, where that is another.
+        deepsort: its value in the deepsort recipe, where it differs.
         type: text -> value, as for argparse; `bool` for a switch.
         help: what its flag says.
         source: the paper that it is from.
@@ -45,14 +46,22 @@ def setting(default, deepsort=None, *, type: Callable, help: str, source: str = 
 
 @dataclass(frozen=True)
 class Recipe:
-    """Every number that trains. The deepsort recipe is the plain one of the well-known scripts, for comparison."""
+    """All hyperparameters. The deepsort recipe is the plain one of the well-known scripts, for comparison."""
 
     # -- how long, on what
     epochs: int = setting(AUTO, 40, type=positive, help="epochs; auto: 40, more for very small datasets")
     batch_size: int = setting(AUTO, 32, type=positive, help="images per step, over all processes; auto: by run length")
-    accumulate: int = setting(1, type=positive, help="run each batch in so many parts, to save memory")
-    height: int = setting(AUTO, type=positive, help="input height in pixels; auto: as --weights, else 128")
-    width: int = setting(AUTO, type=positive, help="input width in pixels; auto: as --weights, else 64")
+    accumulate: int = setting(
+        1,
+        type=positive,
+        help="parts in which a batch runs, to save memory; triplets are mined within a part",
+    )
+    height: int = setting(
+        AUTO, type=positive, help="input height in pixels; auto: follows --width, else as --weights, else 128"
+    )
+    width: int = setting(
+        AUTO, type=positive, help="input width in pixels; auto: follows --height, else as --weights, else 64"
+    )
     progressive: bool = setting(
         AUTO, False, type=bool, help="train on images of a quarter, half and 3/4 of the size first; auto: in long runs"
     )
@@ -61,7 +70,7 @@ class Recipe:
         "fp32",
         type=str,
         choices=("fp32", "bf16", "fp16"),
-        help="number format; auto: bf16 where it is faster, else fp32 (TF32 on GPUs); fp16 waits for the GPU each step",
+        help="number format; auto: bf16 where faster, else fp32 (TF32 on GPUs); fp16 synchronises in each step",
     )
     sampler: str = setting(
         "balanced",
@@ -85,8 +94,8 @@ class Recipe:
         AUTO,
         0.01,
         type=from_zero,
-        help="highest learning rate, for the batch of all processes; auto: 0.002, a quarter of it for --weights that "
-        "know people, four times as much for osnet_x0_25 with a --teacher",
+        help="highest learning rate, for the batch of all processes; auto: 0.002, a quarter of it for "
+        "--weights trained for re-ID without a --teacher, four times as much for osnet_x0_25 with one",
     )
     lrf: float = setting(0.01, 0.1, type=share, help="last learning rate as a share of --lr, reached by a cosine")
     warmup: float = setting(0.1, 0.0, type=share, help="share of all steps in which the learning rate rises linearly")
@@ -104,7 +113,9 @@ class Recipe:
         metavar="NAMES",
         help=f"losses on the features, joined by +: {', '.join(METRIC_LOSSES)}; or none",
     )
-    margin: float = setting(0.0, type=from_zero, help="margin of cosine and triplet loss; 0: the soft-margin triplet")
+    margin: float = setting(
+        0.0, type=from_zero, help="margin of cosine and triplet loss; 0: none for cosine, soft margin for triplet"
+    )
     teacher_weight: float = setting(1.0, type=from_zero, help="weight of the distillation losses, with a --teacher")
     # -- augmentation
     flip: float = setting(0.5, type=share, help="probability of mirroring an image")
@@ -123,7 +134,7 @@ class Recipe:
         AUTO,
         0.0,
         type=share,
-        help="share of --weights in the saved weights; auto: up to 0.6 with few identities that they tell apart",
+        help="share of --weights in the saved weights; auto: up to 0.6 with few identities that they already separate",
         source="Wortsman et al. 2022",
     )
     freeze_layers: bool = setting(False, type=bool, help="train the classifier alone; all else stays as it is")
@@ -158,11 +169,11 @@ def saved_recipe(values) -> Recipe:
 
 
 # ---------------------------------------------------------------------------------------------------------------------
-# What steers the choice, with the evidence. docs/recipe.md and docs/drawn.md have the tables.
+# What steers the choice, with the evidence. results/length.csv, teacher.csv and people.csv have more.
 
 EPOCHS = 40  # the longest that was compared; mAP of 250 people 41.0 in 12, 44.1 in 20, 45.6 in 40
 LR = 2e-3  # for Muon; 4e-3 and 1e-3 were compared in 12 epochs
-FEWEST_STEPS = 300  # of 32 images, in a very small dataset: 28 faces were all but solved in 315
+FEWEST_STEPS = 300  # of 32 images, in a very small dataset: 28 faces were nearly solved in 315
 ENOUGH_STEPS = 600  # up to here many small steps gained more than larger batches, and than small images first
 ENOUGH_SMALL_STEPS = 1500  # the same where one step changes little: OSNet in batches of 16, mAP 69.3, of 32, 56.5
 TOO_FEW_STEPS = 100  # 70 to 100 steps of 760 images stayed near chance
@@ -173,20 +184,19 @@ FEWEST_IN_PROCESS = 8  # images of a batch: two identities of four; not measured
 FEW_IN_PROCESS = 32  # images of a batch: precise statistics gained 2 to 3 points of mAP at 16, none at 32
 FINE_TUNING = 0.25  # times LR: at the full rate the network first forgets what it knows
 # times LR, with a teacher: narrow layers want more (Yang et al., "Tuning Large Neural Networks via Zero-Shot
-# Hyperparameter Transfer", NeurIPS 2021). From scratch, without a teacher, a network died of it.
+# Hyperparameter Transfer", NeurIPS 2021). from scratch, without a teacher, a network collapsed at this rate.
 NARROW = {"osnet_x0_25": 4.0}
 MOST_KEPT = 0.6  # of the starting weights; without it 10 people made the network worse on all others
-ENOUGH_PEOPLE = 150  # from here on nothing is kept: 250 people taught more than they spoilt
-KNOWN, UNKNOWN = (
-    0.2,
-    0.3,
-)  # equal error rates of the starting weights: people 0.10 to 0.14; cows 0.39, best with none kept
+ENOUGH_PEOPLE = 150  # from here on nothing is kept: training on 250 people helped more than it hurt
+# equal error rates of the starting weights: up to KNOWN the share above is kept whole, from UNKNOWN on nothing is;
+# on people they were 0.10 to 0.14, on cows, where keeping nothing was best, 0.39
+KNOWN, UNKNOWN = 0.2, 0.3
 FEW_PEOPLE = 30  # fine-tuning on 10 people made the network worse on others, on 50 better
 
 
 @dataclass(frozen=True)
 class Facts:
-    """What the choice depends on beside the flags.
+    """What the choice depends on besides the flags.
 
     Args:
         model: architecture.
@@ -206,7 +216,7 @@ class Facts:
 
     @classmethod
     def of(cls, args, model: str, start, images: int, identities: int, processes: int) -> "Facts":
-        """Those of a run; `start` is the checkpoint with its starting weights, if any."""
+        """The facts of a run; `start` is the checkpoint with its starting weights, if any."""
         size = {"height": start.height, "width": start.width} if start else {}
         fine_tuning = bool(start) and start.knows_people and not args.freeze_layers
         return cls(model, images, identities, processes, fine_tuning=fine_tuning, **size)
@@ -231,10 +241,8 @@ def choose_recipe(args, facts: Facts, measure) -> tuple[Recipe, dict[str, str]]:
     values |= {name: getattr(args, name) for name in SETTINGS if getattr(args, name) is not None}
     reasons = {}
 
-    for side in ("height", "width"):
-        if values[side] == AUTO:
-            values[side] = getattr(facts, side)
-    size = (values["height"], values["width"])
+    given = (None if values[side] == AUTO else values[side] for side in ("height", "width"))
+    size = values["height"], values["width"] = input_size(*given, (facts.height, facts.width))
     if values["amp"] == AUTO:
         values["amp"] = measure.precision(*size)
         reasons["amp"] = "faster than fp32 here" if values["amp"] == "bf16" else "bf16 is no faster here"
@@ -290,14 +298,15 @@ def trust(error: float) -> float:
 
 
 def _of_length(epochs: int, values: dict, facts: Facts, reasons: dict) -> Recipe:
-    """The recipe of so many epochs: batch size, progressive resizing and batch norm follow from its number of steps."""
+    """The recipe for this many epochs; batch size, progressive resizing and batch norm follow from its steps."""
     values = values | {"epochs": epochs}
     images_seen, processes = epochs * facts.images, facts.processes
     if values["batch_size"] == AUTO:
         sizes, steps = _batch_sizes(facts), ENOUGH_SMALL_STEPS if _takes_small_steps(facts) else ENOUGH_STEPS
         values["batch_size"] = next((size for size in sizes if images_seen >= steps * size), sizes[-1])
         short = values["batch_size"] < _largest_batch(processes)
-        reasons["batch_size"] = "short runs learn more from many small steps" if short else "the largest that helps"
+        why = "short runs learn more from many small steps" if short else "larger batches gave no gain"
+        reasons["batch_size"] = why
     batch_size = values["batch_size"]
     if batch_size % processes or batch_size < 2 * processes:
         raise InputError(
@@ -330,7 +339,7 @@ def _takes_small_steps(facts: Facts) -> bool:
 
 
 def _most_epochs(seconds: Callable[[int], float], limit: float) -> int:
-    """The most epochs whose run takes at most `limit` seconds, at least one."""
+    """The largest number of epochs whose run takes at most `limit` seconds; at least one."""
     low = 1
     while seconds(2 * low) <= limit:
         low *= 2

@@ -1,4 +1,4 @@
-"""Which run is resumed, which of its flags hold, and which run may be replaced. Nothing here trains or saves."""
+"""Which run is resumed, which of its flags hold, and which run may be replaced."""
 
 import argparse
 import os
@@ -31,16 +31,28 @@ STATE = {
 GONE = {"ema": (0.0,), "metric_weight": (0.0, 1.0), "scale": (20.0,)}
 
 
-def find(args) -> tuple[argparse.Namespace, Checkpoint | None, Recipe | None]:
+def find(args, world: World | None = None) -> tuple[argparse.Namespace, Checkpoint | None, Recipe | None]:
     """The flags to train with; and where a run is resumed, its checkpoint and recipe.
+
+    Among several processes, `world`, rank 0 reads for all, so other machines do not need the file; each process keeps
+    the flags given to it that belong to its machine.
 
     A run that torchrun has restarted resumes by itself. Flags that were not given take the values of the resumed run.
     Nothing in the output folder is changed.
 
     Raises:
         InputError: there is nothing to resume, or a given flag would change the course of the run; or, without
-            `--resume`, the output folder holds a run already.
+            `--resume`, the output folder holds a run already; or the processes were given different flags.
     """
+    if world is None:
+        return _find(args)
+    world.agree_on_flags(args)
+    own = {name: getattr(args, name) for name in MACHINE_FLAGS & args.given}
+    args, checkpoint, recipe = world.broadcast(_find(args) if world.is_main else None)
+    return argparse.Namespace(**(vars(args) | own)), checkpoint, recipe
+
+
+def _find(args) -> tuple[argparse.Namespace, Checkpoint | None, Recipe | None]:
     flags.check(args)
     last = args.output / "last.pth"
     restarted = _is_of_this_launch(last)
@@ -79,20 +91,6 @@ def find(args) -> tuple[argparse.Namespace, Checkpoint | None, Recipe | None]:
         if name in vars(args) and name not in args.given and name != "resume"
     }
     return argparse.Namespace(**(vars(args) | taken_over)), checkpoint, recipe
-
-
-def find_together(args, world: World) -> tuple[argparse.Namespace, Checkpoint | None, Recipe | None]:
-    """`find` by rank 0 for all processes of a group: other machines need not have the file.
-
-    Each keeps the flags that belong to its machine, as far as they were given there.
-
-    Raises:
-        InputError: other flags are not the same for all processes.
-    """
-    world.agree_on_flags(args)
-    own = {name: getattr(args, name) for name in MACHINE_FLAGS & args.given}
-    args, checkpoint, recipe = world.broadcast(find(args) if world.is_main else None)
-    return argparse.Namespace(**(vars(args) | own)), checkpoint, recipe
 
 
 def make_room(output: Path, overwrite: bool) -> None:

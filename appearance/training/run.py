@@ -1,4 +1,4 @@
-"""A run's life: how far it has come, what it saves and resumes, and how it stops."""
+"""The state of a run: its progress, what it saves and resumes, and how it stops."""
 
 import csv
 import io
@@ -14,22 +14,22 @@ import torch
 from torch import Tensor, nn
 
 from appearance.cli import InputError, RunFailed
-from appearance.data import marks, origin
+from appearance.data import marks, provenance
 from appearance.data.layouts import ReIDData, Sample
 from appearance.distributed import World
-from appearance.files import atomic_write
+from appearance.files import write_text
 from appearance.networks import checkpoints
 from appearance.networks.checkpoints import Checkpoint
 from appearance.pictures import plots
 from appearance.progress import progress
-from appearance.training import messages, resume, schedule
+from appearance.training import messages, resume
 from appearance.training.background import BackgroundWriter, snapshot
 from appearance.training.interpolation import WeightInterpolation
 from appearance.training.recipe import Recipe
 from appearance.training.totals import Totals
 
 SECONDS_BETWEEN_CURVES = 30  # drawing them takes longer than an epoch of small images
-READ_EVERY = 10  # steps between readings of a GPU's loss: for each the host waits
+READ_EVERY = 10  # steps between readings of a GPU's loss, each of which synchronises the host
 COLUMNS = (
     *("epoch", "height", "width", "lr", "train_loss", "train_acc", "val_loss", "val_acc", "rank1", "mAP"),
     *("images_per_second", "seconds"),
@@ -62,16 +62,16 @@ class StopRequest:
 class Run:
     """A run: epoch, step and history; `best.pth`, `last.pth`, `history.csv` and `curves.png`; Ctrl-C.
 
-    As a context it answers Ctrl-C and SIGTERM by saving and leaving, and writes its files in the background.
+    As a context manager it handles Ctrl-C and SIGTERM, by saving and exiting, and writes its files in the background.
 
     Args:
         output: folder of its files.
         recipe: what it trains with.
         world: this process; rank 0 writes.
-        model: the network, as `model.net`, with its losses, not wrapped.
-        optimizer, rates, scaler: what steps it, the learning rates, and fp16's scaler.
-        about: what checkpoints say of the network beside its weights and size (`about`).
-        samples: the training images, which batches name by number.
+        objective: the network, as `objective.net`, with its losses; not wrapped.
+        optimizer, scheduler, scaler: its optimizer, learning rate and fp16 gradient scaler.
+        metadata: what checkpoints say about the network besides its weights and size (`metadata`).
+        samples: the training images, which batches index.
         save_interval: steps between saves within an epoch; 0: none.
     """
 
@@ -80,21 +80,21 @@ class Run:
         output: Path,
         recipe: Recipe,
         world: World,
-        model: nn.Module,
+        objective: nn.Module,
         optimizer: torch.optim.Optimizer,
-        rates: torch.optim.lr_scheduler.LambdaLR,
+        scheduler: torch.optim.lr_scheduler.LambdaLR,
         scaler: torch.amp.GradScaler,
-        about: dict,
+        metadata: dict,
         samples: list[Sample],
         save_interval: int = 0,
     ):
-        self.output, self.recipe, self.world, self.model, self.rates = output, recipe, world, model, rates
-        self._parts = {"objective": model, "optimizer": optimizer, "scheduler": rates, "scaler": scaler}
-        self._about, self._samples, self._save_interval = dict(about), samples, save_interval
-        self._marks = self._about.pop("marks", None)  # for last.pth alone
+        self.output, self.recipe, self.world, self.net, self.scheduler = output, recipe, world, objective.net, scheduler
+        self._parts = {"objective": objective, "optimizer": optimizer, "scheduler": scheduler, "scaler": scaler}
+        self._metadata, self._samples, self._save_interval = dict(metadata), samples, save_interval
+        self._marks = self._metadata.pop("marks", None)  # for last.pth alone
         share = recipe.keep_start
-        self._interpolation = WeightInterpolation(model.net, share) if share else None  # the model has not trained yet
-        self.epoch, self.step = 0, 0  # whole epochs done, and steps of the present one
+        self._interpolation = WeightInterpolation(self.net, share) if share else None  # copies the starting weights
+        self.epoch, self.step = 0, 0  # whole epochs done, and steps of the current one
         self.history: list[dict] = []
         self.best: tuple[int, bool, float] = (0, False, -1.0)  # pixels, whether statistics are precise, accuracy
         self.totals = Totals(world)
@@ -129,9 +129,9 @@ class Run:
         )
 
     def end_step(self, loss: Tensor, correct: Tensor, images: int) -> None:
-        """Count a step of this process: its mean loss and its number of correct images, on the device.
+        """Count a step: this process's mean loss and number of correct images, on the device.
 
-        Every few steps, save where that is due and stop where any process was asked to.
+        Every few steps, save if due, and stop if any process was asked to.
 
         Raises:
             RunFailed: the loss of a step was not finite.
@@ -145,7 +145,7 @@ class Run:
         if last or save or self.world.device.type == "cpu" or self.step % READ_EVERY == 0:
             stop, bad_step = self.totals.reduce(self._stop.signal is not None)
             if bad_step is not None:
-                rate = self.recipe.lr * self.rates.lr_lambdas[0](self.epoch * steps + bad_step)
+                rate = self.recipe.lr * self.scheduler.lr_lambdas[0](self.epoch * steps + bad_step)
                 paths = [self._samples[image].path for image in self.order[bad_step].tolist()]
                 raise RunFailed(messages.not_finite(self.epoch, bad_step, rate, paths, self.output))
             if stop:
@@ -159,21 +159,21 @@ class Run:
             self._bar.close()
             self._trained = time.perf_counter()
 
-    def end_epoch(self, measured: dict) -> None:
-        """Add an epoch to the history, have checkpoints and curves written, and print its line.
+    def end_epoch(self, measured: dict, score: tuple[int, bool, float]) -> None:
+        """Add an epoch to the history, queue checkpoints and curves for writing, and print its line.
 
         Args:
             measured: columns of the history from validation and retrieval.
+            score: by which `best.pth` is chosen: pixels of the images, whether batch norm statistics are precise,
+                accuracy on the held-out images.
         """
-        self._writer.wait()  # for the files of the last epoch: what they hold lies in memory
+        self._writer.wait()  # the last epoch's files hold copies in memory until they are written
         height, width = self.size
-        row = {"epoch": self.epoch + 1, "height": height, "width": width, "lr": self.rates.get_last_lr()[0]}
+        row = {"epoch": self.epoch + 1, "height": height, "width": width, "lr": self.scheduler.get_last_lr()[0]}
         row |= self.totals.means("train")
         row["images_per_second"] = (self.totals.images - self._images_before) / (self._trained - self._began)
         row |= measured | {"seconds": time.perf_counter() - self._began}
         self.history.append(row)
-        # query and gallery never choose the weights: they are the test
-        score = (height * width, schedule.is_precise(self.recipe, self.epoch), row.get("val_acc", 0.0))
         is_best, self.best = score >= self.best, max(score, self.best)
         self.epoch, self.step, self.totals = self.epoch + 1, 0, Totals(self.world)
         if self.world.is_main:
@@ -189,13 +189,13 @@ class Run:
 
     # -- weights and files
 
-    def saved_net(self) -> nn.Module:
-        """The network that is tested and saved.
+    def net_to_save(self) -> nn.Module:
+        """The network that is tested and saved: the trained one, or with `keep_start` between it and the start.
 
         Raises:
-            RunFailed: a loss that was finite has left weights that are not.
+            RunFailed: the losses were finite, but the weights are not.
         """
-        net = self._interpolation.of(self.model.net) if self._interpolation else self.model.net
+        net = self._interpolation.of(self.net) if self._interpolation else self.net
         if not torch.stack([value.isfinite().all() for value in net.state_dict().values()]).all():
             raise RunFailed(
                 f"the weights are no longer finite after step {self.step} of epoch {self.epoch + 1}, and were not "
@@ -206,8 +206,8 @@ class Run:
     def _weights(self) -> dict:
         """The part of a checkpoint that testing and trackers need."""
         row = self.history[-1] if self.history else {}
-        return self._about | {
-            "net_dict": self.saved_net().state_dict(),
+        return self._metadata | {
+            "net_dict": self.net_to_save().state_dict(),
             "acc": 100.0 * row.get("val_acc", math.nan),  # without validation images nothing is measured
             "epoch": self.epoch,
             "height": self.size[0],
@@ -216,8 +216,8 @@ class Run:
         }
 
     def save(self) -> None:
-        """Have `last.pth` written: the weights and all that resuming needs. All processes contribute."""
-        buffers = self.world.gather([buffer.cpu() for buffer in self.statistics()])
+        """Queue `last.pth` for writing: the weights and all that resuming needs. All processes contribute."""
+        buffers = self.world.gather([buffer.cpu() for buffer in self.batch_norm_statistics()])
         if not self.world.is_main:
             return
         state = {name: part.state_dict() for name, part in self._parts.items()} | {
@@ -233,22 +233,22 @@ class Run:
         }
         self._writer(checkpoints.save, self.output / "last.pth", snapshot(self._weights() | state))
 
-    def statistics(self) -> list[Tensor]:
-        """Batch norm statistics, which each process gathers by itself until the end of an epoch."""
-        return [buffer for buffer in self.model.buffers() if buffer.is_floating_point()]
+    def batch_norm_statistics(self) -> list[Tensor]:
+        """The running means and variances, which each process keeps by itself until the end of an epoch."""
+        return [buffer for buffer in self._parts["objective"].buffers() if buffer.is_floating_point()]
 
     def restore(self, checkpoint: Checkpoint, data: ReIDData) -> None:
-        """Go on from a `last.pth`; after the model was wrapped, which gives all processes the first one's statistics.
+        """Go on from a `last.pth`; after the model was wrapped, which gives all processes those of rank 0.
 
         Args:
             data: what is trained on now.
 
         Raises:
-            InputError: it is of other data, of another number of processes, or does not fit.
+            InputError: it was trained on other data or other number of processes, or does not fit.
         """
         extra = checkpoint.extra
         told = marks.difference(extra["marks"], self._marks, data) if self._marks and "marks" in extra else ""
-        if told or extra["class_names"] != self._about["class_names"] or extra["images"] != len(self._samples):
+        if told or extra["class_names"] != self._metadata["class_names"] or extra["images"] != len(self._samples):
             raise InputError(
                 f"--resume {checkpoint.path}: was trained on other data ({len(extra['class_names'])} identities, "
                 f"{extra['images']} images{told and '; ' + told}); resume with the same --data-dir, or start anew with "
@@ -271,7 +271,7 @@ class Run:
                 part.load_state_dict(losses if name == "objective" else extra[name])
             for name in self._interpolation.start if self._interpolation else ():
                 self._interpolation.start[name].copy_(extra["kept"][name])
-            for buffer, saved in zip(self.statistics(), extra["buffers"][self.world.rank], strict=True):
+            for buffer, saved in zip(self.batch_norm_statistics(), extra["buffers"][self.world.rank], strict=True):
                 buffer.copy_(saved)
         except (KeyError, RuntimeError, ValueError, TypeError, IndexError, AttributeError) as error:
             raise InputError(f"--resume: the state in it does not fit ({str(error).splitlines()[0]})") from None
@@ -291,21 +291,21 @@ class Run:
         sys.exit(128 + number)
 
 
-def about(
+def metadata(
     args, arch: str, options: dict, class_names: list[str], data: ReIDData, before: Checkpoint | None, world: World
 ):
-    """What the checkpoints of a run say of the network: plain values.
+    """What the checkpoints of a run say about the network, as plain values.
 
     Args:
-        options: that it was built with.
-        before: the run that is resumed, or the starting weights: what they were trained on.
-        world: rank 0, which writes, reads every training image for it.
+        options: of `build_model`.
+        before: the resumed run, or the starting weights: what these were trained on is passed on.
+        world: rank 0 reads every training image, to describe the data.
     """
     known = {"arch": arch, "model_options": options, "num_classes": len(class_names), "class_names": class_names}
     if world.is_main:
-        earlier, roots = origin.of_checkpoint(before.extra) if before else None, args.data_dir or ()
-        prints = origin.fingerprints((sample.path for sample in data.train), args.workers)
-        known |= {"trained_on": origin.describe(data, earlier, roots, prints)}
+        earlier, roots = provenance.of_checkpoint(before.extra) if before else None, args.data_dir or ()
+        prints = provenance.fingerprints((sample.path for sample in data.train), args.workers)
+        known |= {"trained_on": provenance.describe(data, earlier, roots, prints)}
         known |= {"marks": marks.of_data(data, roots, prints)}
     return known | {"args": resume.plain(args)}
 
@@ -316,6 +316,6 @@ def write_history(history: list[dict], folder: Path, curves: bool) -> None:
     writer = csv.DictWriter(text, COLUMNS, lineterminator="\n")
     writer.writeheader()
     writer.writerows(history)
-    atomic_write(folder / "history.csv", lambda file: file.write(text.getvalue().encode()))
+    write_text(folder / "history.csv", text.getvalue())
     if curves:
         plots.training_curves(history, folder / "curves.png")

@@ -3,10 +3,10 @@
 import math
 from itertools import accumulate
 
-# Progressive resizing: share of height and width -> share of the growing epochs that are left when its stage ends.
+# Progressive resizing: share of height and width -> share of the growing epochs that remain when its stage ends.
 STAGES = {0.75: 0.2, 0.5: 0.4, 0.25: 0.85}
-GROWING_EPOCHS = 12  # at most: a network that sees small images for longer overfits them (docs/recipe.md)
-SMALLEST_SIDE = 16  # pixels; smaller images show too little of a person
+GROWING_EPOCHS = 12  # at most: longer training on small images overfits them
+SMALLEST_SIDE = 16  # pixels; smaller images are too small to recognise anyone
 PRECISE_EPOCHS = 0.2  # share of the epochs, the last ones, that end with precise batch norm statistics
 
 
@@ -14,8 +14,8 @@ def image_size(recipe, epoch: int) -> tuple[int, int]:
     """Height and width of the training images in epoch `epoch` (from 0).
 
     With `progressive`, a few of the first `GROWING_EPOCHS` train at a quarter of height and width, nearly half of them
-    at half, the rest at three quarters and at full size, where longer runs stay. A stage whose images would be too
-    small trains at the next size. The last epochs always train at the size of testing (Touvron et al., "Fixing the
+    at half, the rest at three quarters and at full size; longer runs stay at full size. A stage whose images would be
+    too small trains at the next size. The last epochs always train at the size of testing (Touvron et al., "Fixing the
     train-test resolution discrepancy", NeurIPS 2019).
     """
     size = (recipe.height, recipe.width)
@@ -36,8 +36,8 @@ def first_full_size_epoch(recipe) -> int:
 def lr_factors(recipe, steps_per_epoch: int) -> list[float]:
     """What `recipe.lr` is multiplied by at each step: a linear warm-up, then a cosine down to `recipe.lrf`.
 
-    The warm-up is a share of the steps. The cosine runs over the pixels of the images: if it ran over steps, the rate
-    would be nearly at its end before the network sees its first images of full size.
+    The warm-up is a share of the steps. The cosine follows the number of pixels seen: if it followed steps, the
+    rate would be nearly at its end before the first images of full size.
     """
     sizes = [image_size(recipe, epoch) for epoch in range(recipe.epochs)]
     pixels = [height * width for height, width in sizes for _ in range(steps_per_epoch)]

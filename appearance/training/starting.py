@@ -11,17 +11,18 @@ from torch import Tensor
 from appearance.cli import InputError
 from appearance.data.layouts import Sample
 from appearance.data.names import UNKNOWN
-from appearance.networks import checkpoints, shipped
+from appearance.networks import checkpoints, default_weights
+from appearance.networks.architectures import HAVE_OPTIONS
 from appearance.networks.checkpoints import Checkpoint
 
 IMAGES = 600  # looked at; their pairs number a hundred thousand
 FEWEST_PAIRS = 20  # of one identity in two cameras, below which pairs of one camera count as well
 
 
-def starting_weights(args, otherwise: str) -> tuple[str, Checkpoint | None]:
+def starting_weights(args, default_arch: str) -> tuple[str, Checkpoint | None]:
     """The architecture to train, and the checkpoint of `--weights`, if any, at the input size that the flags name.
 
-    The architecture is that of `--model`, else of `--weights`, else `otherwise`.
+    The architecture is that of `--model`, else of `--weights`, else `default_arch`.
 
     Raises:
         InputError: the file cannot be read, or holds another architecture than `--model` asks for; or there are no
@@ -30,17 +31,17 @@ def starting_weights(args, otherwise: str) -> tuple[str, Checkpoint | None]:
     if args.keep_start not in (None, "auto", 0.0) and not args.weights:
         raise InputError(f"--keep-start {args.keep_start:g}: needs starting weights; give --weights, or leave it out")
     if not args.weights:
-        return args.model or otherwise, None
+        return args.model or default_arch, None
     if args.weights == "imagenet":
-        model = args.model or otherwise
+        model = args.model or default_arch
         return model, checkpoints.imagenet_checkpoint(model)
     if args.weights == "drawn":
-        if args.model not in (None, shipped.ARCH):
+        if args.model not in (None, default_weights.ARCH):
             raise InputError(
-                f"--weights drawn: the network that comes along is {shipped.ARCH}; for {args.model} make one: "
-                + shipped.how_to_make(args.model)
+                f"--weights drawn: the network that comes along is {default_weights.ARCH}; for {args.model} make one: "
+                + default_weights.how_to_make(args.model)
             )
-        start = checkpoints.load(shipped.WEIGHTS)
+        start = checkpoints.load(default_weights.WEIGHTS)
     else:
         if not Path(args.weights).exists():
             raise InputError(
@@ -55,6 +56,16 @@ def starting_weights(args, otherwise: str) -> tuple[str, Checkpoint | None]:
         )
     sides = {side: getattr(args, side) for side in ("height", "width")}
     return start.arch, start.with_input(**{side: value for side, value in sides.items() if isinstance(value, int)})
+
+
+def network_options(args, arch: str, start: Checkpoint | None) -> dict:
+    """Options of `build_model` besides the architecture."""
+    options = {}
+    if arch in HAVE_OPTIONS:
+        options = {"last_stride": args.last_stride, "pooling": args.pooling, "neck": args.neck}
+    if start and start.model_options.get("truncated"):
+        options["truncated"] = True
+    return options
 
 
 def some_of_each(samples: Sequence[Sample]) -> list[Sample]:

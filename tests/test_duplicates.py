@@ -7,10 +7,10 @@ from conftest import assert_one_line_error, call_script, paint
 from PIL import Image, ImageEnhance
 
 from appearance.cli import InputError
-from appearance.data import check, compare, layouts
-from appearance.data.compare import COPY, NEAR, Order, alike, fingerprints, thumbnail
-from appearance.data.copies import copy_problems
+from appearance.data import check, layouts, similarity
+from appearance.data.duplicates import duplicate_problems
 from appearance.data.layouts import Sample
+from appearance.data.similarity import COPY, NEAR, Order, alike, thumbnail, thumbnail_vectors
 from appearance.data.split import plan_split
 
 
@@ -29,7 +29,7 @@ def save(path, image, **options):
 
 
 def likeness(*images) -> float:
-    one, other = fingerprints([thumbnail(image) for image in images])
+    one, other = thumbnail_vectors([thumbnail(image) for image in images])
     return float(one @ other)
 
 
@@ -37,7 +37,7 @@ def problems_of(root) -> list[str]:
     data = layouts.find(root)
     samples = data.train + data.query + data.gallery
     found, thumbnails = check.look(samples)
-    found += copy_problems(data, {s.path: t for s, t in zip(samples, thumbnails, strict=True)})
+    found += duplicate_problems(data, {s.path: t for s, t in zip(samples, thumbnails, strict=True)})
     return [problem.text for problem in check.find_problems(data) + found]
 
 
@@ -62,20 +62,20 @@ def test_what_saving_does_to_a_picture_leaves_it_a_copy(tmp_path):
 def test_a_flat_picture_is_like_nothing():
     black, wall = Image.new("RGB", (32, 64)), Image.new("RGB", (32, 64), (200, 10, 10))
     assert likeness(black, black) == likeness(wall, wall) == 0
-    assert alike(fingerprints([thumbnail(black)] * 5 + [None]), lambda a, b: a >= 0).shape == (2, 0)
+    assert alike(thumbnail_vectors([thumbnail(black)] * 5 + [None]), lambda a, b: a >= 0).shape == (2, 0)
 
 
 @pytest.mark.parametrize("least", [0.5, 0.9, COPY])
 def test_alike_finds_what_comparing_all_finds(least, monkeypatch):
-    monkeypatch.setattr(compare, "BLOCK", 16)  # several blocks of this little
+    monkeypatch.setattr(similarity, "BLOCK", 16)  # several blocks of this little
     rng = np.random.default_rng(0)
-    pictures = rng.integers(0, 256, (20, compare.HEIGHT * compare.WIDTH * 3))
+    pictures = rng.integers(0, 256, (20, similarity.HEIGHT * similarity.WIDTH * 3))
     noisy = [pictures[i % 20] + rng.normal(0, 4 * (i // 20 + 1), pictures.shape[1]) for i in range(100)]
-    prints = fingerprints([one.clip(0, 255).astype(np.uint8).tobytes() for one in noisy])
+    vectors = thumbnail_vectors([one.clip(0, 255).astype(np.uint8).tobytes() for one in noisy])
     odd = torch.arange(100) % 2
-    products = prints @ prints.T
+    products = vectors @ vectors.T
     wanted = (products >= least).triu(1) & (odd[:, None] == odd)
-    found = alike(prints, lambda a, b: odd[a] == odd[b], least)
+    found = alike(vectors, lambda a, b: odd[a] == odd[b], least)
     assert {*map(tuple, found.T.tolist())} == {*map(tuple, wanted.nonzero().tolist())}
     assert found.shape[1] > 10
     values = products[found[0], found[1]]
@@ -83,7 +83,7 @@ def test_alike_finds_what_comparing_all_finds(least, monkeypatch):
 
 
 def test_no_images_are_compared():
-    assert alike(fingerprints([]), lambda a, b: a >= 0).shape == (2, 0)
+    assert alike(thumbnail_vectors([]), lambda a, b: a >= 0).shape == (2, 0)
     assert Order([]).neighbours().shape == (2, 0)
 
 
@@ -143,7 +143,7 @@ def test_train_again_in_the_test(tmp_path):
     save(root / "train/0004/0004_c1_007001_00.jpg", picture(99))  # a frame of a person, and the next
     save(root / "query/0007/0007_c1_007003_00.jpg", picture(99, 0.1))
     [text] = problems_of(root)
-    assert text.startswith("train and query/gallery: 2 identities of train again, by the pictures: ")
+    assert text.startswith("train and query/gallery: 2 identities in both, judged by image content: ")
     for words in ("0003 and 0006 (train/0003/", "0004 and 0007 (train/0004/0004_c1_007001_00.jpg = query/0007/"):
         assert words in text
 
@@ -248,7 +248,7 @@ def test_a_folder_with_one_of_each_fault(tmp_path):
         "train/0001/broken.jpg: cannot be read",
         "8x9 pixels",
         "train: 1 image is under two identities: 0001 and 0002",
-        "1 identity of train again, by the pictures: 0003 and 0006",
+        "1 identity in both, judged by image content: 0003 and 0006",
         "1 of 7 query images has a copy, or nearly one",
         "1 of 7 query images has a neighbouring frame",
     )
@@ -261,24 +261,24 @@ def test_a_folder_with_one_of_each_fault(tmp_path):
 
 
 def people(root, names) -> tuple[list[Sample], torch.Tensor]:
-    """Samples and fingerprints of {identity: [(file name, picture), ...]}."""
+    """Samples and thumbnail_vectors of {identity: [(file name, picture), ...]}."""
     for who, images in names.items():
         for name, image in images:
             save(root / who / name, image, quality=95)
     data = layouts.find(root)
-    return data.train, fingerprints(check.look(data.train)[1])
+    return data.train, thumbnail_vectors(check.look(data.train)[1])
 
 
 def test_split_keeps_the_moments_of_a_query_out_of_the_gallery(tmp_path):
     walks = {f"p{who}": [(f"walk_{n:04d}.jpg", picture(who, n / 30)) for n in range(30)] for who in range(6)}
-    samples, prints = people(tmp_path, walks)
-    splits, lines = plan_split(samples, 0.5, 0, prints)
+    samples, vectors = people(tmp_path, walks)
+    splits, lines = plan_split(samples, 0.5, 0, vectors)
     row = {sample: i for i, sample in enumerate(samples)}
     assert (len(splits["query"]), len(splits["train"])) == (3, 90)
     assert 30 < len(splits["gallery"]) < 80
     for query in splits["query"]:
         rows = [row[s] for s in splits["gallery"] if s.pid == query.pid]
-        assert (prints[rows] @ prints[row[query]]).max() < NEAR
+        assert (vectors[rows] @ vectors[row[query]]).max() < NEAR
     left = 180 - sum(map(len, splits.values()))
     assert f"{left} images left out: of the same moment as a query of the same person" in lines
     assert plan_split(samples, 0.5, 0)[0] != splits  # names alone do not tell
@@ -287,9 +287,9 @@ def test_split_keeps_the_moments_of_a_query_out_of_the_gallery(tmp_path):
 def test_split_never_parts_people_who_share_pictures(tmp_path):
     names = {f"p{who}": [(f"c{n}_x.jpg", picture(10 * who + n)) for n in range(2)] for who in range(8)}
     names["p7"][0] = ("c0_x.jpg", picture(60))  # p6's
-    samples, prints = people(tmp_path, names)
+    samples, vectors = people(tmp_path, names)
     for seed in range(5):
-        splits, lines = plan_split(samples, 0.6, seed, prints, {7: "p6", 8: "p7"})
+        splits, lines = plan_split(samples, 0.6, seed, vectors, {7: "p6", 8: "p7"})
         assert {7, 8} <= {s.pid for s in splits["train"]}
         assert "2 identities share pictures with another and are not tested on: p6, p7; see `check`" in lines
 

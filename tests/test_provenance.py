@@ -5,7 +5,7 @@ import shutil
 import torch
 from conftest import COLOURS, call_script, make_class_folders, make_market, paint
 
-from appearance.data import layouts, origin
+from appearance.data import layouts, provenance
 from appearance.measure import features_file
 from appearance.networks import checkpoints
 
@@ -14,7 +14,7 @@ TINY = ["--height", 32, "--width", 16, "--workers", 1, "--device", "cpu"]
 
 def met(trained, names, tested) -> list[str]:
     data = layouts.find(tested)
-    pids = origin.people_met(origin.describe(layouts.find(trained)), names, data)
+    pids = provenance.people_met(provenance.describe(layouts.find(trained)), names, data)
     return sorted(data.names[pid] for pid in pids)
 
 
@@ -41,25 +41,25 @@ def test_people_are_met_by_name_where_names_mean_somebody(tmp_path):
 
 
 def test_a_network_remembers_what_its_first_weights_were_trained_on(tmp_path):
-    first = origin.describe(layouts.find(make_class_folders(tmp_path / "a", identities=3)))
-    second = origin.describe(layouts.find(make_class_folders(tmp_path / "b", identities=2, images=3)), first)
+    first = provenance.describe(layouts.find(make_class_folders(tmp_path / "a", identities=3)))
+    second = provenance.describe(layouts.find(make_class_folders(tmp_path / "b", identities=2, images=3)), first)
     assert [(one["identities"], one["images"]) for one in second["sets"]] == [(3, 12), (2, 6)]
     assert set(first["fingerprints"].tolist()) <= set(second["fingerprints"].tolist())
-    again = origin.describe(layouts.find(tmp_path / "b"), second)
+    again = provenance.describe(layouts.find(tmp_path / "b"), second)
     assert again["sets"] == second["sets"]
     assert torch.equal(again["fingerprints"], second["fingerprints"])
-    assert origin.sentence(second) == (
+    assert provenance.sentence(second) == (
         f"trained on {tmp_path}/b (2 identities, 6 images), and on {tmp_path}/a (3 identities, 12 images)"
     )
 
 
 def test_files_that_say_nothing_or_nonsense_are_no_trouble():
     good = {"sets": [{"data_dir": "a", "layout": "b", "identities": 1, "images": 2}], "fingerprints": torch.arange(3)}
-    assert origin.of_checkpoint({"trained_on": good}) is good
+    assert provenance.of_checkpoint({"trained_on": good}) is good
     for broken in (None, 3, {}, good | {"sets": []}, good | {"sets": [3]}, good | {"fingerprints": torch.ones(3)}):
-        assert origin.of_checkpoint({"trained_on": broken}) is None
-    assert origin.sentence(None) == "does not say what it was trained on"
-    assert origin.people_met(None, ["1"], layouts.ReIDData("x", "y")) == set()
+        assert provenance.of_checkpoint({"trained_on": broken}) is None
+    assert provenance.sentence(None) == "does not say what it was trained on"
+    assert provenance.people_met(None, ["1"], layouts.ReIDData("x", "y")) == set()
 
 
 def test_from_training_through_testing_to_the_warning(tmp_path):

@@ -8,7 +8,7 @@ ARCH = "osnet_x1_0"
 TRAINED = Path("checkpoint/best.pth")  # where `train.py` leaves one
 
 
-def chosen(given: Path | None, say: Callable[[str], None] = print) -> Path:
+def choose(given: Path | None, say: Callable[[str], None] = print) -> Path:
     """The file to work with: the one that is named, else what `train.py` left, else the one that comes along."""
     if given is None and not TRAINED.is_file() and WEIGHTS.is_file():
         say(f"note: no {TRAINED} here, so this is the network of drawn people that comes along, {WEIGHTS}")

@@ -9,7 +9,7 @@ from test_train import SMALL, run
 
 from appearance.cli import InputError
 from appearance.measure import features_file
-from appearance.networks import checkpoints, shipped
+from appearance.networks import checkpoints, default_weights
 from feature_extractor import Extractor
 
 
@@ -20,31 +20,30 @@ def here(tmp_path, monkeypatch):
 
 
 def test_the_file_is_small_whole_and_free_of_identities():
-    checkpoint = checkpoints.load(shipped.WEIGHTS)
-    assert checkpoint.arch == shipped.ARCH
+    checkpoint = checkpoints.load(default_weights.WEIGHTS)
+    assert checkpoint.arch == default_weights.ARCH
     assert (checkpoint.height, checkpoint.width) == (64, 32)
     assert checkpoint.num_classes is None
-    assert shipped.WEIGHTS.stat().st_size <= 5e6
-    assert (shipped.WEIGHTS.parent / "README.md").is_file()
+    assert default_weights.WEIGHTS.stat().st_size <= 5e6
+    assert (default_weights.WEIGHTS.parent / "README.md").is_file()
 
 
 def test_an_extractor_without_a_path(here):
     crops = random_crops(3)
     vectors = Extractor(use_cuda=False)(crops)
-    np.testing.assert_array_equal(vectors, Extractor(shipped.WEIGHTS, use_cuda=False)(crops))
+    np.testing.assert_array_equal(vectors, Extractor(default_weights.WEIGHTS, use_cuda=False)(crops))
     assert vectors.shape == (3, 512)
     assert (vectors @ vectors.T)[~np.eye(3, dtype=bool)].max() < 0.999
 
 
 def test_which_file_is_chosen(here):
     said = []
-    assert shipped.chosen(None, said.append) == shipped.WEIGHTS
-    assert said == [
-        f"note: no checkpoint/best.pth here, so this is the network of drawn people that comes along, {shipped.WEIGHTS}"
-    ]
-    write_checkpoint(shipped.TRAINED, "osnet_x0_25")
-    assert shipped.chosen(None, said.append) == shipped.TRAINED
-    assert shipped.chosen(here / "other.pth", said.append) == here / "other.pth"
+    assert default_weights.choose(None, said.append) == default_weights.WEIGHTS
+    told = "note: no checkpoint/best.pth here, so this is the network of drawn people that comes along"
+    assert said == [f"{told}, {default_weights.WEIGHTS}"]
+    write_checkpoint(default_weights.TRAINED, "osnet_x0_25")
+    assert default_weights.choose(None, said.append) == default_weights.TRAINED
+    assert default_weights.choose(here / "other.pth", said.append) == here / "other.pth"
     assert len(said) == 1
 
 
@@ -56,16 +55,16 @@ def test_scripts_use_it_and_say_so(here, script):
     assert done.code == 0, done.stderr
     assert done.stdout.startswith("note: no checkpoint/best.pth here")
     if script == "test.py":
-        assert features_file.load("features.pth")["meta"]["weights"] == str(shipped.WEIGHTS)
+        assert features_file.load("features.pth")["meta"]["weights"] == str(default_weights.WEIGHTS)
 
 
 def test_training_starts_from_it(here, capsys):
     data = make_market(here / "market")
     flags = ["--data-dir", data, "--epochs", 1, "--lr", 0, *SMALL[:-2]]
     run(*flags, "--weights", "drawn")
-    assert f"from {shipped.WEIGHTS}" in capsys.readouterr().out
-    wanted, found = checkpoints.load(shipped.WEIGHTS), checkpoints.load("checkpoint/best.pth")
-    assert found.arch == shipped.ARCH
+    assert f"from {default_weights.WEIGHTS}" in capsys.readouterr().out
+    wanted, found = checkpoints.load(default_weights.WEIGHTS), checkpoints.load("checkpoint/best.pth")
+    assert found.arch == default_weights.ARCH
     kernels = [key for key in wanted.net_dict if key.endswith("conv.weight")]
     assert kernels
     assert all(torch.equal(wanted.net_dict[key], found.net_dict[key]) for key in kernels)
@@ -84,4 +83,8 @@ def test_training_goes_on_at_the_size_of_the_weights(here):
 
 
 def test_the_folder_holds_nothing_else():
-    assert {path.name for path in (ROOT / "weights").iterdir()} == {"README.md", "make.py", shipped.WEIGHTS.name}
+    assert {path.name for path in (ROOT / "weights").iterdir()} == {
+        "README.md",
+        "make.py",
+        default_weights.WEIGHTS.name,
+    }

@@ -1,14 +1,14 @@
-"""Convolutions of few pixels, as a CPU does them faster: one matrix product each."""
+"""Convolutions of few pixels as one matrix product each (im2col), which a CPU does faster than a convolution."""
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-CHANNELS_PER_PIXEL = 32  # of input for each pixel of output, from which on a product is faster (docs/recipe.md)
+CHANNELS_PER_PIXEL = 32  # of input for each pixel of output, from which on a product is faster (results/speed.csv)
 
 
 class Conv2d(nn.Conv2d):
-    """`nn.Conv2d`, which on a CPU takes the matrix product wherever its kernel meets few pixels.
+    """`nn.Conv2d`, which on a CPU takes im2col and a matrix product wherever its kernel meets few pixels.
 
     The last stages of a network see maps of 2x1 to 4x2 pixels while images are small: in progressive resizing, and of
     64x32 crops at all times. A convolution then moves far more weights than pixels, for which oneDNN's are not made.
@@ -16,7 +16,7 @@ class Conv2d(nn.Conv2d):
     3.12, torch 2.14; on processors with AMX in the forward pass, on others with AVX-512 in the kernel's gradient). So
     everything of that width is a product as well. In exported files convolutions stay what they are.
 
-    For layers that `take_products` chooses: without groups, dilation or other padding than so many zeros.
+    For layers that `use_im2col` chooses: without groups, dilation or other padding than so many zeros.
     """
 
     def _conv_forward(self, images: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
@@ -29,8 +29,8 @@ class Conv2d(nn.Conv2d):
         return super()._conv_forward(images, weight, bias)
 
 
-def take_products(net: nn.Module) -> nn.Module:
-    """The same network, changed in place: its convolutions, torchvision's as well, are products of few pixels.
+def use_im2col(net: nn.Module) -> nn.Module:
+    """Let a network's convolutions, torchvision's as well, use im2col where it is faster; changed in place, returned.
 
     But for those that look at each pixel alone: there is little to gain, and light networks have a hundred of them.
     """

@@ -39,7 +39,7 @@ def thumbnail(image: Image.Image) -> bytes:
     return image.resize((WIDTH, HEIGHT), Image.Resampling.BOX, reducing_gap=1.0).tobytes()
 
 
-def fingerprints(thumbnails: Sequence[bytes | None]) -> Tensor:
+def thumbnail_vectors(thumbnails: Sequence[bytes | None]) -> Tensor:
     """(N, HEIGHT * WIDTH * 3) float32 rows whose products are likenesses; short ones of what is flat or missing.
 
     Each colour's mean is taken out, and the contrast: neither light nor a camera's colours count.
@@ -51,21 +51,22 @@ def fingerprints(thumbnails: Sequence[bytes | None]) -> Tensor:
     return rows / torch.linalg.vector_norm(rows, dim=1, keepdim=True).clamp(min=FLAT * size**0.5)
 
 
-def alike(prints: Tensor, relevant: Callable[[Tensor, Tensor], Tensor], least: float = COPY) -> np.ndarray:
+def alike(vectors: Tensor, relevant: Callable[[Tensor, Tensor], Tensor], least: float = COPY) -> np.ndarray:
     """Pairs of images whose likeness is at least `least` and that are `relevant`: all, or over ENOUGH.
 
     Every image is compared with every other, yet most pairs are ruled out by a look at one number or two dozen.
 
     Args:
-        prints: (N, D) fingerprints.
+        vectors: (N, D), of `thumbnail_vectors`.
         relevant: (P,), (P,) positions -> (P,) bool.
 
     Returns positions (2, P), in each pair the smaller one first; the most alike come first.
     """
-    place = (prints.square().sum(1) >= least).nonzero()[:, 0]  # without the flat ones
+    place = (vectors.square().sum(1) >= least).nonzero()[:, 0]  # without the flat ones
     furthest = 2 - 2 * least + 1e-4  # squared distance of two rows of length 1
     # a mean over pixels, or a turned axis, brings images nearer and never further apart
-    coarse = prints[place].view(len(place), HEIGHT // POOL, POOL, WIDTH // POOL, POOL, 3).mean((2, 4)).flatten(1) * POOL
+    coarse = vectors[place].view(len(place), HEIGHT // POOL, POOL, WIDTH // POOL, POOL, 3).mean((2, 4)) * POOL
+    coarse = coarse.flatten(1)
     key, ranked = (coarse @ torch.linalg.eigh(coarse.T @ coarse).eigenvectors[:, -1]).sort()
     coarse, place = coarse[ranked], place[ranked]
     stop = torch.searchsorted(key, key + furthest**0.5)
@@ -80,7 +81,7 @@ def alike(prints: Tensor, relevant: Callable[[Tensor, Tensor], Tensor], least: f
         candidates = place[torch.stack([row, column])[:, column > row] + start].sort(0).values
         for pairs in candidates.split(1 << 16, 1):
             pairs = pairs[:, relevant(*pairs)]
-            likeness = (prints[pairs[0]] * prints[pairs[1]]).sum(1)
+            likeness = (vectors[pairs[0]] * vectors[pairs[1]]).sum(1)
             enough = likeness >= least
             found.append(torch.cat([likeness[None, enough].double(), pairs[:, enough].double()]))
             number += int(enough.sum())
@@ -132,7 +133,7 @@ class Order:
             found.append(pair)
         return np.sort(np.concatenate(found, 1), axis=0)
 
-    def alike_neighbours(self, prints: Tensor, least: float) -> np.ndarray:
+    def alike_neighbours(self, vectors: Tensor, least: float) -> np.ndarray:
         """Those of the `neighbours` whose likeness is at least `least` (2, P)."""
         pairs = self.neighbours()
-        return pairs[:, ((prints[pairs[0]] * prints[pairs[1]]).sum(1) >= least).numpy()]
+        return pairs[:, ((vectors[pairs[0]] * vectors[pairs[1]]).sum(1) >= least).numpy()]

@@ -7,10 +7,10 @@ import torch
 
 from appearance.cli import counted
 from appearance.data.check import Problem, inside, one_camera
-from appearance.data.compare import NEAR, STRANGERS, Order, alike, fingerprints
 from appearance.data.folders import few
 from appearance.data.layouts import ReIDData, Sample
 from appearance.data.names import UNKNOWN
+from appearance.data.similarity import NEAR, STRANGERS, Order, alike, thumbnail_vectors
 from appearance.identities import JUNK, nobody
 
 NEIGHBOURS = 0.05  # share of queries with a neighbouring frame in the gallery, below which it is no matter
@@ -18,7 +18,7 @@ SPLITS = ("train", "query", "gallery")
 TRAIN, QUERY, GALLERY = range(3)
 
 
-def copy_problems(data: ReIDData, thumbnails: dict[str, bytes | None]) -> list[Problem]:
+def duplicate_problems(data: ReIDData, thumbnails: dict[str, bytes | None]) -> list[Problem]:
     """What pictures show that lie in two places.
 
     Args:
@@ -43,15 +43,15 @@ class _Compared:
                     self.samples.append(sample)
         self.split, self.pid = np.array(split), np.array([s.pid for s in self.samples])
         self.camera = np.array([s.camera for s in self.samples])
-        self.prints = fingerprints([thumbnails.get(s.path) for s in self.samples])
+        self.vectors = thumbnail_vectors([thumbnails.get(s.path) for s in self.samples])
         self.single = one_camera(data.tested())
 
     def problems(self) -> list[Problem]:
         pid, split = torch.from_numpy(self.pid), torch.from_numpy(self.split)
-        copies = alike(self.prints, lambda a, b: (pid[a] != pid[b]) | (split[a] != split[b]))
+        copies = alike(self.vectors, lambda a, b: (pid[a] != pid[b]) | (split[a] != split[b]))
         order = Order(self.samples)
         frames = order.neighbours()
-        likeness = (self.prints[frames[0]] * self.prints[frames[1]]).sum(1).numpy()
+        likeness = (self.vectors[frames[0]] * self.vectors[frames[1]]).sum(1).numpy()
         same = self.pid[frames[0]] == self.pid[frames[1]]
         place = len(self.samples) * copies[0] + copies[1]  # one number a pair
         no_frames = copies[:, ~np.isin(place, len(self.samples) * frames[0] + frames[1])]
@@ -64,7 +64,7 @@ class _Compared:
     def _two_identities(self, pairs: np.ndarray) -> list[Problem]:
         """One picture under two names, on one side of train and test."""
         parts = (
-            ("train", {TRAIN}, "the network is taught to tell apart what is one person"),
+            ("train", {TRAIN}, "the network is taught that one person is two"),
             ("query and gallery", {QUERY, GALLERY}, "right answers count as wrong ones"),
         )
         problems = []
@@ -84,7 +84,7 @@ class _Compared:
         if not pairs.size:
             return None
         again = counted(len({*self.pid[pairs[0]]}), "identity")
-        text = f"train and query/gallery: {again} of train again, by the pictures: {self._who(pairs)}; rank-1 and mAP "
+        text = f"train and query/gallery: {again} in both, judged by image content: {self._who(pairs)}; rank-1 and mAP "
         return Problem(False, text + "are too good for new people: move all images of a person to one side")
 
     def _copied_queries(self, pairs: np.ndarray) -> Problem | None:

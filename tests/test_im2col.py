@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from appearance.networks.convolve import Conv2d, take_products
+from appearance.networks.im2col import Conv2d, use_im2col
 from appearance.networks.inference import fuse_for_inference
 from appearance.networks.precision import autocast
 from model import build_model
@@ -80,7 +80,7 @@ def test_values_and_gradients_are_those_of_the_convolution(kernel):
     ],
 )
 def test_which_convolutions_are_products(size, channels, options, replaced):
-    layer = take_products(nn.Conv2d(channels, 32, **{"kernel_size": 3, "padding": 1} | options))
+    layer = use_im2col(nn.Conv2d(channels, 32, **{"kernel_size": 3, "padding": 1} | options))
     with Convolutions() as found:
         layer(torch.randn(2, channels, *size))
     assert bool(found.seen) != replaced
@@ -90,7 +90,7 @@ def test_which_convolutions_are_products(size, channels, options, replaced):
 def test_small_images_have_finite_features_and_gradients_whatever_lies_in_memory(name):
     """128x64 pixels begin at a quarter, 32x16, which `Net` and the ResNets bring down to one column by a stride."""
     torch.manual_seed(0)
-    net = take_products(build_model(name, 10)).to(memory_format=torch.channels_last)
+    net = use_im2col(build_model(name, 10)).to(memory_format=torch.channels_last)
     images = torch.randn(16, 3, 32, 16).contiguous(memory_format=torch.channels_last)
     exact = net.embed(images).detach()
     for _ in range(5):
@@ -117,7 +117,7 @@ def test_in_bfloat16_the_result_is_bfloat16():
 def test_a_network_stays_what_it_was():
     plain = nn.Sequential(nn.Conv2d(3, 4, 3), nn.Sequential(nn.Conv2d(4, 4, 3)))
     names, text = list(plain.state_dict()), repr(plain)
-    net = take_products(plain)
+    net = use_im2col(plain)
     assert [type(module) for module in net.modules() if isinstance(module, nn.Conv2d)] == [Conv2d, Conv2d]
     assert (list(net.state_dict()), repr(net)) == (names, text)
     assert type(copy.deepcopy(net)[0]) is Conv2d
@@ -131,13 +131,13 @@ def test_the_network_of_a_test_or_a_tracker_takes_products_too():
 
 
 def test_exported_files_keep_their_convolutions():
-    net = take_products(build_model("net", 10, reid=True).eval())
+    net = use_im2col(build_model("net", 10, reid=True).eval())
     traced = torch.jit.trace(net, torch.zeros(1, 3, 32, 16))
     assert str(traced.inlined_graph).count("aten::_convolution") == 20
     assert "aten::cat" not in str(traced.inlined_graph)
 
 
 def test_a_compiled_network_is_one_graph():
-    net, images = take_products(build_model("net", 10)).eval(), torch.randn(2, 3, 32, 16)
+    net, images = use_im2col(build_model("net", 10)).eval(), torch.randn(2, 3, 32, 16)
     torch.compiler.reset()
     assert torch.equal(torch.compile(net.embed, backend="eager", fullgraph=True)(images), net.embed(images))

@@ -1,0 +1,24 @@
+"""The flags that name a network to run, and tell what its file may leave open."""
+
+from pathlib import Path
+
+from appearance import cli
+from appearance.flags import positive
+from appearance.networks import runtimes
+
+
+def add_network_flags(parser: cli.ArgumentParser, exported: bool = True) -> None:
+    """`--weights`, `--height`, `--width`, `--last-stride`, and with `exported` `--normalize`.
+
+    Args:
+        exported: ONNX and TorchScript files are taken as well as checkpoints.
+    """
+    add = parser.add_argument
+    kinds = "checkpoint, ONNX or TorchScript file" if exported else "checkpoint of any known kind"
+    add("--weights", type=Path, help=f"{kinds} (default: checkpoint/best.pth or that in weights/)")
+    for side, other, otherwise in (("height", "width", 128), ("width", "height", 64)):
+        help = f"{side} of the network's input in pixels (default: follows --{other}, "
+        add(f"--{side}", type=positive, help=f"{help}else what --weights says, else {otherwise})")
+    add("--last-stride", type=int, choices=(1, 2), help="of a ResNet or MobileNetV2 whose file does not say it")
+    if exported:
+        add("--normalize", choices=runtimes.NORMALIZE, help=runtimes.NORMALIZE_HELP)
