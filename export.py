@@ -23,6 +23,7 @@ A file appears under its name only after its vectors were compared with those of
 """
 
 import functools
+import io
 import json
 import logging
 import warnings
@@ -40,7 +41,7 @@ from appearance.data import layouts
 from appearance.data.augment import IMAGENET_MEAN, IMAGENET_STD, normalize
 from appearance.data.resize import resize
 from appearance.drawn import sample
-from appearance.files import beside, write_text
+from appearance.files import beside, explained, write_text
 from appearance.flags import positive
 from appearance.machine import decoders
 from appearance.measure import features_file, protocols
@@ -234,7 +235,9 @@ def write_torchscript(job: Job, path: Path) -> None:
     with warnings.catch_warnings(), torch.no_grad():
         warnings.simplefilter("ignore")  # torch announces an end of TorchScript; trackers still load it
         checked = runtimes.OfItsSize(torch.jit.trace(module, example), *example.shape[2:], job.inside)
-        torch.jit.save(torch.jit.script(checked), str(path), _extra_files={runtimes.KEY: job.description()})
+        content = io.BytesIO()
+        torch.jit.save(torch.jit.script(checked), content, _extra_files={runtimes.KEY: job.description()})
+    path.write_bytes(content.getvalue())  # a full disk aborts the process where torch writes the file itself
 
 
 @dataclass(frozen=True)
@@ -389,19 +392,15 @@ def export(name: str, job: Job, path: Path, compared: Tensor, data: layouts.ReID
         raise InputError(f"--flip: a {name} file holds weights alone; whoever runs them averages both directions")
     if job.half and not FORMATS[name].weights_only:
         raise InputError(f"--half: {name} files are run as they are; leave --half out for them")
-    try:
-        with beside(path, replace=FORMATS[name].folder) as unproven:
-            FORMATS[name].write(job, unproven)
-            net = load_back(unproven, job)
-            apart = differences(net, job.net, compared)
-            line = f"cosine difference at most {apart.max():.1e}, {apart.mean():.1e} on average"
-            if not apart.max() <= FORMATS[name].tolerance:
-                allowed = f"{FORMATS[name].tolerance:.0e}"
-                raise RunFailed(f"--format {name}: {line}; allowed are {allowed}. Nothing was written")
-            if data is not None:
-                line += "  rank-1 {:.2%}  mAP {:.2%}".format(*retrieval(net, data, job.checkpoint))
-    except OSError as error:
-        raise InputError(f"--output {path.parent}: cannot be written ({error.strerror})") from None
+    with explained(path), beside(path, replace=FORMATS[name].folder) as unproven:
+        FORMATS[name].write(job, unproven)
+        net = load_back(unproven, job)
+        apart = differences(net, job.net, compared)
+        line = f"cosine difference at most {apart.max():.1e}, {apart.mean():.1e} on average"
+        if not apart.max() <= FORMATS[name].tolerance:
+            raise RunFailed(f"--format {name}: {line}; allowed are {FORMATS[name].tolerance:.0e}. Nothing was written")
+        if data is not None:
+            line += "  rank-1 {:.2%}  mAP {:.2%}".format(*retrieval(net, data, job.checkpoint))
     if path.suffix in runtimes.SUFFIXES:
         write_text(path.with_name(f"{path.name}.metadata.json"), json.dumps(boxmot_sidecar(job), indent=1) + "\n")
     size = sum(file.stat().st_size for file in (path.iterdir() if path.is_dir() else [path]))

@@ -7,7 +7,6 @@
 Then `python evaluate.py` reads the file. (Run this as a script: Python's own `test` package has the same name.)
 """
 
-import math
 import os
 import time
 from functools import partial
@@ -33,6 +32,8 @@ from datasets import PersonImages
 from model import from_checkpoint
 from utils import current_world
 
+LARGEST_TOLD = 1e6  # an epoch or accuracy that a file tells beyond it is nonsense
+
 
 def get_args_parser() -> cli.ArgumentParser:
     parser = cli.ArgumentParser(description="Extract query and gallery features with a trained network.")
@@ -56,6 +57,8 @@ def main(args) -> None:
     say = partial(print, flush=True) if world.is_main else (lambda *_: None)
     args.weights = default_weights.choose(args.weights, say)
     world.agree_on_flags(args)
+    if world.is_main:
+        features_file.check_place(args.output)
     checkpoint, net = load_network(args)
     height, width = checkpoint.height, checkpoint.width
     trained_on = provenance.of_checkpoint(checkpoint.extra)
@@ -151,7 +154,7 @@ def _described(checkpoint: checkpoints.Checkpoint) -> str:
     told = [f"{checkpoint.num_classes:,} classes"] if checkpoint.num_classes else ["no classifier"]
     for key, form in (("epoch", "epoch {}"), ("acc", "validation accuracy {:.1f} %")):
         value = checkpoint.extra.get(key)
-        if isinstance(value, int | float) and not math.isnan(value):
+        if isinstance(value, int | float) and abs(value) < LARGEST_TOLD:  # nor is it NaN
             told.append(form.format(value))
     return f" ({', '.join(told)})"
 

@@ -1,6 +1,7 @@
 """What every command line here shares: one-line errors, exit codes and flag spelling."""
 
 import argparse
+import errno
 import os
 import shlex
 import sys
@@ -12,10 +13,14 @@ EXIT_FAILED = 1  # the run itself failed, e.g. training diverged
 EXIT_BAD_INPUT = 2  # a file, folder or flag is wrong
 SCRIPTS = Path(__file__).resolve().parents[1]
 FLAGS_IN_USAGE = 8  # more are left to the list below it
+FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO)  # a disk that takes no more
 
 
 class InputError(Exception):
-    """The user's input is wrong: the message names the file or flag, what is wrong and what to do."""
+    """The user's input is wrong: the message names the file or flag, what is wrong and what to do, on one line."""
+
+    def __init__(self, message):
+        super().__init__(one_line(message))  # it may quote a file
 
 
 class RunFailed(Exception):
@@ -103,12 +108,20 @@ def run(main, parser: argparse.ArgumentParser):
         main(args)
         sys.stdout.flush()
         code = 0
+        if sys.stdout.error:
+            code = EXIT_FAILED
+            _complain(f"{parser.prog}: failed: standard output could not be written ({sys.stdout.error.strerror})")
     except InputError as error:
         code = EXIT_BAD_INPUT
         _complain(f"{parser.prog}: error: {one_line(error)}")
     except RunFailed as error:
         code = EXIT_FAILED
         _complain(f"{parser.prog}: failed: {one_line(error)}")
+    except OSError as error:  # of a file: its name, permissions or disk
+        if not error.filename and error.errno not in FULL:
+            raise
+        code = EXIT_BAD_INPUT
+        _complain(f"{parser.prog}: error: {one_line(error.filename or 'a file')}: {error.strerror}")
     except KeyboardInterrupt:
         code = 130
         print(f"\n{parser.prog}: interrupted", file=sys.stderr)
@@ -116,16 +129,23 @@ def run(main, parser: argparse.ArgumentParser):
 
 
 class Lasting:
-    """A stream that may be closed by its reader (`train.py | head`): what follows is lost, the work goes on."""
+    """A stream that outlasts its reader and its disk, and shows what it is given as text.
+
+    Where a reader closes it (`train.py | head`) or its disk is full, what follows is lost and the work goes on. Names
+    and notes from files may hold control characters, which would move the terminal's cursor or worse: they are escaped.
+
+    Attributes:
+        error: what went wrong with writing, but for a reader who had enough.
+    """
 
     def __init__(self, stream):
-        self._stream = stream
+        self._stream, self.error = stream, None
 
     def __getattr__(self, name: str):
         return getattr(self._stream, name)
 
     def write(self, text: str) -> int:
-        return self._unless_closed(self._stream.write, text) or len(text)
+        return self._unless_closed(self._stream.write, escaped(text, but="\n\r\t")) or len(text)
 
     def flush(self) -> None:
         self._unless_closed(self._stream.flush)
@@ -133,7 +153,8 @@ class Lasting:
     def _unless_closed(self, action, *args):
         try:
             return action(*args)
-        except BrokenPipeError:
+        except OSError as error:
+            self.error = None if isinstance(error, BrokenPipeError) else error
             nowhere = os.open(os.devnull, os.O_WRONLY)
             os.dup2(nowhere, self._stream.fileno())  # what is still in the buffer goes there, too
             os.close(nowhere)
@@ -166,4 +187,9 @@ def _complain(line: str) -> None:
 
 def one_line(text) -> str:
     """The text with line breaks and other control characters escaped: file names may hold them."""
-    return "".join(c if c.isprintable() else repr(c)[1:-1] for c in str(text))
+    return escaped(str(text))
+
+
+def escaped(text: str, but: str = "") -> str:
+    """The text with what is no printable character, except for those of `but`, as Python writes it."""
+    return text if text.isprintable() else "".join(c if c.isprintable() or c in but else repr(c)[1:-1] for c in text)

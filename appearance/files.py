@@ -22,13 +22,24 @@ def atomic_write(path: str | os.PathLike, write: Callable[[BinaryIO], None]) -> 
     Raises:
         InputError: the folder cannot be written or the disk is full.
     """
+    with explained(path), beside(path) as new, open(new, "wb") as file:
+        write(file)
+        file.flush()
+        os.fsync(file.fileno())
+
+
+def write_text(path: str | os.PathLike, text: str) -> None:
+    """`atomic_write` of a text, in UTF-8; names in it need not be."""
+    atomic_write(path, lambda file: file.write(text.encode(errors="backslashreplace")))
+
+
+@contextmanager
+def explained(path: str | os.PathLike) -> Iterator[None]:
+    """Turns what is said of a folder that cannot be written, or of a full disk, into an InputError about `path`."""
     try:
-        with beside(path) as new, open(new, "wb") as file:
-            write(file)
-            file.flush()
-            os.fsync(file.fileno())
+        yield
     except (OSError, RuntimeError) as error:
-        # torch.save reports a full disk as a RuntimeError of its zip writer, of its own or about the system's error
+        # torch reports a full disk as a RuntimeError of its zip writer, of its own or about the system's error
         cause = error.__context__ if isinstance(error, RuntimeError) else error
         if not isinstance(cause, OSError) and "PytorchStreamWriter" not in str(error):
             raise
@@ -36,11 +47,6 @@ def atomic_write(path: str | os.PathLike, write: Callable[[BinaryIO], None]) -> 
         raise InputError(
             f"{path}: cannot be written ({reason}); choose another folder. What was there before is unchanged"
         ) from None
-
-
-def write_text(path: str | os.PathLike, text: str) -> None:
-    """`atomic_write` of a text, in UTF-8."""
-    atomic_write(path, lambda file: file.write(text.encode()))
 
 
 @contextmanager

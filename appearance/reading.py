@@ -102,7 +102,7 @@ def refuse_bomb(path: str | os.PathLike, compressed: bool = True) -> None:
 
 def is_plain(tensor: Tensor) -> bool:
     """Whether a tensor is numbers in memory, all of them there: not sparse, nested, or one number under many names."""
-    if tensor.is_nested or tensor.layout != torch.strided or tensor.is_quantized or tensor.device.type != "cpu":
+    if tensor.is_nested or tensor.layout != torch.strided or tensor.is_quantized or tensor.is_meta:
         return False
     return tensor.numel() * tensor.element_size() <= tensor.untyped_storage().nbytes()
 

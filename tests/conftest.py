@@ -32,13 +32,14 @@ def sample_of_the_tests(tmp_path_factory):
     os.environ["APPEARANCE_DATA"] = str(tmp_path_factory.mktemp("sample"))
 
 
-def run_script(name: str, *args, cwd, timeout: float = 120, **environment) -> SimpleNamespace:
+def run_script(name: str, *args, cwd, timeout: float = 120, stdout=subprocess.PIPE, **environment) -> SimpleNamespace:
     """Run a script of this collection in `cwd`, as a user would: its exit code, stdout and stderr."""
     done = subprocess.run(
         [sys.executable, str(ROOT / name), *map(str, args)],
         cwd=cwd,
         env=script_environment(**environment),
-        capture_output=True,
+        stdout=stdout,
+        stderr=subprocess.PIPE,
         text=True,
         timeout=timeout,
     )

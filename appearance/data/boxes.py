@@ -22,6 +22,7 @@ from pathlib import Path
 import numpy as np
 
 from appearance.cli import InputError
+from appearance.reading import text_of
 
 ANNOTATIONS, DETECTIONS, TRACKS = "annotations", "detections", "tracks"  # what a file is used as
 NO_CLASS = -1
@@ -120,20 +121,18 @@ def _table(path: Path, labels: bool = False) -> tuple[np.ndarray, list[str]]:
     """The numbers of a file (N, columns), and its lines. `labels`: it is a label file of one frame."""
     lines: list[str] = []
     try:
-        lines = [line for line in path.read_text("utf-8-sig").splitlines() if line.strip() and line[0] != "#"]
+        lines = [line for line in text_of(path, "utf-8-sig").splitlines() if line.strip() and line[0] != "#"]
         delimiter = "," if lines and "," in lines[0] else None
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # no rows: a video in which nothing was found
             table = np.loadtxt(lines, delimiter=delimiter, ndmin=2) if lines else np.empty((0, 10))
-    except FileNotFoundError:
-        raise InputError(f"{path}: no such file") from None
-    except (OSError, ValueError) as error:
+    except ValueError as error:
         if lines and lines[0].lstrip()[:1].isalpha():
             raise InputError(
                 f"{path}: its first line names the columns ({lines[0].strip()[:80]}); delete that line, and give "
                 "--columns if they are not frame, track, left, top, width, height"
             ) from None
-        reason = getattr(error, "strerror", None) or str(error).split(";")[0]
+        reason = str(error).split(";")[0]
         raise InputError(f"{path}: not a table of frame, track, left, top, width, height, ... ({reason})") from None
     yolo = len(table) and table.shape[1] > 4 and (table[:, 1] % 1 != 0).any() and _are_fractions(table[:, 1:5])
     if yolo and not labels:

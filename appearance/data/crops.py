@@ -347,7 +347,7 @@ def write(splits: dict[str, list[Crop]], sequences: Rows[Sequence], out: Path) -
             cuts = pool.map(cut, sorted(files))
             for _ in progress(cuts, total=len(files), desc="cutting out", unit="frame"):
                 pass
-        with open(folder / "identities.csv", "w", newline="") as file:
+        with open(folder / "identities.csv", "w", newline="", encoding="utf-8", errors="surrogateescape") as file:
             table = csv.writer(file)
             table.writerow(["identity", "split", "sequence", "track", "crops"])
             for (split, who), count in rows:

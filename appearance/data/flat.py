@@ -1,6 +1,7 @@
 """Images in any tree as class folders: a pattern, a CSV file or Market-1501's names tell the identity of each."""
 
 import csv
+import io
 import os
 import re
 from collections.abc import Callable
@@ -12,6 +13,7 @@ from appearance.data.folders import few
 from appearance.data.layouts import ReIDData, add_class_samples, images, number_identities
 from appearance.data.names import parse_name
 from appearance.identities import nobody
+from appearance.reading import text_of
 
 COLUMNS = {  # what a CSV file's columns may be called
     "file": ("file", "filename", "file_name", "path", "image", "image_name", "image_path", "img"),
@@ -115,12 +117,12 @@ def _market_name(path: str) -> Told | None:
 def _table(file: Path, root: Path, paths: list[str]) -> Callable[[str], Told | None]:
     """A function of an image's path from a CSV file with columns file and identity, perhaps camera and session."""
     try:
-        with file.open(newline="", encoding="utf-8-sig") as lines:
-            first = lines.readline()
-            lines.seek(0)
-            rows = list(csv.DictReader(lines, delimiter=max(",;\t", key=first.count)))
-    except (OSError, UnicodeDecodeError, csv.Error) as error:
-        raise InputError(f"--identity {file}: cannot be read ({getattr(error, 'strerror', None) or error})") from None
+        lines = io.StringIO(text_of(file, "utf-8-sig"), newline="")
+        first = lines.readline()
+        lines.seek(0)
+        rows = list(csv.DictReader(lines, delimiter=max(",;\t", key=first.count)))
+    except (InputError, csv.Error) as error:
+        raise InputError(f"--identity {file}: cannot be read ({error})") from None
     header = {str(name).strip().lower(): name for name in (rows[0] if rows else ())}
     columns = {key: next((header[n] for n in names if n in header), None) for key, names in COLUMNS.items()}
     if not rows or not columns["file"] or not columns["identity"]:

@@ -8,9 +8,11 @@ import numpy as np
 from PIL import Image, ImageOps
 
 from appearance.cli import InputError
+from appearance.reading import size_of
 
 ORIENTATION = 0x0112  # where EXIF says how the camera was held; 1 is upright
 LARGEST_AREA = 50_000_000  # pixels; a small file can claim any size, and would fill the memory
+LARGEST_FILE = 8 * LARGEST_AREA + (1 << 20)  # bytes: so many pixels, of four 16-bit samples each
 RAW_16_BITS = re.compile(r";16[BLN]")  # what Pillow calls samples of 16 bits in big, little or native order
 SAVE_ANEW = "save it with 8 bits, black at 0 and white at 255"
 QUARTER = 1 << 14  # of the 16-bit range: an image that stays below may have 12 or 14 bits, which the file does not say
@@ -31,6 +33,8 @@ def load_rgb(path: str | os.PathLike, shrink: int = 1) -> Image.Image:
     try:
         if not os.path.isfile(path):  # opening a pipe would wait for ever
             raise FileNotFoundError
+        if not size_of(path, LARGEST_FILE):
+            raise ValueError("it is empty")
         with Image.open(path) as image:
             if image.width * image.height > LARGEST_AREA:
                 raise ValueError(f"{image.width}x{image.height} pixels are too many for the crop of a person")
@@ -49,6 +53,8 @@ def load_rgb(path: str | os.PathLike, shrink: int = 1) -> Image.Image:
             return image if set(image.size) == wanted else image.reduce(shrink)  # what its decoder could not do
     except FileNotFoundError:
         raise InputError(f"{path}: missing, a broken link or no file") from None
+    except InputError:  # of its size
+        raise
     except Exception as error:  # Pillow's decoders raise nearly anything on a broken file
         reason = getattr(error, "strerror", None) or str(error).replace(repr(str(path)), "it") or type(error).__name__
         raise InputError(f"{path}: cannot be read as an image ({reason})") from None

@@ -45,6 +45,7 @@ from appearance.data.names import (
     without_word,
 )
 from appearance.identities import DISTRACTOR, JUNK, nobody
+from appearance.reading import matlab_arrays, text_of
 
 OTHER_KINDS = (".gif", ".avif", ".heic", ".heif", ".jxl", ".jp2", ".jfif", ".tga")  # pictures that are not read
 
@@ -247,7 +248,7 @@ def _read_mars_test(root: Path) -> tuple[list[Sample], list[Sample]]:
     names_file = info / "test_name.txt"
     if not names_file.is_file():
         raise NotThere(f"{names_file}: missing; testing on MARS needs its official info/ folder")
-    names = names_file.read_text().split()
+    names = text_of(names_file).split()
     fits = tracks.ndim == 2 and tracks.shape[1] == 4 and len(tracks) > 0
     if not fits or tracks[:, 0].min() < 1 or tracks[:, 1].max() > len(names):
         raise InputError(f"{info / 'tracks_test_info.mat'}: rows do not fit test_name.txt; is it the official file?")
@@ -266,15 +267,11 @@ def _mat(path: Path, key: str) -> np.ndarray:
     if not path.is_file():
         raise NotThere(f"{path}: missing; testing on MARS needs its official info/ folder")
     try:
-        import scipy.io
+        content = matlab_arrays(path)
     except ImportError:
         raise NotThere(f"{path}: reading MATLAB files needs scipy: pip install scipy") from None
-    try:
-        content = {k: v for k, v in scipy.io.loadmat(path).items() if not k.startswith("__")}
-    except Exception as error:  # scipy raises many kinds for a broken file
-        raise InputError(f"{path}: not a readable MATLAB file ({error})") from None
     array = content.get(key, next(iter(content.values())) if len(content) == 1 else None)
-    if array is None or not np.issubdtype(array.dtype, np.number):
+    if array is None:
         raise InputError(f"{path}: has no numeric array {key}")
     return array
 
@@ -288,7 +285,7 @@ def _read_msmt(root: Path, layout: str) -> ReIDData:
         half = "train" if split == "train" else "test"
         folder = named(root, half, f"mask_{half}_v2") or root / half
         for file in filter(None, (named(root, f"list_{name}.txt") for name in names)):
-            for line in file.read_text().splitlines():
+            for line in text_of(file).splitlines():
                 try:
                     name, label = line.split()  # 0000/0000_000_01_0303morning_0008_0.jpg 0
                     sample = Sample(str(folder / name), first + int(label), int(name.split("_")[2]))

@@ -15,6 +15,7 @@ from torch import Tensor
 
 from appearance.data.folders import few
 from appearance.data.layouts import ReIDData, Sample
+from appearance.reading import is_plain
 
 Marks = dict[str, Tensor]  # split -> (N,) int64, in the order of its samples
 
@@ -61,7 +62,7 @@ def are_valid(value: object) -> bool:
     """Whether a value from a file is what `of_data` returns."""
     splits = ReIDData(Path(), "").splits()
     return isinstance(value, dict) and all(
-        isinstance(value.get(split), Tensor) and value[split].dtype == torch.int64 and value[split].dim() == 1
+        isinstance(marks := value.get(split), Tensor) and is_plain(marks) and marks.dtype == torch.int64
         for split in splits
     )
 

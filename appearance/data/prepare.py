@@ -1,5 +1,6 @@
 """A dataset is prepared before work begins: found, checked, unreadable images left out."""
 
+import os
 from functools import partial
 from pathlib import Path
 
@@ -20,7 +21,7 @@ def for_training(args, world: World) -> ReIDData:
         InputError: training cannot work with it.
     """
     roots = args.data_dir or [None]
-    if len({root and root.resolve() for root in roots}) < len(roots):
+    if len({root and os.path.realpath(root) for root in roots}) < len(roots):
         raise InputError("--data-dir names the same folder twice, so each person would get two labels")
     world.agree(len(roots), lambda first, own: "" if first == own else f"--data-dir names {own} folders, not {first}")
     sets = [_checked(root, args, world) for root in roots]

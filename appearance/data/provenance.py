@@ -7,7 +7,7 @@ A checkpoint keeps, under `trained_on`,
 """
 
 import csv
-import hashlib
+import os
 from collections.abc import Iterable, Sequence
 from contextlib import suppress
 from pathlib import Path
@@ -15,9 +15,11 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from appearance.cli import counted
+from appearance.cli import InputError, counted, one_line
+from appearance.data.images import LARGEST_FILE
 from appearance.data.layouts import ReIDData
 from appearance.machine import by_threads
+from appearance.reading import digest, is_plain, text_of
 
 SET = {"data_dir": str, "layout": str, "identities": int, "images": int}
 
@@ -41,7 +43,7 @@ def describe(
 def _one_set(root: Path, data: ReIDData) -> dict:
     inside = [sample for sample in data.train if Path(sample.path).is_relative_to(root)]
     return {
-        "data_dir": str(Path(root).resolve()),
+        "data_dir": os.path.realpath(root),
         "layout": data.layout,
         "identities": len({sample.pid for sample in inside}),
         "images": len(inside),
@@ -58,7 +60,7 @@ def of_checkpoint(extra: dict) -> dict | None:
         for one in found["sets"]
     )
     prints = found.get("fingerprints")
-    valid = isinstance(prints, Tensor) and prints.dtype == torch.int64 and prints.dim() == 1
+    valid = isinstance(prints, Tensor) and is_plain(prints) and prints.dtype == torch.int64 and prints.dim() == 1
     return found if whole and valid and found["sets"] else None
 
 
@@ -66,10 +68,11 @@ def tracks_met(trained_on: dict | None, sequence: str) -> int:
     """How many tracks of a video sequence a network was trained on, as the `identities.csv` of `crops` tells it."""
     met = set()
     for one in trained_on["sets"] if trained_on else ():
-        with suppress(OSError, UnicodeDecodeError, csv.Error), open(Path(one["data_dir"], "identities.csv")) as file:
+        with suppress(InputError, csv.Error):
+            table = text_of(Path(one["data_dir"], "identities.csv"), errors="surrogateescape")
             met |= {
                 row.get("track")
-                for row in csv.DictReader(file)
+                for row in csv.DictReader(table.splitlines())
                 if row.get("split") == "train" and row.get("sequence") == sequence
             }
     return len(met)
@@ -81,7 +84,7 @@ def sentence(trained_on: dict | None) -> str:
         return "does not say what it was trained on"
     sets = reversed(trained_on["sets"])
     told = [
-        f"{one['data_dir']} ({counted(one['identities'], 'identity')}, {counted(one['images'], 'image')})"
+        f"{one_line(one['data_dir'])} ({counted(one['identities'], 'identity')}, {counted(one['images'], 'image')})"
         for one in sets
     ]
     return "trained on " + ", and on ".join(told)
@@ -99,7 +102,7 @@ def people_met(trained_on: dict | None, class_names: Iterable[str], data: ReIDDa
     prints = fingerprints((sample.path for sample in tested), workers)
     known = set(trained_on["fingerprints"].tolist())
     met = {sample.pid for sample in tested if prints.get(sample.path) in known}
-    root = Path(data.root).resolve()
+    root = Path(os.path.realpath(data.root))
     here = str(root) in [one["data_dir"] for one in trained_on["sets"]]
     names = set()
     for folder, _, name in (str(name).rpartition("/") for name in class_names):  # of several sets: folder/name
@@ -109,12 +112,11 @@ def people_met(trained_on: dict | None, class_names: Iterable[str], data: ReIDDa
 
 
 def fingerprints(paths: Iterable[str], workers: int = 8) -> dict[str, int]:
-    """A number of 64 bits from the bytes of each file that can be read."""
+    """A number of 64 bits from the bytes of each ordinary file that can be read, if it is no larger than an image."""
 
     def fingerprint(path: str) -> tuple[str, int] | None:
-        with suppress(OSError):
-            content = Path(path).read_bytes()
-            return path, int.from_bytes(hashlib.blake2b(content, digest_size=8).digest(), "little", signed=True)
+        with suppress(OSError, InputError):
+            return path, int.from_bytes(bytes.fromhex(digest(path, LARGEST_FILE)), "little", signed=True)
         return None
 
     return dict(filter(None, by_threads(fingerprint, list(paths), workers)))

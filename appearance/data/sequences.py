@@ -12,6 +12,7 @@ for each file from the numbers in that file, and gives its boxes the numbers of 
 """
 
 import configparser
+import os
 import re
 import shlex
 from argparse import ArgumentParser, Namespace
@@ -27,6 +28,7 @@ from appearance.cli import InputError
 from appearance.data.boxes import ANNOTATIONS, DETECTIONS, NO_CLASS, TRACKS, Boxes, flag_of, read_boxes
 from appearance.data.images import load_rgb
 from appearance.data.numbering import FLAGS, Undecided, first_number, picture_numbers, readings_of
+from appearance.reading import text_of
 
 VIDEOS = (".mp4", ".avi", ".mov", ".mkv", ".webm", ".m4v", ".mpg", ".mpeg")
 FRAME_RATE = 25.0  # frames a second where nothing tells
@@ -81,7 +83,7 @@ class Sequence:
         if not self.folder.is_dir():
             raise InputError(f"{folder}: no such sequence; a folder with img1/ is needed")
         info = self._info()
-        self.name = info.get("name", self.folder.resolve().name)
+        self.name = info.get("name", os.path.basename(os.path.realpath(self.folder)))
         self.rate = _number(info.get("frameRate")) or FRAME_RATE
         self.gt, self.det = self.folder / "gt" / "gt.txt", self.folder / "det" / "det.txt"
         self.frames = self._frames(self.folder / info.get("imDir", "img1"))
@@ -150,7 +152,7 @@ class Sequence:
         labels = self.gt.with_name("labels.txt")
         if not labels.is_file():
             return (rows.source.names if rows is not None and rows.source else None) or MOT_CLASSES
-        names = labels.read_text("utf-8-sig", errors="replace").splitlines()
+        names = text_of(labels, "utf-8-sig", errors="replace").splitlines()
         return {number: name.strip() for number, name in enumerate(names, start=1) if name.strip()}
 
     def of_classes(self, rows: Boxes, names: Rows[str] = ()) -> tuple[np.ndarray, str]:
@@ -225,11 +227,13 @@ class Sequence:
     def _info(self) -> dict[str, str]:
         parser = configparser.ConfigParser(interpolation=None)
         parser.optionxform = str  # names as they are
+        path = self.folder / "seqinfo.ini"
         try:
-            parser.read(self.folder / "seqinfo.ini", "utf-8-sig")
-        except (configparser.Error, UnicodeDecodeError) as error:
-            reason = str(error).splitlines()[0]
-            raise InputError(f"{self.folder / 'seqinfo.ini'}: cannot be read ({reason}); it may be left out") from None
+            if path.exists():
+                parser.read_string(text_of(path, "utf-8-sig"))
+        except (configparser.Error, InputError) as error:
+            reason = str(error).splitlines()[0].removeprefix(f"{path}: cannot be read ")
+            raise InputError(f"{path}: cannot be read ({reason}); it may be left out") from None
         return dict(parser["Sequence"]) if parser.has_section("Sequence") else {}
 
     def _frames(self, images: Path) -> dict[int, Path]:

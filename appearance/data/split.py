@@ -1,5 +1,6 @@
 """Images of identities become train, query and gallery, no person and no moment in two of them."""
 
+import os
 import random
 import shutil
 from collections import Counter, defaultdict
@@ -57,7 +58,7 @@ def write_split(root: Path, out: Path, wishes: Wishes) -> tuple[list[str], list[
             lies in `root` or cannot be written.
     """
     data, told, lines = _found(root, wishes)
-    inner, outer = out.resolve(), root.resolve()
+    inner, outer = (Path(os.path.realpath(folder)) for folder in (out, root))  # links to themselves included
     if inner.is_relative_to(outer) or outer.is_relative_to(inner):
         where = "inside" if inner.is_relative_to(outer) else "around"
         raise InputError(f"{out}: lies {where} {root}, where its folders would be taken for people; choose one beside")
@@ -336,4 +337,4 @@ def _place(source: Path, target: Path, copy: bool) -> None:
     if copy:
         shutil.copy2(source, target)
     else:
-        target.symlink_to(source.resolve())
+        target.symlink_to(os.path.realpath(source))

@@ -37,6 +37,7 @@ from appearance.files import atomic_write, beside
 from appearance.identities import DISTRACTOR, JUNK, nobody
 from appearance.machine import cores, side_by_side
 from appearance.progress import progress
+from appearance.reading import text_of
 
 VERSION = 3  # raise it when the same parameters no longer give the same pictures
 DEFAULT_IDENTITIES, DEFAULT_CAMERAS = 144, 6
@@ -249,11 +250,11 @@ def is_drawn(root: Path, marker: dict) -> bool:
     if not root.exists() or (root.is_dir() and not any(root.iterdir())):
         return False
     try:
-        found = dict(json.loads((root / MARKER).read_text()))
+        found = dict(json.loads(text_of(root / MARKER)))
         found["variety"] = settings(EVERYTHING) | found.get(
             "variety", {}
         )  # drawn before there were some of the settings
-    except (OSError, ValueError, TypeError):
+    except (cli.InputError, ValueError, TypeError, RecursionError):
         raise cli.InputError(f"{root}: exists and is not a sample dataset: name another folder") from None
     if found != marker:
         keys = ("version", "seed", "identities", "cameras")

@@ -22,15 +22,20 @@ open.
 """
 
 import json
+import os
 import pickle
+import sys
+import tempfile
+import warnings
 from pathlib import Path
 
 import numpy as np
 import torch
 
 from appearance.cli import InputError
-from appearance.files import atomic_write, beside
+from appearance.files import atomic_write, beside, explained
 from appearance.networks.inference import UNIT_TOLERANCE
+from appearance.reading import is_plain, matlab_arrays, refuse_bomb, size_of, text_of
 
 FEATURES, LABELS, CAMERAS, TIMES, PATHS = ("qf", "gf"), ("ql", "gl"), ("qc", "gc"), ("qt", "gt"), ("q_paths", "g_paths")
 ARRAYS = FEATURES + LABELS + CAMERAS + TIMES
@@ -45,9 +50,7 @@ def save(path, features: dict):
 
     Raises InputError when the path's suffix is not one of ours, the place cannot be written, or a row has not length 1.
     """
-    path, kind = Path(path), _kind(path)
-    if kind == "mat":
-        raise InputError(f"{path}: .mat files are read, not written; use .pth, .npz or a folder name")
+    path, kind = Path(path), check_place(path)
     for key in FEATURES:
         _features(features[key], f"{path}: not written: {key}", "take other weights, or --amp fp32")
     arrays = {key: _array(features[key]) for key in ARRAYS if key in features}
@@ -61,6 +64,24 @@ def save(path, features: dict):
         atomic_write(path, lambda file: np.savez(file, notes=np.array(json.dumps(notes)), **arrays))
 
 
+def check_place(path) -> str:
+    """The kind of a file that `save` may write there; before long work, whose outcome would be lost.
+
+    Raises InputError as `save` does for the path.
+    """
+    path, kind = Path(path), _kind(path)
+    if kind == "mat":
+        raise InputError(f"{path}: .mat files are read, not written; use .pth, .npz or a folder name")
+    if kind == "folder" and path.exists() and not path.is_dir():
+        raise InputError(f"{path}: is a file, a folder of features cannot be written there")
+    if kind == "folder" and path.is_dir() and any(path.iterdir()) and not (path / "qf.npy").exists():
+        raise InputError(f"{path}: this folder holds other files; choose a new name for the features")
+    with explained(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        tempfile.TemporaryFile(dir=path.parent, prefix=f".{path.name}.").close()
+    return kind
+
+
 def load(path) -> dict:
     """Read and check a features file of any kind above; keys that it lacks are filled with -1, [] and {}.
 
@@ -68,8 +89,11 @@ def load(path) -> dict:
     Raises InputError, naming file, key and rows, when the file is missing, broken, unsafe, or not unit features.
     """
     path, kind = Path(path), _kind(path)
-    if not path.exists():
+    if not os.path.exists(path):
         raise InputError(f"{path}: no such features file; run `python test.py` first, or name the file it wrote")
+    if kind != "folder":
+        size_of(path)
+        refuse_bomb(path, compressed=kind != "torch")
     raw = {"torch": _load_torch, "npz": _load_npz, "mat": _load_mat, "folder": _load_folder}[kind](path)
     return check(raw, str(path))
 
@@ -117,6 +141,8 @@ def _features(value, name: str, advice: str = "extract them again") -> torch.Ten
     value = value.to(torch.float32)
     not_finite, not_unit = [], []
     for start in range(0, len(value), CHECK_ROWS):
+        if not_finite or not_unit:  # enough to say
+            break
         # one pass: the squared length of a row with a NaN or an infinity in it is not finite either
         norms = torch.linalg.vector_norm(value[start : start + CHECK_ROWS], dim=1)
         finite = norms.isfinite()
@@ -134,9 +160,10 @@ def _features(value, name: str, advice: str = "extract them again") -> torch.Ten
 
 
 def _integers(value, rows: int, name: str) -> torch.Tensor:
-    value = _tensor(value, name).reshape(-1)
-    if len(value) != rows:
-        raise InputError(f"{name} has {len(value)} entries for {rows} feature rows")
+    value = _tensor(value, name)
+    if value.numel() != rows:
+        raise InputError(f"{name} has {value.numel()} entries for {rows} feature rows")
+    value = value.reshape(-1)
     if value.is_complex() or (value.is_floating_point() and not torch.equal(value, value.round())):
         raise InputError(f"{name} must hold whole numbers")
     return value.to(torch.int64).contiguous()  # a column of a table is not
@@ -152,10 +179,17 @@ def _paths(value, rows: int, name: str) -> list:
 
 
 def _tensor(value, name: str) -> torch.Tensor:
-    try:
-        return value.detach() if isinstance(value, torch.Tensor) else torch.from_numpy(np.asarray(value))
-    except TypeError as error:
-        raise InputError(f"{name} is not an array of numbers") from error
+    if not isinstance(value, torch.Tensor):
+        array = np.asarray(value)
+        if not array.dtype.isnative or any(stride < 0 for stride in array.strides):  # as torch does not take them
+            array = array.astype(array.dtype.newbyteorder("="), order="C")
+        try:
+            return torch.from_numpy(array)
+        except TypeError:
+            raise InputError(f"{name} is not an array of numbers") from None
+    if not is_plain(value):
+        raise InputError(f"{name} is no plain tensor of numbers")
+    return value.detach()
 
 
 def _rows(indices: list, total: int) -> str:
@@ -182,7 +216,9 @@ def _kind(path) -> str:
 
 def _load_torch(path: Path) -> dict:
     try:
-        raw = torch.load(path, map_location="cpu", weights_only=True)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # about old formats
+            raw = torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
         raise InputError(
             f"{path}: refused, because it is no plain features file: it is broken, or holds Python objects other than "
@@ -210,13 +246,9 @@ def _load_npz(path: Path) -> dict:
 
 def _load_mat(path: Path) -> dict:
     try:
-        from scipy.io import loadmat
+        raw = matlab_arrays(path, tuple(MAT_NAMES.values()))
     except ImportError as error:
         raise InputError(f"{path}: reading .mat files needs scipy: pip install scipy") from error
-    try:
-        raw = loadmat(path)
-    except Exception as error:  # scipy raises almost anything on a broken file
-        raise InputError(f"{path}: cannot be read as a MATLAB file ({error})") from error
     return {key: raw[name] for key, name in MAT_NAMES.items() if name in raw}
 
 
@@ -226,15 +258,16 @@ def _load_folder(path: Path) -> dict:
     raw = {}
     for key in ARRAYS:
         file = path / f"{key}.npy"
-        if file.exists():
+        if os.path.lexists(file):
+            size_of(file, sys.maxsize)
             try:
                 # "c": pages are read when touched, and writing to the tensor never reaches the file
-                raw[key] = np.asarray(np.load(file, mmap_mode="c" if key in FEATURES else None, allow_pickle=False))
-            except (OSError, ValueError, EOFError) as error:
+                raw[key] = np.asarray(np.load(file, mmap_mode="c", allow_pickle=False))
+            except (OSError, ValueError, EOFError, OverflowError) as error:
                 raise InputError(f"{file}: cannot be read as an array of numbers; it is broken") from error
     try:
-        notes = json.loads((path / "meta.json").read_text()) if (path / "meta.json").exists() else {}
-    except (OSError, ValueError) as error:
+        notes = json.loads(text_of(path / "meta.json")) if os.path.lexists(path / "meta.json") else {}
+    except (ValueError, RecursionError) as error:
         raise InputError(f"{path / 'meta.json'}: cannot be read as JSON") from error
     if not isinstance(notes, dict):
         raise InputError(f"{path / 'meta.json'}: must hold q_paths, g_paths and meta")
@@ -242,16 +275,9 @@ def _load_folder(path: Path) -> dict:
 
 
 def _save_folder(path: Path, arrays: dict, notes: dict):
-    """A folder of features that is there already is replaced, any other is not."""
-    if path.exists() and not path.is_dir():
-        raise InputError(f"{path}: is a file, a folder of features cannot be written there")
-    if path.is_dir() and any(path.iterdir()) and not (path / "qf.npy").exists():
-        raise InputError(f"{path}: this folder holds other files; choose a new name for the features")
-    try:
-        with beside(path, replace=True) as new:
-            new.mkdir()
-            for key, value in arrays.items():
-                np.save(new / f"{key}.npy", value, allow_pickle=False)
-            (new / "meta.json").write_text(json.dumps(notes))
-    except OSError as error:
-        raise InputError(f"{path}: cannot be written ({error.strerror or error})") from None
+    """A folder of features that is there already is replaced."""
+    with explained(path), beside(path, replace=True) as new:
+        new.mkdir()
+        for key, value in arrays.items():
+            np.save(new / f"{key}.npy", value, allow_pickle=False)
+        (new / "meta.json").write_text(json.dumps(notes))

@@ -31,6 +31,7 @@ from appearance.networks import foreign, osnet
 from appearance.networks.architectures import ARCHITECTURES, build_model
 from appearance.networks.foreign import layers, listed
 from appearance.networks.inference import check_vectors
+from appearance.reading import is_plain, refuse_bomb, size_of
 
 OPTIONS = {"last_stride": (1, 2), "pooling": ("avg", "gem"), "neck": ("none", "bn"), "truncated": (True, False)}
 NUMBERS = (torch.float32, torch.float64, torch.float16, torch.bfloat16, torch.int64)
@@ -169,14 +170,14 @@ def read(path: str | os.PathLike) -> dict:
         InputError: no such file, not a checkpoint, or a pickle that wants to run code.
     """
     path = Path(path)
-    if not path.is_file():
+    if not os.path.isfile(path):
         raise InputError(f"{path}: no such checkpoint; train one with `python train.py` or name it with --weights")
+    size_of(path)
     if path.suffix == ".safetensors" or _is_safetensors(path):
         return _safetensors(path)
     if kind := _graph(path):
         raise InputError(f"{path}: {kind} file, which runs as it is; give the checkpoint that it was made from")
-    if _is_compressed(path):
-        raise InputError(f"{path}: refused: its contents are compressed, as torch never writes them")
+    refuse_bomb(path, compressed=False)
     try:
         with warnings.catch_warnings(), torch.serialization.safe_globals([(Unread, name) for name in HARMLESS]):
             warnings.simplefilter("ignore")  # about old formats
@@ -237,19 +238,12 @@ def _graph(path: Path) -> str:
 
 def is_torchscript(path: Path) -> bool:
     """Whether a file holds a TorchScript program, whatever its name."""
+    if not os.path.isfile(path):
+        return False
     try:
         with zipfile.ZipFile(path) as file:
             return any(name.split("/")[1:2] == ["code"] for name in file.namelist())
     except Exception:  # no zip file, or a broken one
-        return False
-
-
-def _is_compressed(path: Path) -> bool:
-    """Whether a file would unpack to more than itself: a small one could fill the memory."""
-    try:
-        with zipfile.ZipFile(path) as file:
-            return any(entry.file_size > entry.compress_size for entry in file.infolist())
-    except Exception:  # no zip file, or a broken one: for torch to say
         return False
 
 
@@ -281,7 +275,7 @@ def load(path: str | os.PathLike) -> Checkpoint:
     if arch == "net" and "net_dict" in content:
         told |= {"height", "width"}  # the published kind: deep_sort_pytorch feeds it 128x64 and nothing else
     height, width = size.get("height", 128), size.get("width", 64)
-    if not all(isinstance(side, int) and 1 <= side <= LARGEST_SIDE for side in (height, width)):
+    if not all(type(side) is int and 1 <= side <= LARGEST_SIDE for side in (height, width)):  # True is none
         raise InputError(f"{path}: an input size of {height!r:.20} x {width!r:.20} is none; is the file damaged?")
     if not isinstance(extra.get("epoch", 0), int):  # written by others, and nothing depends on it
         del extra["epoch"]
@@ -345,8 +339,7 @@ def _is_known(option: tuple) -> bool:
 def _check_tensors(net_dict: dict[str, Tensor], path: Path) -> None:
     """Refuse tensors that are more than the numbers in the file, such as a shape of billions over one number."""
     for name, tensor in net_dict.items():
-        plain = tensor.layout == torch.strided and tensor.device.type == "cpu" and tensor.dtype in NUMBERS
-        if not plain or not 0 < tensor.numel() * tensor.element_size() <= tensor.untyped_storage().nbytes():
+        if not is_plain(tensor) or tensor.dtype not in NUMBERS or not tensor.numel():
             raise InputError(f"{path}: {name} is no plain tensor of numbers of shape {tuple(tensor.shape)}")
         if not tensor.isfinite().all():
             raise InputError(f"{path}: {name} holds NaN or infinite values; the file is damaged or its run diverged")
@@ -473,9 +466,9 @@ def load_pretrained(net: nn.Module, arch: str, checkpoint: Checkpoint) -> str:
     unused = sorted(k for k in checkpoint.net_dict if k not in fits)
     line = f"Loaded {len(fits)} of {len(own)} tensors from {checkpoint.path}"
     if fresh:
-        line += f"; {len(fresh)} start fresh ({_shortened(fresh)})"
+        line += f"; {len(fresh)} start fresh ({foreign.listed(fresh)})"
     if unused:
-        line += f"; {len(unused)} of the file unused ({_shortened(unused)})"
+        line += f"; {len(unused)} of the file unused ({foreign.listed(unused)})"
     # the stride is a flag of the training's own, and ImageNet's weights are fine-tuned at any size
     doubts = checkpoint.doubts(of=("height", "width")) if checkpoint.knows_people else []
     return "\n".join([line, *(f"note: {doubt}" for doubt in doubts)])
@@ -484,10 +477,6 @@ def load_pretrained(net: nn.Module, arch: str, checkpoint: Checkpoint) -> str:
 def _is_alike(one: Tensor, other: Tensor) -> bool:
     """Of one shape, and both whole numbers or both not."""
     return one.shape == other.shape and one.is_floating_point() == other.is_floating_point()
-
-
-def _shortened(names: list[str]) -> str:
-    return ", ".join(names[:3]) + (", ..." if len(names) > 3 else "")
 
 
 def imagenet_checkpoint(arch: str) -> Checkpoint:

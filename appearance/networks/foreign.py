@@ -17,6 +17,7 @@ from itertools import takewhile
 import torch
 from torch import Tensor
 
+from appearance.cli import one_line
 from appearance.data.augment import IMAGENET_MEAN, IMAGENET_STD
 from appearance.networks import mobilenet
 from appearance.networks.architectures import ARCHITECTURES, build_model
@@ -91,8 +92,8 @@ def layers(names: list[str]) -> list[str]:
 
 
 def listed(names: list[str], most: int = 3) -> str:
-    """The first names, each cut at its front where it is very long."""
-    shown = [name if len(name) <= 50 else "..." + name[-47:] for name in names[:most]]
+    """The first names, each cut at its front where it is very long, and on one line, as they are those of a file."""
+    shown = [one_line(name if len(name) <= 50 else "..." + name[-47:]) for name in names[:most]]
     return ", ".join(shown) + (", ..." if len(names) > most else "")
 
 
@@ -140,7 +141,7 @@ def networks(content: dict, recognise: Callable[[dict], Recognised | None]) -> l
 
 def dicts(content: dict, keys: tuple = (), beside: dict | None = None) -> Iterator[tuple[tuple, dict, dict]]:
     """Each dict that holds tensors: its keys from the top, its tensors, and the other values of the dicts above it."""
-    weights = {str(name): value for name, value in content.items() if isinstance(value, Tensor)}
+    weights = {str(name): value for name, value in content.items() if _is_tensor(value)}
     if weights:
         yield keys, weights, beside or {}
     if len(keys) < DEPTH:
@@ -148,6 +149,11 @@ def dicts(content: dict, keys: tuple = (), beside: dict | None = None) -> Iterat
             if isinstance(key, str) and isinstance(value, dict):
                 plain = {name: other for name, other in content.items() if name != key}
                 yield from dicts(value, (*keys, key), (beside or {}) | plain)
+
+
+def _is_tensor(value: object) -> bool:
+    """Whether it is a tensor with a shape: nested ones have none."""
+    return isinstance(value, Tensor) and not value.is_nested
 
 
 def _unwrapped(weights: dict[str, Tensor]) -> dict[str, Tensor]:

@@ -10,6 +10,7 @@ from its input where that is fixed; what the file does not tell, the caller has 
 """
 
 import json
+import os
 import warnings
 from collections.abc import Callable
 from pathlib import Path
@@ -22,6 +23,7 @@ from appearance.data.augment import IMAGENET_MEAN, IMAGENET_STD
 from appearance.networks import thresholds
 from appearance.networks.checkpoints import LARGEST_SIDE, is_torchscript, reason
 from appearance.networks.inference import check_vectors, unit_rows
+from appearance.reading import refuse_bomb, size_of
 
 KEY = "reid"  # under which a file keeps its description
 SUFFIXES = (".onnx", ".torchscript")
@@ -125,8 +127,10 @@ def load(path: Path, height: int | None = None, width: int | None = None, normal
         InputError: it cannot be read or is no such network; it does not tell its size or normalisation, and the caller
             does not either; the two contradict each other; or its vectors are no vectors.
     """
-    if not path.is_file():
+    if not os.path.isfile(path):
         raise InputError(f"{path}: no such file; `python export.py` writes it from a checkpoint")
+    size_of(path)
+    refuse_bomb(path)
     if normalize not in (None, *NORMALIZE):
         raise InputError(f"--normalize {normalize}: must be outside or inside")
     run, text, told = (_onnx if path.suffix == ".onnx" else _torchscript)(path)
@@ -159,7 +163,7 @@ def _description(path: Path, text: str) -> dict:
         told = json.loads(text)
         sides = [told[name] for name in ("height", "width", "feature_dim")]
         valid = all(type(side) is int and side > 0 for side in sides) and max(sides[:2]) <= LARGEST_SIDE
-        valid &= isinstance(told["arch"], str) and told["normalize"] in NORMALIZE
+        valid &= isinstance(told["arch"], str) and told["arch"].isprintable() and told["normalize"] in NORMALIZE
     except (ValueError, TypeError, KeyError, RecursionError):
         valid = False
     if not valid:

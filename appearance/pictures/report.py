@@ -10,9 +10,10 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from PIL import Image
+from torchvision.datasets.folder import IMG_EXTENSIONS
 
 from appearance.cli import InputError
+from appearance.data.images import load_rgb
 from appearance.files import atomic_write, write_text
 from appearance.measure.calibrate import in_digits
 from appearance.measure.features_file import name_of
@@ -274,13 +275,16 @@ def _open(data, side: str, row: int):
     paths = data[side + "_paths"]
     if not paths:
         return None
-    try:
-        with Image.open(Path(data["meta"].get("data_dir") or "", paths[row])) as image:
-            image = image.convert("RGB")
-            image.thumbnail(THUMBNAIL)
-            return image
-    except (OSError, ValueError):
+    root = data["meta"].get("data_dir")
+    path = Path(root if isinstance(root, str) else "", paths[row])
+    if path.suffix.lower() not in IMG_EXTENSIONS:  # the features file may be a stranger's, and name anything
         return None
+    try:
+        image = load_rgb(path)
+    except InputError:
+        return None
+    image.thumbnail(THUMBNAIL)
+    return image
 
 
 def _lists_text(label, runs: int, data, missing: int) -> str:
