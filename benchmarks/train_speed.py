@@ -116,7 +116,7 @@ class Ours:
         feeds = Feeds(PersonImages, data.train, [], pids, "auto", decoders(), world)
         feed = feeds.at((args.height, args.width))[0]
         tools = build_optimizer(model, recipe, len(batches.order(recipe, feed.labels, 0)))
-        self.run = train.Run(Path(folder), recipe, world, model, *tools, about={}, samples=data.train)
+        self.run = train.Run(Path(folder), recipe, world, model, *tools, metadata={}, samples=data.train)
         augment = Augment(recipe.flip, recipe.pad, recipe.jitter, recipe.erase)
         self.parts = (world.wrapped(model, compile=args.compile), *tools, feed, augment, recipe, self.run)
         self.steps = args.steps

@@ -146,12 +146,11 @@ def block_after(heading: str, language: str = "bash") -> str:
     return next(part for kind, part in FENCED.findall(text.partition(heading)[2]) if kind == language)
 
 
-def run_block(text: str, cwd: Path, data: Path | None = None, network: str | None = None) -> list[str]:
+def run_block(text: str, cwd: Path, data: Path | None = None) -> list[str]:
     """Run the commands of a block one after the other, made smaller; what each of them prints.
 
     Args:
         data: stands for the sample, which takes a while to draw.
-        network: a light one instead of the default.
     """
     printed = []
     for command in commands(text):
@@ -161,8 +160,6 @@ def run_block(text: str, cwd: Path, data: Path | None = None, network: str | Non
         words += SMALLER.get(script, SMALLER.get(f"{script} {words[0]}" if words else "", []))
         if data and script in ("train.py", "test.py"):
             words += ["--data-dir", str(data)]
-        if network and script == "train.py":
-            words += ["--model", network]
         printed.append(run(["python", ROOT / script, *words], cwd))
     return printed
 
@@ -195,9 +192,7 @@ def test_own_data(tmp_path):
 
 def test_own_video(tmp_path):
     annotate(make_sequence(tmp_path / "MOT16-09", frames=200), frames=200)
-    cut, trained, tested, evaluated, tracked = run_block(
-        block_after("## Your own video"), tmp_path, network="osnet_x0_25"
-    )
+    cut, trained, tested, evaluated, tracked = run_block(block_after("## Your own video"), tmp_path)
     assert re.search(r"Next: .*train\.py --data-dir video_crops --weights drawn .*--output runs/video_crops\n", cut)
     assert "-> best.pth" in trained
     assert re.search(r"Next: .*evaluate\.py runs/video/features\.pth --protocol reappear --gap \d+\n", tested)

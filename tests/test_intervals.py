@@ -207,7 +207,7 @@ def test_calibrate_says_when_it_cannot_be_relied_on():
         return torch.Generator().manual_seed(0)
 
     assert warnings(clouds(40, 0.4, generator())) == []
-    assert ["too few pairs" in warning for warning in warnings(clouds(12, 0.2, generator(), images=2, cameras=1))] == [
+    assert ["too few pairs" in warning for warning in warnings(clouds(24, 0.2, generator(), images=2, cameras=1))] == [
         True
     ]
     few_people = warnings(clouds(5, 0.2, generator(), images=60, cameras=1))

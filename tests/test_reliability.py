@@ -235,8 +235,8 @@ def test_a_restart_goes_on_with_its_own_run_and_no_other(here, monkeypatch):
 def test_a_dataset_that_vanishes_is_named_and_the_run_can_go_on(here, monkeypatch):
     end_epoch = train.Run.end_epoch
 
-    def end_then_lose_data(self, measured):
-        end_epoch(self, measured)
+    def end_then_lose_data(self, measured, score):
+        end_epoch(self, measured, score)
         os.rename("data", "elsewhere")
 
     flags = ["--epochs", 2, "--cache", "none", "--workers", 0]
@@ -272,7 +272,7 @@ def test_weights_that_are_not_finite_are_never_saved(here, monkeypatch):
     class Poison(train.Run):
         def begin_epoch(self, *arguments):
             nonlocal poison
-            poison = self.model
+            poison = self.net
             super().begin_epoch(*arguments)
 
     poison = None
