@@ -85,6 +85,7 @@ def test_training_goes_on_at_the_size_of_the_weights(here):
 def test_the_folder_holds_nothing_else():
     assert {path.name for path in (ROOT / "weights").iterdir()} == {
         "README.md",
+        "ckpt.t7",
         "make.py",
         default_weights.WEIGHTS.name,
     }
