@@ -42,6 +42,8 @@ def rank_metrics(qf, ql, qc, gf, gl, gc, memory: int = DEFAULT_MEMORY) -> dict:
     Returns the dict that `summary` describes.
     Raises InputError when the arrays do not fit together, rows are not finite or not unit, or no query is valid.
     """
+    # rows that a caller expanded become rows in memory
+    qf, gf = (rows.contiguous() if isinstance(rows, torch.Tensor) else rows for rows in (qf, gf))
     data = features_file.check(dict(qf=qf, ql=ql, qc=qc, gf=gf, gl=gl, gc=gc))
     return summary(rank_queries(data, memory))
 

@@ -266,7 +266,7 @@ def test_weights_that_are_not_finite_are_never_saved(here, monkeypatch):
     measure = train.schedule.is_precise
 
     def poisoned(recipe, epoch):  # after the last step of an epoch, whose loss was finite
-        poison.net.conv1.conv.weight.data[0] = float("nan")
+        poison.conv1.conv.weight.data[0] = float("nan")
         return measure(recipe, epoch)
 
     class Poison(train.Run):

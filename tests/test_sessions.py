@@ -172,7 +172,7 @@ def test_a_flat_folder(tmp_path):
     for value, words in (
         ("bad.csv", "line 2: nobody.png"),
         ("none.csv", "must name the columns"),
-        ("gone.csv", "No such file"),
+        ("gone.csv", "no such file"),
         ("shop", "group"),
         ("(", "not a regular expression"),
         ("(dog)", "fits none of 16 images"),
