@@ -11,7 +11,7 @@ from PIL import Image
 from test_documented_commands import FENCED, commands, complaints
 
 PAGES = [
-    *(f"docs/{name}.md" for name in ("results", "training", "data", "evaluation", "drawn", "reliability")),
+    *(f"docs/{name}.md" for name in ("results", "training", "data", "evaluation", "drawn", "reliability", "video")),
     "weights/README.md",
     "README.md",
 ]
