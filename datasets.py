@@ -139,67 +139,95 @@ def get_args_parser() -> cli.ArgumentParser:
     parser = cli.ArgumentParser(description="Look at a re-ID dataset, or make one.")
     commands = parser.add_subparsers(required=True, metavar="check|split|crops|draw")
 
-    command = commands.add_parser("check", help="print the table of a dataset and every problem it has")
+    command = commands.add_parser("check", help="print what is in a dataset, and every problem")
     command.add_argument("root", type=Path, help="folder of the dataset")
     command.set_defaults(action=check)
 
     usage = "%(prog)s ROOT OUT [flags]"
-    command = commands.add_parser("split", help="turn images of identities into train/ query/ gallery/", usage=usage)
+    command = commands.add_parser(
+        "split", help="make train/, query/ and gallery/ from folders of identities", usage=usage
+    )
     add = command.add_argument
-    add("root", type=Path, help="folder with one folder of images per identity, or with --identity any folder")
+    add("root", type=Path, help="folder with one folder of images per identity; with --identity any folder")
     add("out", type=Path, help="new folder for the split")
-    help = "share of the identities for testing; 1: all, none to train on"
+    help = "share of the identities that become test identities; 1: all"
     add("--test-ratio", type=share_above_zero, default=0.3, help=help)
-    add("--seed", type=count, default=0, help="which identities and queries are drawn")
-    add("--copy", action="store_true", help="copy the images instead of linking to them")
-    help = "what tells the identity: a regular expression for paths below ROOT with a group called identity (or the "
-    help += "first; camera and session may be groups too), or a CSV file with columns file, identity, camera, session"
+    add("--seed", type=count, default=0, help="seed of the random choice of identities and queries")
+    add("--copy", action="store_true", help="copy images instead of making links")
+    help = "where identities come from: a regular expression for paths below ROOT with a group named identity (groups "
+    help += "camera and session are read too), or a CSV file with columns file, identity, camera, session"
     add("--identity", metavar="REGEX|FILE", help=help)
-    help = "regular expression for the session (clip, day, track) in a path below ROOT: images of the same identity "
-    help += "and session are no answers to each other (default: found in the names, where they tell no camera)"
+    help = "regular expression for the session (clip, day or track) in paths below ROOT. Images of the same identity "
+    help += "and session never count as right answers to each other (default: found in names without a camera)"
     add("--session", metavar="REGEX", help=help)
-    add("--skip-bad-images", action="store_true", help="leave out images that cannot be read, and say how many")
+    add(
+        "--skip-bad-images",
+        action="store_true",
+        help="leave out unreadable images and print how many, instead of stopping",
+    )
     command.set_defaults(action=split)
 
     usage = "%(prog)s SEQUENCE [SEQUENCE ...] OUT [flags]"
     command = commands.add_parser("crops", help="cut people out of video in MOT format", usage=usage)
     add, rules = command.add_argument, cutting.Rules()
     add(
-        "paths", nargs="+", type=Path, metavar="SEQUENCE ... OUT", help="folders with img1/ and gt/gt.txt; a new folder"
+        "paths",
+        nargs="+",
+        type=Path,
+        metavar="SEQUENCE ... OUT",
+        help="sequences: folders with img1/ and gt/gt.txt; then the new folder",
     )
-    add("--tracks", nargs="+", type=Path, metavar="FILE", help="a tracker's results of each sequence, instead of gt/")
-    add("--classes", nargs="+", default=(), metavar="NAME", help="names or numbers (default: people; of --tracks all)")
-    add("--min-visibility", type=share, default=rules.min_visibility, metavar="SHARE", help="seen of a box at least")
-    add("--min-height", type=count, default=rules.min_height, metavar="PIXELS", help="of a box")
-    add("--min-images", type=positive, default=rules.min_images, metavar="N", help="identities with fewer are left out")
-    help = "most images of one, spread over time"
+    add(
+        "--tracks",
+        nargs="+",
+        type=Path,
+        metavar="FILE",
+        help="results of a tracker for each sequence, instead of gt/gt.txt",
+    )
+    add(
+        "--classes",
+        nargs="+",
+        default=(),
+        metavar="NAME",
+        help="classes to cut out, by name or number (default: people; with --tracks all)",
+    )
+    add(
+        "--min-visibility",
+        type=share,
+        default=rules.min_visibility,
+        metavar="SHARE",
+        help="least visible share of a person",
+    )
+    add("--min-height", type=count, default=rules.min_height, metavar="PIXELS", help="least height of a box")
+    add("--min-images", type=positive, default=rules.min_images, metavar="N", help="least number of crops per identity")
+    help = "most crops per identity, spread over time"
     add("--per-identity", type=positive, default=rules.per_identity, metavar="N", help=help)
-    help = "with --tracks: of a box, the share that lies in another track's box at most"
+    help = "with --tracks: leave out boxes of which a larger share lies in another track's box"
     add("--max-overlap", type=share, default=rules.max_overlap, metavar="SHARE", help=help)
-    help = "person: nobody is in both train and test. time: train on the first part, test on the later"
+    help = "person: other people in test than in train. time: train on the first part of the video, test on the rest"
     add("--split", choices=("person", "time"), default=rules.split, help=help)
-    help = "share of the people, or of the time, for testing; 1: all of them, to calibrate what was not trained on them"
+    help = "share of people, or of time, for testing; 1: all, for calibrating a network that was not trained on them"
     add("--test-ratio", type=share, default=rules.test_ratio, help=help)
-    add("--seed", type=count, default=rules.seed, help="which people are for testing")
-    add("--shared-ids", action="store_true", help="a track number is the same person in all sequences")
+    add("--seed", type=count, default=rules.seed, help="seed of the random choice of test people")
+    add("--shared-ids", action="store_true", help="the same track number in two sequences is the same person")
     Reading.add_flags(command)
     command.set_defaults(action=crops)
 
     command = commands.add_parser("draw", help="draw pedestrians in any number of cameras, in Market-1501's layout")
     add = command.add_argument
-    add("out", type=Path, help="folder to draw into; it must be new")
-    help = f"people; every third one is for testing, up to {sample.LAST_TEST}, and all after that are to learn from"
+    add("out", type=Path, help="new folder to draw into")
+    help = f"number of people; of the first {sample.LAST_TEST} every third is a test person, all others train"
     add("--identities", type=positive, default=sample.DEFAULT_IDENTITIES, metavar="N", help=help)
-    help = "cameras, each with a place and a light of its own"
+    help = "number of cameras, each with its own place and light"
     add("--cameras", type=positive, default=sample.DEFAULT_CAMERAS, metavar="C", help=help)
-    add("--seed", type=count, default=0, help="another seed draws other people and cameras")
-    add("--workers", type=count, default=0, help="processes that draw; 0: one per core; changes no pixel")
-    help = "rich: patterns from faint to strong, colours from pale to vivid and darker skin as well"
+    add("--seed", type=count, default=0, help="seed of people and cameras")
+    add("--workers", type=count, default=0, help="drawing processes; 0: one per core")
+    help = "rich: more patterns, colours and skin tones than the sample"
     add("--variety", choices=sorted(NAMED), default="sample", help=help)
-    help = "draw without these variations, named in appearance/drawn/variety.py: to find out what each is worth"
+    help = "variations to leave out, by their names in appearance/drawn/variety.py"
     names = [field.name for field in fields(EVERYTHING)]
     add("--without", nargs="+", default=(), choices=names, metavar="NAME", help=help)
-    add("--contact-sheet", metavar="FILE", help="also save a picture of some of the images as PNG")
+    add("--contact-sheet", metavar="FILE", help="also save an overview picture as PNG")
     command.set_defaults(action=draw)
     return parser
 

@@ -52,42 +52,58 @@ def get_args_parser():
     parser = ArgumentParser(prog="evaluate.py", description=__doc__)
     add = parser.add_argument
     add("features", nargs="*", default=["features.pth"], help="features files written by test.py, one per run")
-    add("--labels", nargs="+", metavar="NAME", help="names of the runs in table and pictures (default: the file names)")
-    add("--json", metavar="FILE", help="write every number to this file; its keys are listed in docs/evaluation.md")
-    cmc = (
-        "where to draw the CMC curves (default: cmc.png, or of another file than features.pth LABEL_cmc.png, beside it)"
+    add(
+        "--labels",
+        nargs="+",
+        metavar="NAME",
+        help="names of the files in table and pictures (default: from their paths)",
     )
+    add("--json", metavar="FILE", help="write every number to FILE (docs/evaluation.md lists the keys)")
+    cmc = "picture of the CMC curves (default: cmc.png for features.pth, else LABEL_cmc.png beside the features file)"
     add("--cmc", metavar="FILE", help=cmc)
     add("--report", metavar="DIR", help="write report.html (numbers and pictures on one page) and its pictures there")
-    add("--device", default="auto", help="cpu, cuda or cuda:N; auto takes a GPU where there is one")
-    add("--memory", type=above_zero, default=1.0, metavar="GB", help="memory to use beside the features")
+    add("--device", default="auto", help="cpu, cuda, cuda:1, ...; auto: a GPU if there is one")
+    add("--memory", type=above_zero, default=1.0, metavar="GB", help="gigabytes of memory to use beside the features")
 
-    group = parser.add_argument_group("what is compared")
+    group = parser.add_argument_group("protocol")
     add = group.add_argument
-    names = "market1501: as it is. mars: images averaged by tracklet. "
-    names += "no-camera: same-camera images count. multi-query: queries of one person and camera averaged. "
-    names += "reappear: in one camera, the same person at least --gap frames away"
+    names = "market1501: the usual one. mars: average the images of each tracklet first. no-camera: images of the "
+    names += (
+        "query's camera count as well. multi-query: average the queries of one person and camera. reappear: in one "
+    )
+    names += "camera, find a person who comes back after --gap frames or more"
     add("--protocol", choices=protocols.PROTOCOLS, default="market1501", help=names)
     gaps = f"{reappear.GAP}, or {reappear.EXACT_GAP} with --exact"
-    add("--gap", type=count, metavar="FRAMES", help=f"of --protocol reappear (default: {gaps})")
-    add("--exact", action="store_true", help="of --protocol reappear: among the people exactly --gap frames later")
-    every = f"with --exact: of which frames queries are (default: each {reappear.EVERY}th)"
+    add("--gap", type=count, metavar="FRAMES", help=f"for --protocol reappear (default: {gaps})")
+    add(
+        "--exact",
+        action="store_true",
+        help="with --protocol reappear: compare with the people exactly --gap frames later",
+    )
+    every = f"with --exact: frames between queries (default: {reappear.EVERY})"
     add("--every", type=positive, metavar="FRAMES", help=every)
 
     group = parser.add_argument_group("re-ranking (k-reciprocal, Zhong et al. 2017)")
     add = group.add_argument
-    add("--rerank", action="store_true", help="also report the metrics after re-ranking")
-    add("--k1", type=positive, help="neighbours that are looked at (default: 20)")
-    add("--k2", type=positive, help="nearest images, itself included, to average over; 1: none (default: 6)")
+    add("--rerank", action="store_true", help="also print the metrics after re-ranking")
+    add("--k1", type=positive, help="number of nearest neighbours (default: 20)")
+    add("--k2", type=positive, help="neighbours for query expansion; 1: no expansion (default: 6)")
     weight = "weight of the original distance (default: 0.3)"
     add("--lambda", type=share, dest="lambda_value", metavar="L", help=weight)
 
-    group = parser.add_argument_group("threshold of a tracker")
+    group = parser.add_argument_group("the tracker's threshold")
     add = group.add_argument
-    add("--calibrate", action="store_true", help="recommend DeepSORT's max_dist and draw distances.png beside the CMC")
+    add("--calibrate", action="store_true", help="find DeepSORT's max_dist for this network; also draws distances.png")
     rates = f"{calibration.TRACKS_RATE} of tracks; {calibration.PAIRS_RATE} of pairs, where names tell no time"
-    add("--false-match-rate", type=share, metavar="R", help=f"share of strangers it may accept (default: {rates})")
-    add("--window", type=positive, metavar="FRAMES", help="frames within which a tracker compares (default: 100)")
+    add(
+        "--false-match-rate",
+        type=share,
+        metavar="R",
+        help=f"share of other people that the threshold may accept (default: {rates})",
+    )
+    add(
+        "--window", type=positive, metavar="FRAMES", help="frames for which a tracker remembers a person (default: 100)"
+    )
     save = "write the threshold of --calibrate into this checkpoint, from which trackers and exports take it"
     add("--save-threshold", type=Path, metavar="CHECKPOINT", help=save)
     return parser

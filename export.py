@@ -318,21 +318,26 @@ def get_args_parser() -> cli.ArgumentParser:
     parser = cli.ArgumentParser(description="Write a trained network in the formats that trackers load.")
     add = parser.add_argument
     add_network_flags(parser, exported=False)
-    add("--for", choices=sorted(HOSTS), dest="host", help="the file that this program wants, instead of --format")
-    add("--format", nargs="+", choices=sorted(FORMATS), default=["onnx"], help="what to write")
+    add(
+        "--for",
+        choices=sorted(HOSTS),
+        dest="host",
+        help="write the file that this program loads; sets --format and --normalize",
+    )
+    add("--format", nargs="+", choices=sorted(FORMATS), default=["onnx"], help="formats to write")
     add("--output", type=Path, default=Path("export"), help="folder for the files")
     inside = (
         "where ImageNet's mean and standard deviation are applied: outside, before images enter, or inside the file"
     )
     add("--normalize", choices=("outside", "inside"), default="outside", help=inside)
-    add("--flip", action="store_true", help="the mean of each crop and its mirror image, for twice the time")
-    add("--half", action="store_true", help="float16 in ckpt, boxmot and reid files: half the size")
+    add("--flip", action="store_true", help="average each vector with that of the mirror image; takes twice the time")
+    add("--half", action="store_true", help="store ckpt, boxmot and reid files in float16: half the size")
     add(
         "--data-dir",
         type=Path,
-        help="dataset to calibrate and measure with; drawn people, unmeasured, if left out",
+        help="dataset on which to measure each file, and to calibrate int8 with (default: drawn people, no measuring)",
     )
-    add("--calibration-images", type=positive, default=256, help="training images that set the ranges of int8")
+    add("--calibration-images", type=positive, default=256, help="number of training images for int8 calibration")
     return parser
 
 

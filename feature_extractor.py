@@ -290,11 +290,17 @@ def get_args_parser() -> cli.ArgumentParser:
     parser = cli.ArgumentParser(description="Write MOTChallenge detections with features for the original deep_sort.")
     add = parser.add_argument
     add("sequences", nargs="+", type=Path, metavar="SEQUENCE", help="folder with img1/, and det/ or gt/")
-    add("--detections", nargs="+", type=Path, metavar="FILE", help="boxes of each sequence instead of det/det.txt")
+    add("--detections", nargs="+", type=Path, metavar="FILE", help="boxes for each sequence, instead of det/det.txt")
     add_network_flags(parser)
-    add("--classes", nargs="+", default=(), metavar="NAME", help="names or numbers (default: all; of gt/ people)")
+    add(
+        "--classes",
+        nargs="+",
+        default=(),
+        metavar="NAME",
+        help="classes, by name or number (default: all; of gt/ people)",
+    )
     sequences.Reading.add_flags(parser)
-    add("--output", type=Path, default=Path("detections"), help="folder for one SEQUENCE.npy each")
+    add("--output", type=Path, default=Path("detections"), help="folder for the files SEQUENCE.npy")
     add("--cpu", action="store_true", help="do not use a GPU")
     return parser
 

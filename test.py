@@ -38,16 +38,24 @@ LARGEST_TOLD = 1e6  # an epoch or accuracy that a file tells beyond it is nonsen
 def get_args_parser() -> cli.ArgumentParser:
     parser = cli.ArgumentParser(description="Extract query and gallery features with a trained network.")
     add = parser.add_argument
-    add("--data-dir", type=Path, help="dataset with query and gallery; the built-in sample if left out")
+    add("--data-dir", type=Path, help="dataset folder with query and gallery (default: the sample dataset)")
     add_network_flags(parser)
-    add("--output", default="features.pth", help="features file: .pth, .npz, or a folder for very large sets")
+    add(
+        "--output",
+        default="features.pth",
+        help="features file to write: .pth, .npz, or a folder (for more images than memory holds)",
+    )
     add("--batch_size", type=positive, default=128, help="images per forward pass")
-    add("--device", default="auto", help="auto, cpu, cuda, cuda:1, ...")
-    add("--gpu_id", type=count, default=0, help="which GPU, when there are several")
-    add("--skip-bad-images", action="store_true", help="leave out images that cannot be read, and say how many")
+    add("--device", default="auto", help="cpu, cuda, cuda:1, ...; auto: a GPU if there is one")
+    add("--gpu_id", type=count, default=0, help="number of the GPU")
+    add(
+        "--skip-bad-images",
+        action="store_true",
+        help="leave out unreadable images and print how many, instead of stopping",
+    )
     add("--workers", type=count, default=decoders(), help="threads that decode images")
-    add("--amp", choices=("fp32", "bf16", "fp16"), default="fp32", help="arithmetic of the network")
-    add("--flip", action="store_true", help="the mean of each image and its mirror image, for twice the time")
+    add("--amp", choices=("fp32", "bf16", "fp16"), default="fp32", help="number format of the network")
+    add("--flip", action="store_true", help="average each vector with that of the mirror image; takes twice the time")
     return parser
 
 

@@ -10,7 +10,6 @@ number given by --max-dist and at the best of the sequences' first part; all fig
 pip install scipy
 """
 
-import argparse
 import json
 import math
 import subprocess
@@ -319,29 +318,44 @@ def save_gif(pictures: list[Image.Image], path: Path, milliseconds: int) -> None
 def get_args_parser() -> cli.ArgumentParser:
     parser = cli.ArgumentParser(
         description="Track people in MOT sequences with a trained network, and measure it where they are annotated.",
-        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
     )
     add = parser.add_argument
     add(
         "sequences", nargs="+", type=Path, metavar="SEQUENCE", help="folder with img1/, and det/det.txt or --detections"
     )
     add_network_flags(parser)
-    add("--amp", choices=("fp32", "bf16"), default="fp32", help="arithmetic of the network; bf16 where the CPU has it")
-    add("--detections", nargs="+", type=Path, metavar="FILE", help="boxes of each sequence instead of det/det.txt")
-    add("--jitter", action="store_true", help="instead of detections the boxes of gt/, a little off: for a test")
-    add("--min-confidence", type=float, help="leave out detections below")
-    add("--classes", nargs="+", default=(), metavar="NAME", help="what to track: names or numbers (default: people)")
+    add(
+        "--amp",
+        choices=("fp32", "bf16"),
+        default="fp32",
+        help="number format of the network; bf16 is faster on CPUs that have it",
+    )
+    add("--detections", nargs="+", type=Path, metavar="FILE", help="boxes for each sequence, instead of det/det.txt")
+    add("--jitter", action="store_true", help="track the boxes of gt/gt.txt, shifted a little, instead of detections")
+    add("--min-confidence", type=float, help="leave out detections with less")
+    add(
+        "--classes", nargs="+", default=(), metavar="NAME", help="classes to track, by name or number (default: people)"
+    )
     Reading.add_flags(parser)
-    add("--tracker", choices=list(TRACKERS), default="deepsort", help="the small one of this folder, or the package")
-    sources = "a number; weights: the one they bring, else 0.2; auto: that of --features; best: of gt/, the first part"
+    add(
+        "--tracker",
+        choices=list(TRACKERS),
+        default="deepsort",
+        help="deepsort: examples/tracker.py; deep-sort-realtime: the package",
+    )
+    sources = "a number; weights: that of the file, else 0.2; auto: calibrated on --features; best: of the first part"
     add("--max-dist", default="weights", help=f"the network's threshold: {sources}")
-    add("--features", type=Path, help="test.py's features of people the network has not seen, to calibrate with")
-    add("--false-match-rate", type=share, help="of --max-dist auto, as evaluate.py --calibrate has it")
-    help = "share of each sequence that the best threshold is chosen on"
+    add(
+        "--features",
+        type=Path,
+        help="features file of test.py with people that the network has not seen, for --max-dist auto",
+    )
+    add("--false-match-rate", type=share, help="for --max-dist auto, as in evaluate.py --calibrate")
+    help = "share of each sequence on which the best threshold is chosen"
     add("--first-part", type=share_between, default=0.5, help=help)
-    add("--output", type=Path, default=Path("tracks"), help="folder for the network's tracks, NAME.txt")
-    add("--video", type=Path, help="also the first sequence with its tracks: .gif, or .mp4 with ffmpeg")
-    add("--json", type=Path, help="also save the figures as JSON")
+    add("--output", type=Path, default=Path("tracks"), help="folder for the tracks, NAME.txt")
+    add("--video", type=Path, help="also draw the tracks of the first sequence: a .gif, or with ffmpeg an .mp4")
+    add("--json", type=Path, help="also write the figures to this file")
     return parser
 
 

@@ -55,11 +55,11 @@ class Reading:
     @staticmethod
     def add_flags(parser: ArgumentParser) -> None:
         add = parser.add_argument
-        help = "what files of boxes call the first picture, if their numbers fit several; name: the number in its name"
+        help = "frame number of the first picture in files of boxes; name: the number in its name (default: found out)"
         add("--first-frame", choices=FLAGS, help=help)
-        help = "columns of detections or tracks in another order, such as frame,track,class,left,top,right,bottom"
+        help = "columns of detections or tracks, such as frame,track,class,left,top,right,bottom (default: found out)"
         add("--columns", metavar="NAMES", help=help)
-        help = "columns of annotations, such as frame,track,left,top,width,height,-,class,visibility; - skips one"
+        help = "columns of annotations, such as frame,track,left,top,width,height,-,class (-: skip one)"
         add("--gt-columns", metavar="NAMES", help=help)
 
 

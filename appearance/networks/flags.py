@@ -17,8 +17,13 @@ def add_network_flags(parser: cli.ArgumentParser, exported: bool = True) -> None
     kinds = "checkpoint, ONNX or TorchScript file" if exported else "checkpoint of any known kind"
     add("--weights", type=Path, help=f"{kinds} (default: checkpoint/best.pth or that in weights/)")
     for side, other, otherwise in (("height", "width", 128), ("width", "height", 64)):
-        help = f"{side} of the network's input in pixels (default: follows --{other}, "
-        add(f"--{side}", type=positive, help=f"{help}else what --weights says, else {otherwise})")
-    add("--last-stride", type=int, choices=(1, 2), help="of a ResNet or MobileNetV2 whose file does not say it")
+        help = f"input {side} in pixels (default: in proportion to --{other}, "
+        add(f"--{side}", type=positive, help=f"{help}else as --weights, else {otherwise})")
+    add(
+        "--last-stride",
+        type=int,
+        choices=(1, 2),
+        help="stride of the last stage, for ResNet and MobileNetV2 files that do not say it",
+    )
     if exported:
         add("--normalize", choices=runtimes.NORMALIZE, help=runtimes.NORMALIZE_HELP)

@@ -27,7 +27,7 @@ class Switch(argparse.Action):
 def get_args_parser(default_arch: str = "net") -> cli.ArgumentParser:
     """The flags of training; `default_arch` is the network where neither flag nor file names one."""
     parser = cli.ArgumentParser(
-        description="Train a re-ID network for DeepSORT and its kin; without arguments, on the sample dataset.",
+        description="Train a re-ID network for a tracker; without --data-dir on the sample, which is drawn first.",
         epilog=_recipe_table(),
     )
     add = parser.add_argument_group("data").add_argument
@@ -36,11 +36,15 @@ def get_args_parser(default_arch: str = "net") -> cli.ArgumentParser:
         type=Path,
         nargs="+",
         metavar="ROOT",
-        help="datasets of any known layout, several as one (default: the sample)",
+        help="dataset folders; several are joined into one (default: the sample dataset)",
     )
     add("--val-ratio", type=share, default=0.1, help="share of each identity's images held out for validation")
     add("--cache", choices=("auto", "ram", "disk", "none"), default="auto", help="where decoded images are kept")
-    add("--skip-bad-images", action="store_true", help="leave out images that cannot be read, and say how many")
+    add(
+        "--skip-bad-images",
+        action="store_true",
+        help="leave out unreadable images and print how many, instead of stopping",
+    )
     add("--workers", type=count, default=decoders(), help="threads or processes that decode images")
 
     add = parser.add_argument_group("network").add_argument
@@ -49,27 +53,57 @@ def get_args_parser(default_arch: str = "net") -> cli.ArgumentParser:
     )
     add("--last-stride", type=int, choices=(1, 2), default=1, help="stride of the last stage of ResNets and MobileNet")
     add("--pooling", choices=("avg", "gem"), default="avg", help="pooling of ResNets and MobileNet")
-    add("--neck", choices=("none", "bn"), default="none", help="batch normalisation after it, in the same networks")
-    add("--weights", metavar="FILE|imagenet|drawn", help="start from these weights; drawn: the network in weights/")
-    add("--teacher", type=Path, metavar="FILE", help="distil this checkpoint's vectors, and its classes if the same")
+    add(
+        "--neck",
+        choices=("none", "bn"),
+        default="none",
+        help="bn: BatchNorm between pooling and classifier, for ResNets and MobileNet",
+    )
+    add(
+        "--weights",
+        metavar="FILE|imagenet|drawn",
+        help="start from these weights; imagenet: torchvision's; drawn: the network in weights/",
+    )
+    add(
+        "--teacher",
+        type=Path,
+        metavar="FILE",
+        help="trained checkpoint whose vectors (and classes, if the identities are the same) are distilled",
+    )
 
     add = parser.add_argument_group("run").add_argument
-    add("--output", type=Path, default=Path("checkpoint"), help="folder for checkpoints, history and curves")
-    add("--overwrite", action="store_true", help="replace the run that --output holds")
-    add("--resume", nargs="?", const=True, metavar="FILE", help="go on from last.pth in --output, or from FILE")
-    add("--minutes", type=above_zero, help="train as many epochs as fit into this time on this machine, about")
-    add("--device", default="auto", help="auto, cpu, cuda, cuda:1, ... (default: a GPU if there is one)")
-    add("--gpu_id", type=count, default=0, help="which GPU, when there are several")
-    add("--eval-interval", type=count, default=0, help="epochs between rank-1/mAP tests; 0: about five a run")
-    add("--save-interval", type=count, default=0, help="also save last.pth every so many steps; 0: each epoch only")
+    add(
+        "--output",
+        type=Path,
+        default=Path("checkpoint"),
+        help="folder for best.pth, last.pth, history.csv and curves.png",
+    )
+    add("--overwrite", action="store_true", help="replace the run in --output")
+    add(
+        "--resume",
+        nargs="?",
+        const=True,
+        metavar="FILE",
+        help="continue a run: from last.pth in --output, or from FILE",
+    )
+    add("--minutes", type=above_zero, help="instead of --epochs: about as many as fit into this time on this machine")
+    add("--device", default="auto", help="cpu, cuda, cuda:1, ...; auto: a GPU if there is one")
+    add("--gpu_id", type=count, default=0, help="number of the GPU")
+    add(
+        "--eval-interval",
+        type=count,
+        default=0,
+        help="epochs between tests of rank-1 and mAP; 0: about five tests in a run",
+    )
+    add("--save-interval", type=count, default=0, help="steps between saves of last.pth; 0: only after each epoch")
     add(
         "--compile",
         action="store_true",
-        help="torch.compile the network (with CUDA graphs on a GPU): slow start, faster steps",
+        help="use torch.compile (on a GPU with CUDA graphs): a slow start, then faster steps",
     )
 
     add = parser.add_argument_group("recipe (defaults in the table below)").add_argument
-    add("--recipe", choices=RECIPES, default="default", help="named set of values for the flags that follow")
+    add("--recipe", choices=RECIPES, default="default", help="default: ours. deepsort: that of older scripts")
     for name, one in SETTINGS.items():
         auto = AUTO in one["values"].values()
         if one["type"] is bool:
@@ -100,5 +134,5 @@ def _recipe_table() -> str:
     lines = ["recipes:", f"  {'flag':<22}" + "".join(f"{name:>16}" for name in RECIPES)]
     for name, one in SETTINGS.items():
         lines.append(f"  {flag(name):<22}" + "".join(f"{one['values'][recipe]!s:>16}" for recipe in RECIPES))
-    lines += ["  auto: chosen for the data, the starting weights and the machine; train.py says what and why"]
+    lines += ["  auto: chosen for data, starting weights and machine; train.py prints the value and the reason"]
     return "\n".join(lines)

@@ -49,28 +49,32 @@ class Recipe:
     """All hyperparameters. The deepsort recipe is the plain one of the well-known scripts, for comparison."""
 
     # -- how long, on what
-    epochs: int = setting(AUTO, 40, type=positive, help="epochs; auto: 40, more for very small datasets")
-    batch_size: int = setting(AUTO, 32, type=positive, help="images per step, over all processes; auto: by run length")
+    epochs: int = setting(
+        AUTO, 40, type=positive, help="passes over the training images; auto: 40, more for very small datasets"
+    )
+    batch_size: int = setting(
+        AUTO, 32, type=positive, help="images per step, all processes together; auto: up to 64, fewer in short runs"
+    )
     accumulate: int = setting(
         1,
         type=positive,
-        help="parts in which a batch runs, to save memory; triplets are mined within a part",
+        help="split each batch into this many parts to save memory; triplets are mined within a part",
     )
     height: int = setting(
-        AUTO, type=positive, help="input height in pixels; auto: follows --width, else as --weights, else 128"
+        AUTO, type=positive, help="input height in pixels; auto: in proportion to --width, else as --weights, else 128"
     )
     width: int = setting(
-        AUTO, type=positive, help="input width in pixels; auto: follows --height, else as --weights, else 64"
+        AUTO, type=positive, help="input width in pixels; auto: in proportion to --height, else as --weights, else 64"
     )
     progressive: bool = setting(
-        AUTO, False, type=bool, help="train on images of a quarter, half and 3/4 of the size first; auto: in long runs"
+        AUTO, False, type=bool, help="begin with images of a quarter, a half and 3/4 of the size; auto: in long runs"
     )
     amp: str = setting(
         AUTO,
         "fp32",
         type=str,
         choices=("fp32", "bf16", "fp16"),
-        help="number format; auto: bf16 where faster, else fp32 (TF32 on GPUs); fp16 synchronises in each step",
+        help="number format of the network; auto: bf16 if faster on this machine, else fp32 (TF32 on GPUs)",
     )
     sampler: str = setting(
         "balanced",
@@ -94,32 +98,36 @@ class Recipe:
         AUTO,
         0.01,
         type=from_zero,
-        help="highest learning rate, for the batch of all processes; auto: 0.002, a quarter of it for "
-        "--weights trained for re-ID without a --teacher, four times as much for osnet_x0_25 with one",
+        help="highest learning rate, for the whole batch; auto: 0.002, when fine-tuning a re-ID network 0.0005, "
+        "for osnet_x0_25 with a --teacher 0.008",
     )
-    lrf: float = setting(0.01, 0.1, type=share, help="last learning rate as a share of --lr, reached by a cosine")
-    warmup: float = setting(0.1, 0.0, type=share, help="share of all steps in which the learning rate rises linearly")
-    weight_decay: float = setting(0.05, 5e-4, type=from_zero, help="weight decay of weight matrices and kernels")
-    clip: float = setting(5.0, 0.0, type=from_zero, help="largest gradient norm; 0: not clipped")
+    lrf: float = setting(
+        0.01, 0.1, type=share, help="last learning rate as a share of --lr; the schedule between is a cosine"
+    )
+    warmup: float = setting(
+        0.1, 0.0, type=share, help="share of all steps in which the learning rate rises linearly to --lr"
+    )
+    weight_decay: float = setting(0.05, 5e-4, type=from_zero, help="weight decay, of weight matrices and kernels only")
+    clip: float = setting(5.0, 0.0, type=from_zero, help="clip the gradient norm to this; 0: no clipping")
     # -- losses
     classifier_weight: float = setting(0.5, 1.0, type=from_zero, help="weight of the classifier's cross-entropy")
     label_smoothing: float = setting(
-        0.1, 0.0, type=share, help="probability taken from the right class", source="Szegedy et al. 2016"
+        0.1, 0.0, type=share, help="label smoothing of the classifier's cross-entropy", source="Szegedy et al. 2016"
     )
     metric_loss: str = setting(
         "cosine+triplet",
         "none",
         type=loss_names,
         metavar="NAMES",
-        help=f"losses on the features, joined by +: {', '.join(METRIC_LOSSES)}; or none",
+        help=f"losses on the vectors, joined by +: {', '.join(METRIC_LOSSES)}; or none",
     )
     margin: float = setting(
         0.0, type=from_zero, help="margin of cosine and triplet loss; 0: none for cosine, soft margin for triplet"
     )
-    teacher_weight: float = setting(1.0, type=from_zero, help="weight of the distillation losses, with a --teacher")
+    teacher_weight: float = setting(1.0, type=from_zero, help="weight of the distillation losses with --teacher")
     # -- augmentation
     flip: float = setting(0.5, type=share, help="probability of mirroring an image")
-    pad: float = setting(0.08, 4 / 128, type=share, help="random crop from the image padded by this share of its size")
+    pad: float = setting(0.08, 4 / 128, type=share, help="pad by this share of the image size, then crop at random")
     jitter: float = setting(0.2, 0.0, type=share, help="strength of brightness, contrast and saturation changes")
     erase: float = setting(0.3, 0.0, type=share, help="probability of erasing a rectangle", source="Zhong et al. 2020")
     # -- the weights
@@ -134,10 +142,10 @@ class Recipe:
         AUTO,
         0.0,
         type=share,
-        help="share of --weights in the saved weights; auto: up to 0.6 with few identities that they already separate",
+        help="share of --weights in the saved weights; auto: up to 0.6 with few identities, 0 with many",
         source="Wortsman et al. 2022",
     )
-    freeze_layers: bool = setting(False, type=bool, help="train the classifier alone; all else stays as it is")
+    freeze_layers: bool = setting(False, type=bool, help="train the classifier only")
     seed: int = setting(0, type=count, help="seed of split, weights, order and augmentation")
 
 
