@@ -89,3 +89,11 @@ def test_from_training_through_testing_to_the_warning(tmp_path):
         assert tested.code == 0, tested.stderr
         measured = call_script("evaluate.py", name, "--calibrate", cwd=tmp_path)
         assert "warning: the network was trained on 1 of these 3 people" in measured.stdout
+
+
+def test_tracks_of_a_sequence_that_a_network_was_trained_on(tmp_path):
+    rows = ["identity,sequence,track,split", "1,WALK,4,train", "1,WALK,7,train", "2,WALK,9,query", "3,YARD,4,train"]
+    (tmp_path / "identities.csv").write_text("\n".join(rows))
+    trained_on = {"sets": [{"data_dir": str(tmp_path)}, {"data_dir": str(tmp_path / "gone")}]}
+    assert [provenance.tracks_met(trained_on, name) for name in ("WALK", "YARD", "ELSEWHERE")] == [2, 1, 0]
+    assert provenance.tracks_met(None, "WALK") == 0
