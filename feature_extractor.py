@@ -29,7 +29,7 @@ from appearance.data.boxes import DETECTIONS
 from appearance.data.images import load_rgb
 from appearance.data.resize import resize, resize_all
 from appearance.device import choose_device
-from appearance.files import atomic_write
+from appearance.files import atomic_write, held
 from appearance.networks import checkpoints, default_weights, runtimes, thresholds
 from appearance.networks.flags import add_network_flags
 from appearance.networks.inference import BothDirections, fuse_for_inference
@@ -303,14 +303,15 @@ def main(args) -> None:
     if args.detections and len(args.detections) != len(args.sequences):
         raise InputError(f"--detections: {len(args.detections)} files for {len(args.sequences)} sequences")
     extractor = extractor_of(args, use_cuda=not args.cpu)
-    for sequence, detections in zip(args.sequences, args.detections or [None] * len(args.sequences), strict=True):
-        reading = sequences.Reading.of(args)
-        rows = sequence_detections(extractor, sequence, detections, reading, args.classes)
-        content = io.BytesIO()
-        np.save(content, rows, allow_pickle=False)
-        path = args.output / f"{sequence.name}.npy"
-        atomic_write(path, lambda file, content=content: file.write(content.getvalue()))
-        print(f"{sequence}: {len(rows):,} detections, {extractor.feature_dim} numbers each -> {path}")
+    with held(args.output):
+        for sequence, detections in zip(args.sequences, args.detections or [None] * len(args.sequences), strict=True):
+            reading = sequences.Reading.of(args)
+            rows = sequence_detections(extractor, sequence, detections, reading, args.classes)
+            content = io.BytesIO()
+            np.save(content, rows, allow_pickle=False)
+            path = args.output / f"{sequence.name}.npy"
+            atomic_write(path, lambda file, content=content: file.write(content.getvalue()))
+            print(f"{sequence}: {len(rows):,} detections, {extractor.feature_dim} numbers each -> {path}")
 
 
 if __name__ == "__main__":
