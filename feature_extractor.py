@@ -42,7 +42,8 @@ MEAN_BGR = (104, 116, 124)  # ImageNet's mean colour
 class Extractor:
     """A network for inference, with its own input size.
 
-    Always in eval mode: a crop's vector does not depend on the others in its batch (up to rounding, below 1e-6).
+    Always in eval mode: a crop's vector does not depend on the others in its batch (up to rounding, below 1e-6), nor on
+    the caller's autocast, default dtype and random state, of which it changes none.
 
     Args:
         model_path: checkpoint of any kind that `checkpoints.load` knows (ours, `ckpt.t7`, state dicts, `.safetensors`),
@@ -93,7 +94,9 @@ class Extractor:
             self.device = choose_device("auto" if use_cuda else "cpu")
             source = checkpoints.load(path).with_input(height, width, last_stride)
             threshold = thresholds.carried(source.extra)
-            self.net = fuse_for_inference(checkpoints.from_checkpoint(source)).to(self.device)
+            with torch.random.fork_rng(devices=[]):  # a network draws weights before it gets those of the file
+                net = checkpoints.from_checkpoint(source)
+            self.net = fuse_for_inference(net).to(self.device)
             for doubt in source.doubts():
                 warnings.warn(doubt, stacklevel=2)
         if flip and not getattr(source, "flip", False):  # an exported file may have both directions inside

@@ -27,6 +27,7 @@ from appearance.files import claimed
 from appearance.measure import embed, features_file
 from appearance.networks import checkpoints
 from appearance.training import resume
+from appearance.training.run import StopRequest
 
 TINY = ["--model", "osnet_x0_25", "--height", 32, "--width", 16, "--workers", 1, "--batch_size", 8, "--device", "cpu"]
 TINY += ["--amp", "fp32"]  # auto measures, and two runs may find another answer
@@ -97,16 +98,28 @@ def test_a_kill_between_the_files_of_an_epoch_repeats_that_epoch(here, monkeypat
     assert all(torch.equal(whole[key], parts[key]) for key in whole)
 
 
-def test_sigterm_saves_and_says_how_to_go_on(here):
+@pytest.mark.parametrize("sent", [[signal.SIGTERM], [signal.SIGHUP, signal.SIGHUP]], ids=["SIGTERM", "SIGHUP twice"])
+def test_a_signal_saves_and_says_how_to_go_on(here, sent):
     process = spawn(sys.executable, ROOT / "train.py", "--data-dir", "data", *TINY, "--epochs", 500, cwd=here)
     while not (here / "checkpoint" / "last.pth").exists() and process.poll() is None:
         time.sleep(0.05)
-    process.send_signal(signal.SIGTERM)
+    for number in sent:
+        process.send_signal(number)
     _, errors = process.communicate(timeout=60)
-    assert process.returncode == 128 + signal.SIGTERM
-    assert "Stopped by SIGTERM" in errors
+    assert process.returncode == 128 + sent[0]
+    assert f"Stopped by {sent[0].name}" in errors
     assert "--resume checkpoint/last.pth" in errors
     assert checkpoints.load("checkpoint/last.pth").extra["step"] > 0
+
+
+def test_nohup_keeps_its_promise():
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    try:
+        with StopRequest() as request:
+            os.kill(os.getpid(), signal.SIGHUP)
+            assert request.signal is None
+    finally:
+        signal.signal(signal.SIGHUP, before)
 
 
 def test_a_run_that_is_stopped_at_the_last_step_of_an_epoch_goes_on(here, monkeypatch):

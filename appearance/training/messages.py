@@ -135,7 +135,7 @@ def not_finite(epoch: int, step: int, rate: float, paths: list[str], output: Pat
 
 
 def stopped(signal_name: str, epochs: int, steps: int, output: Path) -> str:
-    """A run that Ctrl-C or SIGTERM has ended, and how to go on."""
+    """A run that Ctrl-C, SIGTERM or SIGHUP has ended, and how to go on."""
     return (
         f"\nStopped by {signal_name} after {cli.counted(epochs, 'epoch')} and {cli.counted(steps, 'step')}, saved. "
         f"Go on with: {resume_command(output)}"

@@ -30,6 +30,8 @@ from appearance.training.recipe import Recipe
 from appearance.training.totals import Totals
 
 SECONDS_BETWEEN_CURVES = 30  # drawing them takes longer than an epoch of small images
+HANG_UP = getattr(signal, "SIGHUP", None)  # not on Windows
+STOPS = tuple(number for number in (signal.SIGINT, signal.SIGTERM, HANG_UP) if number is not None)
 READ_EVERY = 10  # steps between readings of a GPU's loss, each of which synchronises the host
 COLUMNS = (
     *("epoch", "height", "width", "lr", "train_loss", "train_acc", "val_loss", "val_acc", "rank1", "mAP"),
@@ -38,22 +40,27 @@ COLUMNS = (
 
 
 class StopRequest:
-    """Turns Ctrl-C and SIGTERM into a request to stop after the current step; a second Ctrl-C stops at once."""
+    """Turns Ctrl-C, SIGTERM and SIGHUP into a request to stop after the current step; a second Ctrl-C stops at once.
+
+    SIGHUP is what a terminal sends when it is closed, at times twice; under `nohup` it is ignored, and stays so.
+    """
 
     def __init__(self):
         self.signal: int | None = None
 
     def __enter__(self) -> "StopRequest":
         self._before = {}
-        for number in (signal.SIGINT, signal.SIGTERM):
+        for number in STOPS:
+            if number == HANG_UP and signal.getsignal(number) == signal.SIG_IGN:
+                continue
             with suppress(ValueError):  # not in the main thread: the program around it handles signals
                 self._before[number] = signal.signal(number, self._note)
         return self
 
     def _note(self, number: int, frame) -> None:
-        if self.signal is not None:
+        if self.signal is not None and number == signal.SIGINT:
             raise KeyboardInterrupt
-        self.signal = number
+        self.signal = self.signal or number
 
     def __exit__(self, *exception) -> None:
         for number, handler in self._before.items():
@@ -90,7 +97,8 @@ class RunFolder:
 class Run:
     """A run: epoch, step and history; `best.pth`, `last.pth`, `history.csv` and `curves.png`; Ctrl-C.
 
-    As a context manager it handles Ctrl-C and SIGTERM, by saving and exiting, and writes its files in the background.
+    As a context manager it handles Ctrl-C, SIGTERM and SIGHUP, by saving and exiting, and writes its files in the
+    background.
 
     Args:
         output: folder of its files.
@@ -168,7 +176,7 @@ class Run:
         Raises:
             InputError: the output folder was lost; what was to be written there is saved elsewhere.
             RunFailed: the loss of a step was not finite.
-            SystemExit: Ctrl-C or SIGTERM, after saving.
+            SystemExit: Ctrl-C, SIGTERM or SIGHUP, after saving.
         """
         self.totals.add(self.step, loss, correct, images)
         self.step += 1
