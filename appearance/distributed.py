@@ -5,7 +5,6 @@
 
 import inspect
 import os
-import re
 import socket
 import sys
 import threading
@@ -26,6 +25,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 from appearance.cli import InputError
 from appearance.device import choose_device
+from appearance.failures import reason
 from appearance.interfaces import interface_of, is_of_this_machine_alone, own_address
 from appearance.reading import digest
 
@@ -242,9 +242,8 @@ def join_process_group(device_name: str = "auto", dist_url: str = "env://", time
             join = partial(dist.init_process_group, "gloo", **group)
             _all_or_none(join, store.clone(), rank, timeout_seconds)
     except (dist.DistError, RuntimeError, ValueError, TimeoutError) as error:
-        reason = re.sub(r"\[/[^]]*\] ?", "", str(error).splitlines()[0]) if str(error) else type(error).__name__
         hint = f"; {_interface_hint(device)}" if several_machines else ""
-        raise InputError(f"--dist_url {dist_url}: the processes could not meet ({reason}){hint}") from None
+        raise InputError(f"--dist_url {dist_url}: the processes could not meet ({reason(error)}){hint}") from None
     return World(device, rank, size, local_rank)
 
 
@@ -339,8 +338,7 @@ def _all_or_none(join: Callable[[], None], store: dist.Store, rank: int, timeout
         if time.monotonic() > deadline:
             raise TimeoutError("the others did not come in time; see --timeout")
     if outcome[0]:
-        reason = next(iter(str(outcome[0]).splitlines()), type(outcome[0]).__name__)
-        store.set("failed", f"{socket.gethostname()}, rank {rank}: {reason}")
+        store.set("failed", f"{socket.gethostname()}, rank {rank}: {reason(outcome[0])}")
         raise RuntimeError(store.get("failed").decode())
 
 

@@ -110,10 +110,10 @@ def weights(path) -> dict[str, torch.Tensor]:
 def test_two_machines_train_and_go_on_after_one_is_lost(machines, tmp_path):
     for folder in ("whole", "parts"):
         make_market(tmp_path / folder / "data", train_ids=6, images=6)
-    for code, errors in ends(torchrun(machines, tmp_path / "whole", "--epochs", 3)):
+    for code, errors in ends(torchrun(machines, tmp_path / "whole", "--epochs", 2)):
         assert code == 0, errors
 
-    parts = torchrun(machines, tmp_path / "parts", "--epochs", 3)
+    parts = torchrun(machines, tmp_path / "parts", "--epochs", 2)
     while not (tmp_path / "parts" / "run" / "last.pth").exists() and parts[0].poll() is None:
         time.sleep(0.02)
     kill_all_in(machines[1])
