@@ -41,7 +41,7 @@ from appearance.data import layouts
 from appearance.data.augment import IMAGENET_MEAN, IMAGENET_STD, normalize
 from appearance.data.resize import resize
 from appearance.drawn import sample
-from appearance.files import beside, explained, write_text
+from appearance.files import FolderLost, beside, explained, held, write_text
 from appearance.flags import positive
 from appearance.machine import decoders
 from appearance.measure import features_file, protocols
@@ -361,15 +361,18 @@ def main(args) -> None:
     if measured:
         print(f"  {'checkpoint':<12} " + "rank-1 {:.2%}  mAP {:.2%}".format(*retrieval(job.net, data, checkpoint)))
     refused = []
-    for name in formats:
-        kind = size + ("_flip" if args.flip else "") + ("_inside" if job.inside else "")
-        path = args.output / FORMATS[name].name.format(arch=checkpoint.arch, size=kind)
-        try:
-            line = export(name, job, path, compared, data if measured else None)
-        except InputError as error:  # of this format: the others can still be written
-            refused.append(str(error))
-            continue
-        print(f"  {name:<12} {line}", flush=True)
+    with held(args.output):
+        for name in formats:
+            kind = size + ("_flip" if args.flip else "") + ("_inside" if job.inside else "")
+            path = args.output / FORMATS[name].name.format(arch=checkpoint.arch, size=kind)
+            try:
+                line = export(name, job, path, compared, data if measured else None)
+            except FolderLost:
+                raise
+            except InputError as error:  # of this format: the others can still be written
+                refused.append(str(error))
+                continue
+            print(f"  {name:<12} {line}", flush=True)
     if refused:
         raise InputError("; ".join(refused))
 

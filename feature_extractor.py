@@ -29,7 +29,7 @@ from appearance.data.boxes import DETECTIONS
 from appearance.data.images import load_rgb
 from appearance.data.resize import resize, resize_all
 from appearance.device import choose_device
-from appearance.files import atomic_write
+from appearance.files import atomic_write, held
 from appearance.networks import checkpoints, default_weights, runtimes, thresholds
 from appearance.networks.flags import add_network_flags
 from appearance.networks.inference import BothDirections, fuse_for_inference
@@ -42,7 +42,8 @@ MEAN_BGR = (104, 116, 124)  # ImageNet's mean colour
 class Extractor:
     """A network for inference, with its own input size.
 
-    Always in eval mode: a crop's vector does not depend on the others in its batch (up to rounding, below 1e-6).
+    Always in eval mode: a crop's vector does not depend on the others in its batch (up to rounding, below 1e-6), nor on
+    the caller's autocast, default dtype and random state, of which it changes none.
 
     Args:
         model_path: checkpoint of any kind that `checkpoints.load` knows (ours, `ckpt.t7`, state dicts, `.safetensors`),
@@ -93,7 +94,9 @@ class Extractor:
             self.device = choose_device("auto" if use_cuda else "cpu")
             source = checkpoints.load(path).with_input(height, width, last_stride)
             threshold = thresholds.carried(source.extra)
-            self.net = fuse_for_inference(checkpoints.from_checkpoint(source)).to(self.device)
+            with torch.random.fork_rng(devices=[]):  # a network draws weights before it gets those of the file
+                net = checkpoints.from_checkpoint(source)
+            self.net = fuse_for_inference(net).to(self.device)
             for doubt in source.doubts():
                 warnings.warn(doubt, stacklevel=2)
         if flip and not getattr(source, "flip", False):  # an exported file may have both directions inside
@@ -309,14 +312,15 @@ def main(args) -> None:
     if args.detections and len(args.detections) != len(args.sequences):
         raise InputError(f"--detections: {len(args.detections)} files for {len(args.sequences)} sequences")
     extractor = extractor_of(args, use_cuda=not args.cpu)
-    for sequence, detections in zip(args.sequences, args.detections or [None] * len(args.sequences), strict=True):
-        reading = sequences.Reading.of(args)
-        rows = sequence_detections(extractor, sequence, detections, reading, args.classes)
-        content = io.BytesIO()
-        np.save(content, rows, allow_pickle=False)
-        path = args.output / f"{sequence.name}.npy"
-        atomic_write(path, lambda file, content=content: file.write(content.getvalue()))
-        print(f"{sequence}: {len(rows):,} detections, {extractor.feature_dim} numbers each -> {path}")
+    with held(args.output):
+        for sequence, detections in zip(args.sequences, args.detections or [None] * len(args.sequences), strict=True):
+            reading = sequences.Reading.of(args)
+            rows = sequence_detections(extractor, sequence, detections, reading, args.classes)
+            content = io.BytesIO()
+            np.save(content, rows, allow_pickle=False)
+            path = args.output / f"{sequence.name}.npy"
+            atomic_write(path, lambda file, content=content: file.write(content.getvalue()))
+            print(f"{sequence}: {len(rows):,} detections, {extractor.feature_dim} numbers each -> {path}")
 
 
 if __name__ == "__main__":

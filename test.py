@@ -9,6 +9,7 @@ Then `python evaluate.py` reads the file. (Run this as a script: Python's own `t
 
 import os
 import time
+from contextlib import nullcontext
 from functools import partial
 from pathlib import Path
 
@@ -20,6 +21,7 @@ from appearance.cli import InputError
 from appearance.data import prepare, provenance
 from appearance.data.check import summary
 from appearance.failures import explained_failures
+from appearance.files import FolderLost, held, save_elsewhere
 from appearance.flags import count, positive
 from appearance.machine import decoders
 from appearance.measure import features_file, protocols
@@ -30,7 +32,7 @@ from appearance.networks.inference import BothDirections
 from appearance.networks.precision import emulation_warning
 from datasets import PersonImages
 from model import from_checkpoint
-from utils import current_world
+from utils import World, current_world
 
 LARGEST_TOLD = 1e6  # an epoch or accuracy that a file tells beyond it is nonsense
 
@@ -67,6 +69,14 @@ def main(args) -> None:
     world.agree_on_flags(args)
     if world.is_main:
         features_file.check_place(args.output)
+    with held(Path(args.output).parent) if world.is_main else nullcontext():
+        extract(args, world, say)
+    world.barrier()
+    world.leave()
+
+
+def extract(args, world: World, say) -> None:
+    """Write the features file; rank 0 says with `say` what it does."""
     checkpoint, net = load_network(args)
     height, width = checkpoint.height, checkpoint.width
     trained_on = provenance.of_checkpoint(checkpoint.extra)
@@ -108,13 +118,11 @@ def main(args) -> None:
             "max_dist": thresholds.start(checkpoint.extra),
             **_people_met(checkpoint, trained_on, data, args.workers),
         }
-        features_file.save(args.output, found)
+        _save(args.output, found)
         seconds = time.perf_counter() - started
         images = len(data.query) + len(data.gallery)
         say(f"{images:,} images in {seconds:.1f} s ({images / seconds:,.0f} img/s) -> {args.output}")
         say(f"Next: {_next_step(args.output, found)}")
-    world.barrier()
-    world.leave()
 
 
 def load_network(args) -> tuple[checkpoints.Checkpoint, nn.Module]:
@@ -132,6 +140,17 @@ def load_network(args) -> tuple[checkpoints.Checkpoint, nn.Module]:
         )
     checkpoint = checkpoints.load(args.weights).with_input(args.height, args.width, args.last_stride)
     return checkpoint, from_checkpoint(checkpoint)
+
+
+def _save(output: str, found: dict) -> None:
+    """Write the features; elsewhere, with an error that says so, where the folder was lost meanwhile."""
+    try:
+        features_file.save(output, found)
+    except FolderLost as lost:
+        path = Path(output)
+        folder = save_elsewhere(path.stem, lambda folder: features_file.save(folder / path.name, found))
+        saved = f"saved as {folder / path.name} instead" if folder else "the features could not be saved elsewhere"
+        raise InputError(f"--output {lost}; {saved}") from None
 
 
 def _names(data) -> dict[str, str]:

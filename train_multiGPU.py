@@ -2,7 +2,9 @@
 
     torchrun --nproc_per_node=4 train_multiGPU.py [flags of train.py] [--syncBN]
 
-Several machines: the same command on each, with --nnodes, --node_rank and --rdzv_endpoint=HOST:29500 for torchrun.
+Several machines: the same command on each, with --nnodes, --node_rank, --master_addr and --master_port for torchrun
+(docs/training.md). Between CPUs the processes take the network interface that reaches --master_addr; the environment
+variables GLOO_SOCKET_IFNAME and, for GPUs, NCCL_SOCKET_IFNAME name another.
 `--batch_size` and `--lr` belong to the batch of all processes together, so a recipe keeps its meaning.
 """
 

@@ -6,13 +6,17 @@
 import inspect
 import os
 import socket
+import sys
+import threading
 import time
 import uuid
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from datetime import timedelta
+from functools import partial
 from pathlib import Path
+from urllib.parse import urlparse
 
 import torch
 import torch.distributed as dist
@@ -21,12 +25,15 @@ from torch.nn.parallel import DistributedDataParallel
 
 from appearance.cli import InputError
 from appearance.device import choose_device
+from appearance.failures import reason
+from appearance.interfaces import interface_of, is_of_this_machine_alone, own_address
 from appearance.reading import digest
 
 # flags that may be others on another machine: where things lie there, and what it has
 MACHINE_FLAGS = {"data_dir", "output", "device", "gpu_id", "workers", "cache", "given"}
 FILE_FLAGS = {"weights", "teacher"}
 CONTENT = " (content "
+PATIENCE = 10  # seconds without an answer after which a process says for whom it waits
 
 
 @dataclass(frozen=True)
@@ -221,20 +228,118 @@ def join_process_group(device_name: str = "auto", dist_url: str = "env://", time
     else:
         device = choose_device(device_name)
     timeout = timedelta(seconds=timeout_seconds)
+    several_machines = int(os.environ.get("LOCAL_WORLD_SIZE", 0)) < size
     try:
+        host = _answering_host(dist_url, rank, timeout_seconds)
         store, rank, size = next(dist.rendezvous(dist_url, rank, size, timeout=timeout))
-        dist.init_process_group(
-            "nccl" if device.type == "cuda" else "gloo",
-            store=_unused_part(store, rank, size, timeout_seconds),
-            rank=rank,
-            world_size=size,
-            timeout=timeout,
-            device_id=device if device.type == "cuda" else None,
-        )
+        store = _unused_part(store, rank, size, timeout_seconds)
+        group = {"store": store, "rank": rank, "world_size": size, "timeout": timeout}
+        if device.type == "cuda":
+            dist.init_process_group("nccl", **group, device_id=device)
+        else:
+            if several_machines:
+                _choose_interface(store, rank, size, host)
+            join = partial(dist.init_process_group, "gloo", **group)
+            _all_or_none(join, store.clone(), rank, timeout_seconds)
     except (dist.DistError, RuntimeError, ValueError, TimeoutError) as error:
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise InputError(f"--dist_url {dist_url}: the processes could not meet ({reason})") from None
+        hint = f"; {_interface_hint(device)}" if several_machines else ""
+        raise InputError(f"--dist_url {dist_url}: the processes could not meet ({reason(error)}){hint}") from None
     return World(device, rank, size, local_rank)
+
+
+def _answering_host(dist_url: str, rank: int, timeout_seconds: float) -> str:
+    """The host of the store that all processes share, once it answers; "" where the address does not tell.
+
+    PyTorch would wait without a word.
+
+    Raises:
+        InputError: there is no host of this name.
+        TimeoutError: it does not answer.
+    """
+    if dist_url == "env://":
+        host, port = os.environ.get("MASTER_ADDR", ""), os.environ.get("MASTER_PORT", "")
+    else:
+        host, port = urlparse(dist_url).hostname or "", urlparse(dist_url).port
+    if not host or not port or (rank == 0 and os.environ.get("TORCHELASTIC_USE_AGENT_STORE") != "True"):
+        return host  # rank 0 answers there itself, unless torchrun does
+    begin, told = time.monotonic(), False
+    while True:
+        try:
+            socket.create_connection((host, int(port)), timeout=5).close()
+            return host
+        except socket.gaierror as error:
+            raise InputError(
+                f"--master_addr {host}: there is no such host ({error.strerror}); name the machine with --node_rank=0"
+            ) from None
+        except OSError as error:
+            waiting = f"rank {rank} reaches nobody at {host}:{port} ({error.strerror or 'no answer'})"
+        if time.monotonic() - begin > timeout_seconds:
+            raise TimeoutError(f"{waiting}; see --timeout")
+        if not told and time.monotonic() - begin > PATIENCE:
+            told = True
+            print(
+                f"note: {waiting}; still trying. Is it the --master_addr and --master_port of rank 0?", file=sys.stderr
+            )
+        time.sleep(0.5)
+
+
+def _choose_interface(store: dist.Store, rank: int, size: int, host: str) -> None:
+    """Tell Gloo through which network interface the machines reach each other, unless the user has.
+
+    By itself Gloo takes the address that this machine's name has, which on Debian is one that no other machine can
+    reach. The way to the host of the store is right: it has just been used. That host itself takes the way back.
+    """
+    store.set(f"address{rank}", own_address(host))
+    addresses = [store.get(f"address{other}").decode() for other in range(size)]
+    own, others = addresses[rank], [one for one in addresses if not is_of_this_machine_alone(one)]
+    if is_of_this_machine_alone(own) and others:
+        own = own_address(others[0])
+    if not is_of_this_machine_alone(own) and (name := interface_of(own)):
+        os.environ.setdefault("GLOO_SOCKET_IFNAME", name)
+
+
+def _interface_hint(device: torch.device) -> str:
+    variable = "NCCL_SOCKET_IFNAME" if device.type == "cuda" else "GLOO_SOCKET_IFNAME"
+    taken = os.environ.get(variable)
+    names = ", ".join(name for _, name in socket.if_nameindex())
+    return (
+        f"set {variable} on each machine to the network interface that reaches the others (here: "
+        f"{f'{taken} of ' if taken else ''}{names}), and open its ports in the firewall"
+    )
+
+
+def _all_or_none(join: Callable[[], None], store: dist.Store, rank: int, timeout_seconds: float) -> None:
+    """Call `join`, on all processes; where it fails on one, it fails on all at once.
+
+    By itself Gloo waits five times as long as it is told, also for those that have given up.
+
+    Args:
+        store: a connection of its own, as `join` keeps the other one busy.
+
+    Raises:
+        RuntimeError: names the process on which it failed, and why.
+        TimeoutError: it takes too long.
+    """
+    outcome = []
+
+    def attempt() -> None:
+        try:
+            join()
+            outcome.append(None)
+        except Exception as error:
+            outcome.append(error)
+
+    threading.Thread(target=attempt, daemon=True).start()
+    deadline = time.monotonic() + timeout_seconds
+    while not outcome:
+        time.sleep(0.02)
+        if store.check(["failed"]):
+            raise RuntimeError(store.get("failed").decode())
+        if time.monotonic() > deadline:
+            raise TimeoutError("the others did not come in time; see --timeout")
+    if outcome[0]:
+        store.set("failed", f"{socket.gethostname()}, rank {rank}: {reason(outcome[0])}")
+        raise RuntimeError(store.get("failed").decode())
 
 
 def _unused_part(store: dist.Store, rank: int, size: int, timeout_seconds: float) -> dist.Store:

@@ -1,5 +1,6 @@
 """PyTorch's errors about memory and lost processes, in words that say what to do."""
 
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -10,6 +11,12 @@ from appearance.cli import RunFailed
 
 # of the host, of CUDA's allocator and driver, of cuBLAS and cuDNN
 OUT_OF_MEMORY = ("can't allocate memory", "out of memory", "ALLOC_FAILED")
+
+
+def reason(error: Exception) -> str:
+    """The first line of an error, without the places in Gloo's source that stand in it."""
+    lines = str(error).splitlines()
+    return re.sub(r"\[/[^]]*\] ?", "", lines[0]) if lines else type(error).__name__
 
 
 @contextmanager
@@ -27,7 +34,7 @@ def explained_failures(less_memory: str) -> Iterator[None]:
             raise RunFailed(f"out of memory; {less_memory}") from None
         if dist.is_initialized() and any(word in text for word in ("onnection", "imed out", "gloo", "NCCL", "peer")):
             raise RunFailed(
-                f"another process of the group failed or does not answer ({text.splitlines()[0][:100]}); "
+                f"another process of the group failed or does not answer ({reason(error)[:100]}); "
                 "training goes on with --resume, or by itself under torchrun --max-restarts=3"
             ) from None
         raise

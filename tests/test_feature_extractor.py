@@ -1,6 +1,8 @@
 """The Extractor: the vectors of `test.py`, whatever the batch, in the calls of three trackers."""
 
+import contextlib
 import json
+import random
 import warnings
 
 import numpy as np
@@ -11,13 +13,14 @@ from networks import random_crops, write_checkpoint
 from PIL import Image
 
 from appearance.cli import InputError
+from appearance.data import augment
 from appearance.data.layouts import Sample
 from appearance.data.resize import resize
 from appearance.measure.embed import features_of
 from appearance.networks import checkpoints
 from datasets import PersonImages
 from feature_extractor import Extractor, patch, sequence_detections
-from utils import single_process
+from utils import seed_everything, single_process
 
 HEIGHT, WIDTH = 64, 32
 
@@ -50,6 +53,42 @@ def test_a_vector_does_not_depend_on_its_batch(extractor):
     np.testing.assert_allclose(together, alone, atol=1e-6)
     np.testing.assert_allclose(extractor(crops[::-1])[::-1], together, atol=1e-6)
     assert not extractor.net.training
+
+
+@contextlib.contextmanager
+def default_dtype(dtype):
+    before = torch.get_default_dtype()
+    torch.set_default_dtype(dtype)
+    try:
+        yield
+    finally:
+        torch.set_default_dtype(before)
+
+
+@pytest.mark.parametrize("arch", ["net", "osnet_x0_25"])
+def test_the_program_around_it_changes_no_vector(arch, tmp_path):
+    path, crops = write_checkpoint(tmp_path / "best.pth", arch), random_crops(3)
+    wanted = Extractor(path, use_cuda=False)(crops)
+    for dtype in (torch.float64, torch.bfloat16):
+        augment._mean_and_std.cache_clear()  # in a program of its own nothing is there before
+        with default_dtype(dtype), torch.autocast("cpu", torch.bfloat16):
+            extractor = Extractor(path, use_cuda=False)
+            np.testing.assert_array_equal(extractor(crops), wanted)
+        np.testing.assert_array_equal(extractor(crops), wanted)
+    augment._mean_and_std.cache_clear()
+
+
+def test_it_changes_no_random_state_of_the_program_around_it(tmp_path):
+    path = write_checkpoint(tmp_path / "best.pth")
+
+    def drawn():
+        return torch.rand(2).tolist(), np.random.rand(2).tolist(), random.random()
+
+    seed_everything(3)
+    wanted = drawn()
+    seed_everything(3)
+    Extractor(path, use_cuda=False)(random_crops(2))
+    assert drawn() == wanted
 
 
 def test_large_lists_are_cut_into_batches(tmp_path):

@@ -1,6 +1,7 @@
 """Atomic writes: the whole new file, or the old one."""
 
 import os
+import shutil
 import signal
 import stat
 import subprocess
@@ -11,7 +12,7 @@ import pytest
 from conftest import ROOT, script_environment
 
 from appearance.cli import InputError
-from appearance.files import atomic_write, beside, write_text
+from appearance.files import FolderLost, atomic_write, beside, held, write_text
 
 
 def test_writes_and_makes_folders(tmp_path):
@@ -73,6 +74,32 @@ def test_a_folder_is_put_in_place_when_it_is_whole(tmp_path):
         folder.mkdir()
     assert [path.name for path in tmp_path.iterdir()] == ["new"]
     assert [path.name for path in place.parent.iterdir()] == ["set"]
+
+
+def test_what_is_half_written_when_its_folder_is_lost_is_not_put_in_place(tmp_path):
+    place = tmp_path / "disk" / "set"
+
+    def write_into(folder):
+        (folder / "a").mkdir(parents=True)
+        shutil.rmtree(place.parent)
+        (folder / "b").mkdir(parents=True)
+
+    with pytest.raises(OSError, match="deleted or unmounted meanwhile"), beside(place) as folder:
+        write_into(folder)
+    assert not place.exists()
+
+
+def test_a_held_folder_is_not_made_anew(tmp_path):
+    with held(tmp_path / "run"):
+        write_text(tmp_path / "run" / "a", "whole")
+        shutil.rmtree(tmp_path / "run")
+        with pytest.raises(FolderLost, match="run: was deleted or unmounted"):
+            write_text(tmp_path / "run" / "a", "whole")
+        (tmp_path / "run").mkdir()  # the file system may give it the old number again
+        with pytest.raises(FolderLost):
+            write_text(tmp_path / "run" / "a", "whole")
+        assert not os.listdir(tmp_path / "run")
+    write_text(tmp_path / "run" / "a", "whole")
 
 
 def test_a_folder_with_content_is_replaced_where_that_is_asked_for(tmp_path):

@@ -24,8 +24,10 @@ from appearance import distributed
 from appearance.cli import InputError, RunFailed
 from appearance.failures import explained_failures
 from appearance.files import claimed
+from appearance.measure import embed, features_file
 from appearance.networks import checkpoints
 from appearance.training import resume
+from appearance.training.run import StopRequest
 
 TINY = ["--model", "osnet_x0_25", "--height", 32, "--width", 16, "--workers", 1, "--batch_size", 8, "--device", "cpu"]
 TINY += ["--amp", "fp32"]  # auto measures, and two runs may find another answer
@@ -96,16 +98,46 @@ def test_a_kill_between_the_files_of_an_epoch_repeats_that_epoch(here, monkeypat
     assert all(torch.equal(whole[key], parts[key]) for key in whole)
 
 
-def test_sigterm_saves_and_says_how_to_go_on(here):
+@pytest.mark.parametrize("sent", [[signal.SIGTERM], [signal.SIGHUP, signal.SIGHUP]], ids=["SIGTERM", "SIGHUP twice"])
+def test_a_signal_saves_and_says_how_to_go_on(here, sent):
     process = spawn(sys.executable, ROOT / "train.py", "--data-dir", "data", *TINY, "--epochs", 500, cwd=here)
     while not (here / "checkpoint" / "last.pth").exists() and process.poll() is None:
         time.sleep(0.05)
-    process.send_signal(signal.SIGTERM)
+    for number in sent:
+        process.send_signal(number)
     _, errors = process.communicate(timeout=60)
-    assert process.returncode == 128 + signal.SIGTERM
-    assert "Stopped by SIGTERM" in errors
+    assert process.returncode == 128 + sent[0]
+    assert f"Stopped by {sent[0].name}" in errors
     assert "--resume checkpoint/last.pth" in errors
     assert checkpoints.load("checkpoint/last.pth").extra["step"] > 0
+
+
+def test_nohup_keeps_its_promise():
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    try:
+        with StopRequest() as request:
+            os.kill(os.getpid(), signal.SIGHUP)
+            assert request.signal is None
+    finally:
+        signal.signal(signal.SIGHUP, before)
+
+
+def test_a_run_that_is_stopped_at_the_last_step_of_an_epoch_goes_on(here, monkeypatch):
+    train_on_data("--epochs", 2, "--output", "whole")
+    end_step = train.Run.end_step
+
+    def stop_at_the_last(self, *measured):
+        if self.step + 1 == len(self.order):
+            os.kill(os.getpid(), signal.SIGTERM)
+        end_step(self, *measured)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(train.Run, "end_step", stop_at_the_last)
+        with pytest.raises(SystemExit):
+            train_on_data("--epochs", 2)
+    run("--resume")
+    whole, parts = (torch.load(f"{name}/last.pth", weights_only=True)["net_dict"] for name in ("whole", "checkpoint"))
+    assert all(torch.equal(whole[key], parts[key]) for key in whole)
 
 
 def test_extraction_that_is_killed_leaves_the_old_features(here):
@@ -247,6 +279,64 @@ def test_a_dataset_that_vanishes_is_named_and_the_run_can_go_on(here, monkeypatc
     assert checkpoints.load("checkpoint/last.pth").extra["epoch"] == 1
     run("--resume", "--data-dir", "elsewhere")  # the same images in another place
     assert checkpoints.load("checkpoint/last.pth").extra["epoch"] == 2
+
+
+def delete(folder):
+    shutil.rmtree(folder)
+
+
+def put_another_in_its_place(folder):
+    """What unmounting shows: the folder that was mounted over."""
+    os.rename(folder, f"{folder} on its disk")
+    os.mkdir(folder)
+
+
+@pytest.mark.parametrize("lose", [delete, put_another_in_its_place])
+def test_a_run_whose_folder_is_lost_is_saved_elsewhere_and_goes_on_there(here, lose, monkeypatch):
+    train_on_data("--epochs", 3, "--output", "whole")
+    end_epoch = train.Run.end_epoch
+
+    def end_then_lose(self, measured, score):
+        end_epoch(self, measured, score)
+        self._writer.wait()
+        if self.epoch == 1:
+            lose("checkpoint")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(train.Run, "end_epoch", end_then_lose)
+        result = call_script("train.py", "--data-dir", "data", *TINY, "--epochs", 3, cwd=here)
+    assert_one_line_error(result, "--output checkpoint: was deleted or unmounted in mid-run; saved in ", "Go on with: ")
+    assert not Path("checkpoint").exists() or not os.listdir("checkpoint")
+    _, _, flags = result.stderr.strip().partition("train.py --resume ")
+    last, _, folder = flags.partition(" --output ")
+    assert checkpoints.load(last).extra["epoch"] == 2
+    run("--resume", last, "--output", folder)
+    whole, parts = (torch.load(f"{name}/last.pth", weights_only=True)["net_dict"] for name in ("whole", folder))
+    assert all(torch.equal(whole[key], parts[key]) for key in whole)
+    assert sorted(files_of(folder)) == sorted(files_of("whole"))
+
+
+def test_torchrun_does_not_restart_a_run_in_the_place_of_its_lost_folder(here, monkeypatch):
+    train_on_data("--epochs", 1, "--output", "checkpoint-rescued-x1y2")
+    args = train.get_args_parser().parse_args(["--epochs", "2"])
+    assert resume.find(args)[1] is None
+    monkeypatch.setenv("TORCHELASTIC_RUN_ID", "none")
+    with pytest.raises(InputError, match=r"--output checkpoint: was deleted or .*checkpoint-rescued-x1y2"):
+        resume.find(args)
+
+
+def test_features_whose_folder_is_lost_are_saved_elsewhere(here, monkeypatch):
+    extract = embed.test_features
+
+    def extract_and_lose(*args, **kwargs):
+        put_another_in_its_place("out")
+        return extract(*args, **kwargs)
+
+    monkeypatch.setattr(embed, "test_features", extract_and_lose)
+    result = call_script("test.py", "--data-dir", "data", "--device", "cpu", "--output", "out/found.pth", cwd=here)
+    assert_one_line_error(result, "--output out: was deleted or unmounted in mid-run; saved as ")
+    assert not os.listdir("out")
+    assert len(features_file.load(result.stderr.strip().rpartition(" as ")[2].split()[0])["qf"]) == 6
 
 
 # -- divergence --------------------------------------------------------------------------------------------------------

@@ -29,7 +29,9 @@ def normalize(pixels: Tensor) -> Tensor:
 def _mean_and_std(device: torch.device) -> tuple[Tensor, Tensor]:
     """(1, 3, 1, 1) each, for 0..255: copied to a device once, because its host waits for such a copy."""
     with torch.inference_mode(False):  # whatever asks first, all may use them
-        mean, std = (torch.tensor(values).view(1, 3, 1, 1) * 255 for values in (IMAGENET_MEAN, IMAGENET_STD))
+        mean, std = (
+            torch.tensor(values, dtype=torch.float32).view(1, 3, 1, 1) * 255 for values in (IMAGENET_MEAN, IMAGENET_STD)
+        )
         return mean.to(device), std.to(device)
 
 

@@ -33,7 +33,7 @@ import numpy as np
 import torch
 
 from appearance.cli import InputError
-from appearance.files import atomic_write, beside, explained
+from appearance.files import atomic_write, beside, explained, make_folder
 from appearance.networks.inference import UNIT_TOLERANCE
 from appearance.reading import is_plain, matlab_arrays, refuse_bomb, size_of, text_of
 
@@ -77,7 +77,7 @@ def check_place(path) -> str:
     if kind == "folder" and path.is_dir() and any(path.iterdir()) and not (path / "qf.npy").exists():
         raise InputError(f"{path}: this folder holds other files; choose a new name for the features")
     with explained(path):
-        path.parent.mkdir(parents=True, exist_ok=True)
+        make_folder(path.parent)
         tempfile.TemporaryFile(dir=path.parent, prefix=f".{path.name}.").close()
     return kind
 

@@ -421,7 +421,7 @@ def from_checkpoint(checkpoint: Checkpoint, reid: bool = True) -> nn.Module:
                 f"it also has {listed(layers(others))}, which {arch} has not got here, so its vectors would be others; "
                 "train.py --weights can start from it"
             )
-        net = build_model(arch, classes, reid=reid, **options)
+        net = build_model(arch, classes, reid=reid, **options).float()  # whatever the caller's default dtype
         if checkpoint.num_classes is None:  # features only: the untrained classifier is never used
             unused = {name: value for name, value in net.state_dict().items() if name.startswith(net.classifier_prefix)}
             weights = unused | weights

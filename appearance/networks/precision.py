@@ -66,7 +66,7 @@ def emulation_warning(precision: str, device: torch.device) -> str | None:
 
 @contextmanager
 def full_precision() -> Iterator[None]:
-    """Convolutions and matrix products of float32 numbers in true float32.
+    """Convolutions and matrix products of float32 numbers in true float32, also within a caller's autocast.
 
     GPUs convolve in TF32 unless told otherwise, with errors of 1e-3; and what a feature or a metric means must not
     change with the settings of the program around it.
@@ -77,7 +77,8 @@ def full_precision() -> Iterator[None]:
     for setting in settings:
         setting.fp32_precision = "ieee"
     try:
-        yield
+        with torch.autocast("cpu", enabled=False), torch.autocast("cuda", enabled=False):
+            yield
     finally:
         for setting, value in zip(settings, before, strict=True):
             setting.fp32_precision = value

@@ -112,7 +112,7 @@ class OfItsSize(nn.Module):
 
 
 def _channels(values: tuple[float, float, float]) -> Tensor:
-    return torch.tensor(values).view(1, 3, 1, 1)
+    return torch.tensor(values, dtype=torch.float32).view(1, 3, 1, 1)
 
 
 def load(path: Path, height: int | None = None, width: int | None = None, normalize: str | None = None) -> ExportedNet:
@@ -187,7 +187,7 @@ def _refuse_untold(path: Path, names: list[str]) -> None:
 
 def _tried(path: Path, run: Run, told: dict) -> ExportedNet:
     """A foreign file's network, once two images have shown that it answers a vector each."""
-    images = torch.zeros(2, 3, told["height"], told["width"])
+    images = torch.zeros(2, 3, told["height"], told["width"], dtype=torch.float32)
     try:
         with torch.inference_mode():
             rows = run(images)

@@ -114,6 +114,10 @@ def resumed(path: Path, epochs: int, steps: int) -> str:
     return f"Resuming {path} after {cli.counted(epochs, 'epoch')} and {cli.counted(steps, 'step')}"
 
 
+def no_best(output: Path) -> str:
+    return f"  note: there is no {output / 'best.pth'}; the best of the epochs to come is saved there"
+
+
 def other_length(before: int, now: int) -> str:
     return (
         f"  note: {before} epochs became {now}; learning rate and image sizes follow the longer schedule from here on"
@@ -131,20 +135,24 @@ def not_finite(epoch: int, step: int, rate: float, paths: list[str], output: Pat
 
 
 def stopped(signal_name: str, epochs: int, steps: int, output: Path) -> str:
-    """A run that Ctrl-C or SIGTERM has ended, and how to go on."""
+    """A run that Ctrl-C, SIGTERM or SIGHUP has ended, and how to go on."""
     return (
         f"\nStopped by {signal_name} after {cli.counted(epochs, 'epoch')} and {cli.counted(steps, 'step')}, saved. "
         f"Go on with: {resume_command(output)}"
     )
 
 
-def resume_command(output: Path) -> str:
-    """The line that goes on with a run; all other flags come from the run itself."""
-    words = ["--resume", output / "last.pth"]
-    processes = os.environ.get("LOCAL_WORLD_SIZE")
-    if processes is None:
+def resume_command(output: Path, *flags) -> str:
+    """The line that goes on with a run; all flags but these come from the run itself."""
+    words = ["--resume", output / "last.pth", *flags]
+    told = os.environ
+    if "LOCAL_WORLD_SIZE" not in told:
         return cli.command("train.py", *words)
-    return cli.command("train_multiGPU.py", *words).replace("python", f"torchrun --nproc_per_node={processes}", 1)
+    launch = f"torchrun --nproc_per_node={told['LOCAL_WORLD_SIZE']}"
+    if (nodes := told.get("GROUP_WORLD_SIZE", "1")) != "1":
+        launch += f" --nnodes={nodes} --node_rank={told['GROUP_RANK']}"
+        launch += f" --master_addr={told['MASTER_ADDR']} --master_port={told['MASTER_PORT']}"
+    return cli.command("train_multiGPU.py", *words).replace("python", launch, 1)
 
 
 def next_step(args, data) -> str:

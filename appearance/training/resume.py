@@ -10,6 +10,7 @@ from torch import Tensor
 from appearance.cli import InputError
 from appearance.data import marks
 from appearance.distributed import MACHINE_FLAGS, World
+from appearance.files import saved_elsewhere
 from appearance.networks import checkpoints
 from appearance.networks.checkpoints import Checkpoint
 from appearance.training import flags
@@ -57,6 +58,11 @@ def _find(args) -> tuple[argparse.Namespace, Checkpoint | None, Recipe | None]:
     last = args.output / "last.pth"
     restarted = _is_of_this_launch(last)
     if not args.resume and not restarted:
+        for folder in saved_elsewhere(args.output):
+            if _is_of_this_launch(folder / "last.pth"):  # torchrun has restarted it: not from the start, in its place
+                raise InputError(
+                    f"--output {args.output}: was deleted or unmounted in mid-run; go on with the run in {folder}"
+                )
         _refuse_to_replace(args.output, args.overwrite)
         return args, None, None
     path = last if restarted or args.resume is True else Path(args.resume)

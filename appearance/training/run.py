@@ -6,6 +6,7 @@ import math
 import signal
 import sys
 import time
+from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import asdict
 from pathlib import Path
@@ -17,7 +18,7 @@ from appearance.cli import InputError, RunFailed
 from appearance.data import marks, provenance
 from appearance.data.layouts import ReIDData, Sample
 from appearance.distributed import World
-from appearance.files import write_text
+from appearance.files import FolderLost, save_elsewhere, write_text
 from appearance.networks import checkpoints
 from appearance.networks.checkpoints import Checkpoint
 from appearance.pictures import plots
@@ -29,6 +30,8 @@ from appearance.training.recipe import Recipe
 from appearance.training.totals import Totals
 
 SECONDS_BETWEEN_CURVES = 30  # drawing them takes longer than an epoch of small images
+HANG_UP = getattr(signal, "SIGHUP", None)  # not on Windows
+STOPS = tuple(number for number in (signal.SIGINT, signal.SIGTERM, HANG_UP) if number is not None)
 READ_EVERY = 10  # steps between readings of a GPU's loss, each of which synchronises the host
 COLUMNS = (
     *("epoch", "height", "width", "lr", "train_loss", "train_acc", "val_loss", "val_acc", "rank1", "mAP"),
@@ -37,32 +40,65 @@ COLUMNS = (
 
 
 class StopRequest:
-    """Turns Ctrl-C and SIGTERM into a request to stop after the current step; a second Ctrl-C stops at once."""
+    """Turns Ctrl-C, SIGTERM and SIGHUP into a request to stop after the current step; a second Ctrl-C stops at once.
+
+    SIGHUP is what a terminal sends when it is closed, at times twice; under `nohup` it is ignored, and stays so.
+    """
 
     def __init__(self):
         self.signal: int | None = None
 
     def __enter__(self) -> "StopRequest":
         self._before = {}
-        for number in (signal.SIGINT, signal.SIGTERM):
+        for number in STOPS:
+            if number == HANG_UP and signal.getsignal(number) == signal.SIG_IGN:
+                continue
             with suppress(ValueError):  # not in the main thread: the program around it handles signals
                 self._before[number] = signal.signal(number, self._note)
         return self
 
     def _note(self, number: int, frame) -> None:
-        if self.signal is not None:
+        if self.signal is not None and number == signal.SIGINT:
             raise KeyboardInterrupt
-        self.signal = number
+        self.signal = self.signal or number
 
     def __exit__(self, *exception) -> None:
         for number, handler in self._before.items():
             signal.signal(number, handler)
 
 
+class RunFolder:
+    """The folder of a run's files; once it is lost, a new one elsewhere.
+
+    Attributes:
+        lost: the error that says so.
+    """
+
+    def __init__(self, path: Path):
+        self.path, self.lost = path, None
+
+    def write(self, name: str, write: Callable[[Path], None]) -> None:
+        """Call `write(path)` with the path of a file of this name."""
+        try:
+            write(self.path / name)
+        except FolderLost as lost:
+            elsewhere = save_elsewhere(self.path, lambda folder: write(folder / name))
+            if elsewhere is None:
+                raise InputError(f"--output {lost}; the state of the run could not be saved elsewhere") from None
+            self.path, self.lost = elsewhere, lost
+
+    def refuse_if_lost(self) -> None:
+        """Raises InputError once the folder is lost; says where the files are and how to go on."""
+        if self.lost:
+            how = messages.resume_command(self.path, "--output", self.path)
+            raise InputError(f"--output {self.lost}; saved in {self.path} instead. Go on with: {how}")
+
+
 class Run:
     """A run: epoch, step and history; `best.pth`, `last.pth`, `history.csv` and `curves.png`; Ctrl-C.
 
-    As a context manager it handles Ctrl-C and SIGTERM, by saving and exiting, and writes its files in the background.
+    As a context manager it handles Ctrl-C, SIGTERM and SIGHUP, by saving and exiting, and writes its files in the
+    background.
 
     Args:
         output: folder of its files.
@@ -99,6 +135,7 @@ class Run:
         self.best: tuple[int, bool, float] = (0, False, -1.0)  # pixels, whether statistics are precise, accuracy
         self.totals = Totals(world)
         self._stop, self._writer, self._bar = StopRequest(), BackgroundWriter(), None
+        self._folder = RunFolder(output)
         self._curves_drawn = -math.inf
 
     def __enter__(self) -> "Run":
@@ -111,6 +148,8 @@ class Run:
             self._bar.close()
         try:
             self._writer.__exit__(*exception)
+            if exception[0] is None:
+                self._folder.refuse_if_lost()
         finally:
             self._stop.__exit__(*exception)
 
@@ -119,7 +158,8 @@ class Run:
     def begin_epoch(self, size: tuple[int, int], order: Tensor) -> None:
         """An epoch of images of (height, width) pixels begins, or goes on at `self.step`; order: (steps, B) images."""
         self.size, self.order = size, order
-        self._began, self._images_before = time.perf_counter(), self.totals.images
+        self._began = self._trained = time.perf_counter()  # a resumed epoch may have no step left
+        self._images_before = self.totals.images
         self._bar = progress(
             desc=f"epoch {self.epoch + 1}/{self.recipe.epochs} {size[0]}x{size[1]}",
             total=order.numel(),
@@ -134,11 +174,14 @@ class Run:
         Every few steps, save if due, and stop if any process was asked to.
 
         Raises:
+            InputError: the output folder was lost; what was to be written there is saved elsewhere.
             RunFailed: the loss of a step was not finite.
-            SystemExit: Ctrl-C or SIGTERM, after saving.
+            SystemExit: Ctrl-C, SIGTERM or SIGHUP, after saving.
         """
         self.totals.add(self.step, loss, correct, images)
         self.step += 1
+        if self._folder.lost:
+            self._wait()
         steps, batch = self.order.shape
         last = self.step == steps
         save = bool(self._save_interval) and self.step % self._save_interval == 0 and not last
@@ -167,27 +210,41 @@ class Run:
             score: by which `best.pth` is chosen: pixels of the images, whether batch norm statistics are precise,
                 accuracy on the held-out images.
         """
-        self._writer.wait()  # the last epoch's files hold copies in memory until they are written
+        self._wait()  # the last epoch's files hold copies in memory until they are written
         height, width = self.size
         row = {"epoch": self.epoch + 1, "height": height, "width": width, "lr": self.scheduler.get_last_lr()[0]}
         row |= self.totals.means("train")
-        row["images_per_second"] = (self.totals.images - self._images_before) / (self._trained - self._began)
+        seconds = self._trained - self._began
+        row["images_per_second"] = (self.totals.images - self._images_before) / seconds if seconds else 0.0
         row |= measured | {"seconds": time.perf_counter() - self._began}
         self.history.append(row)
         is_best, self.best = score >= self.best, max(score, self.best)
         self.epoch, self.step, self.totals = self.epoch + 1, 0, Totals(self.world)
         if self.world.is_main:
             if is_best:
-                self._writer(checkpoints.save, self.output / "best.pth", snapshot(self._weights()))
+                weights = snapshot(self._weights())
+                self._write("best.pth", lambda path: checkpoints.save(path, weights))
             now = time.monotonic()
             curves = self.epoch == self.recipe.epochs or now - self._curves_drawn > SECONDS_BETWEEN_CURVES
             self._curves_drawn = now if curves else self._curves_drawn
-            self._writer(write_history, list(self.history), self.output, curves)
+            history = list(self.history)
+            self._write("history.csv", lambda path: write_history(history, path))
+            if curves:
+                self._write("curves.png", lambda path: plots.training_curves(history, path))
         self.save()  # written last: if the run dies earlier, --resume repeats this epoch
         self.world.say(messages.epoch_line(self.recipe, self.history) + ("  -> best.pth" if is_best else ""))
         self.world.barrier()
 
     # -- weights and files
+
+    def _write(self, name: str, write: Callable[[Path], None]) -> None:
+        """Queue a file for writing in the background; what `write(path)` holds must not change any more."""
+        self._writer(self._folder.write, name, write)
+
+    def _wait(self) -> None:
+        """Block until all files are written; raises InputError where the output folder was lost."""
+        self._writer.wait()
+        self._folder.refuse_if_lost()
 
     def net_to_save(self) -> nn.Module:
         """The network that is tested and saved: the trained one, or with `keep_start` between it and the start.
@@ -231,7 +288,8 @@ class Run:
             "marks": self._marks,
             "processes": self.world.size,
         }
-        self._writer(checkpoints.save, self.output / "last.pth", snapshot(self._weights() | state))
+        content = snapshot(self._weights() | state)
+        self._write("last.pth", lambda path: checkpoints.save(path, content))
 
     def batch_norm_statistics(self) -> list[Tensor]:
         """The running means and variances, which each process keeps by itself until the end of an epoch."""
@@ -261,9 +319,10 @@ class Run:
             )
         self.epoch, self.step, self.history = extra["epoch"], extra["step"], extra["history"]
         self.totals = Totals(self.world, extra["totals"])
+        has_best = (self.output / "best.pth").is_file()
         try:
             pixels, precise, accuracy = extra["best"]
-            self.best = (pixels, precise, accuracy)
+            self.best = (pixels, precise, accuracy) if has_best else self.best
             losses = {
                 name.removeprefix("heads."): value for name, value in extra["objective"].items()
             }  # their old name
@@ -276,6 +335,8 @@ class Run:
         except (KeyError, RuntimeError, ValueError, TypeError, IndexError, AttributeError) as error:
             raise InputError(f"--resume: the state in it does not fit ({str(error).splitlines()[0]})") from None
         self.world.say(messages.resumed(checkpoint.path, self.epoch, self.step))
+        if self.epoch and not has_best:
+            self.world.say(messages.no_best(self.output))
         planned = extra.get("recipe", extra["args"])["epochs"]  # earlier versions had no recipe
         if planned != self.recipe.epochs:
             self.world.say(messages.other_length(planned, self.recipe.epochs))
@@ -283,7 +344,7 @@ class Run:
     def _leave(self) -> None:
         """Save, say how to go on, and exit as the signal asked; a process that saw none follows the one that did."""
         self.save()
-        self._writer.wait()
+        self._wait()
         number = self._stop.signal or signal.SIGTERM
         if self.world.is_main:
             name = signal.Signals(number).name
@@ -310,12 +371,9 @@ def metadata(
     return known | {"args": resume.plain(args)}
 
 
-def write_history(history: list[dict], folder: Path, curves: bool) -> None:
-    """`history.csv`, and with `curves` also `curves.png`."""
+def write_history(history: list[dict], path: Path) -> None:
     text = io.StringIO()
     writer = csv.DictWriter(text, COLUMNS, lineterminator="\n")
     writer.writeheader()
     writer.writerows(history)
-    write_text(folder / "history.csv", text.getvalue())
-    if curves:
-        plots.training_curves(history, folder / "curves.png")
+    write_text(path, text.getvalue())
