@@ -1,7 +1,7 @@
 """Do trackers get our vectors? Each program that is installed describes drawn people with a file of ours.
 
-    python benchmarks/hosts.py                                  the network in weights/
-    python benchmarks/hosts.py --net checkpoint/best.pth --deep-sort-pytorch DIR    also a Net in deep_sort_pytorch
+    python benchmarks/hosts.py                            the light network in weights/
+    python benchmarks/hosts.py --deep-sort-pytorch DIR    and weights/ckpt.t7 in deep_sort_pytorch's own Extractor
 
 A program cuts out boxes and resizes them its own way, so its vectors differ a little from those of `Extractor`. Printed
 are the cosine distances between the two, and of how many crops the nearest other crop is the same by both. For each
@@ -185,8 +185,9 @@ def get_args_parser() -> cli.ArgumentParser:
     parser = cli.ArgumentParser(description=__doc__.split("\n\n")[0])
     add = parser.add_argument
     add("--weights", type=Path, default=default_weights.WEIGHTS, help="an OSNet's checkpoint")
-    add("--net", type=Path, help="a Net's checkpoint at 128x64, for deep_sort_pytorch's own Extractor")
-    add("--deep-sort-pytorch", type=Path, metavar="DIR", help="folder of that program; needs --net")
+    help = "a Net's checkpoint at 128x64, for deep_sort_pytorch's own Extractor"
+    add("--net", type=Path, default=default_weights.WEIGHTS.with_name("ckpt.t7"), help=help)
+    add("--deep-sort-pytorch", type=Path, metavar="DIR", help="folder with a clone of that program")
     add("--frames", type=positive, default=150, help="length of the drawn scene, of which each tenth frame counts")
     add("--seed", type=count, default=0, help="of the drawn scene")
     add("--json", type=Path, help="also save the figures as JSON")
@@ -194,17 +195,17 @@ def get_args_parser() -> cli.ArgumentParser:
 
 
 def main(args) -> None:
-    if args.deep_sort_pytorch and not args.net:
-        raise cli.InputError("--deep-sort-pytorch: needs --net, the checkpoint of a Net at 128x64")
+    if args.deep_sort_pytorch and not (args.deep_sort_pytorch / "deep_sort" / "deep").is_dir():
+        raise cli.InputError(f"--deep-sort-pytorch {args.deep_sort_pytorch}: has no deep_sort/deep; give a clone of it")
     drawn = scene.record(args.seed, args.frames)
     pairs = list(zip(drawn.frames, drawn.detections, strict=True))[::10]
     frames = [(np.ascontiguousarray(frame[:, :, ::-1]), boxes) for frame, boxes in pairs if len(boxes)]
     cases = [(args.weights, *case) for case in RIGHT]
     if args.deep_sort_pytorch:
-        for evaluating in (True, False):
-            name = "deep_sort_pytorch" + ("" if evaluating else " without .eval()")
-            way = deep_sort_pytorch(args.deep_sort_pytorch, evaluating)
-            cases.append((args.net, name, ("--for", "deep_sort_pytorch"), way))
+        own, training = (deep_sort_pytorch(args.deep_sort_pytorch, evaluating) for evaluating in (True, False))
+        for flags in ((), ("--for", "deep_sort_pytorch")):
+            cases.append((args.net, "deep_sort_pytorch", flags, own))
+        cases.append((args.net, "deep_sort_pytorch without .eval()", (), training))
     cases += [(args.weights, f"{name} (wrong)", flags, way) for name, flags, way in WRONG]
     extractors = {weights: Extractor(weights, use_cuda=False) for weights, *_ in cases}
     ours = {

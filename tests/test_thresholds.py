@@ -207,3 +207,26 @@ def test_auto_prints_what_calibrate_prints(tmp_path, capsys):
     done = call_script("evaluate.py", "--protocol", "reappear", "--calibrate", "--gap", 10, cwd=tmp_path)
     assert below
     assert all(line in done.stdout.splitlines() for line in below)
+
+
+# -- what is trained from weights that bring one
+
+
+def test_a_fine_tuned_network_starts_from_the_threshold_of_its_start(here, weights):
+    thresholds.save(weights, 0.5, HOW | {"start": 0.4}, {})
+    flags = ["--data-dir", "market", "--epochs", 1, "--workers", 1, "--device", "cpu", "--amp", "fp32"]
+    done = call_script("train.py", *flags, "--weights", weights, "--output", "tuned", cwd=here)
+    assert done.code == 0, done.stderr
+    tuned = here / "tuned" / "best.pth"
+    assert max_dist_of(tuned) == 0.5
+    assert checkpoints.load(tuned).extra["calibration"] == {"start": 0.5}  # nobody was measured with these weights
+
+    assert call_script(*extraction(tuned), cwd=here).code == 0
+    assert call_script(*calibration("--save-threshold", tuned), cwd=here).code == 0
+    found = json.loads((here / "m.json").read_text())["calibration"]
+    assert max_dist_of(tuned) == found["max_dist"] == calibrate.moved(0.5, found["measured"], 8)
+    assert checkpoints.load(tuned).extra["calibration"]["start"] == 0.5
+
+    done = call_script("train.py", *flags, "--weights", weights, "--height", 32, "--output", "low", cwd=here)
+    assert done.code == 0, done.stderr
+    assert max_dist_of(here / "low" / "best.pth") is None  # the threshold is of another size

@@ -77,6 +77,37 @@ def test_lines(heading, tmp_path):
     assert done.stdout.endswith("understood\n"), done.stdout + done.stderr
 
 
+OWN_EXTRACTOR = """
+import os, sys
+sys.path.insert(0, os.environ["DEEP_SORT_PYTORCH"])
+sys.path += [{root!r}, {root!r} + "/examples"]
+import numpy as np
+import scene
+from deep_sort.deep.feature_extractor import Extractor
+from deep_sort.deep_sort import DeepSort
+weights = {root!r} + "/weights/ckpt.t7"
+tracker = DeepSort(weights, use_cuda=False)
+tracker.extractor = Extractor(weights, use_cuda=False)  # its own, also where the page's line has replaced it
+tracker.extractor.net.eval()
+drawn = scene.record(seed=0, frames=60)
+for frame, boxes in list(zip(drawn.frames, drawn.detections))[-10:]:
+    centres = np.hstack([boxes[:, :2] + boxes[:, 2:] / 2, boxes[:, 2:]])
+    tracker.update(centres, np.ones(len(boxes)), np.zeros(len(boxes), int), frame)
+people = set(np.concatenate(drawn.people[-10:]).tolist())
+print(len(people), sum(track.is_confirmed() for track in tracker.tracker.tracks))
+"""
+
+
+def test_deep_sort_pytorch_tracks_with_the_weights_as_they_are():
+    """Its own Extractor loads weights/ckpt.t7, and in ten frames of a drawn scene each person has one track."""
+    if not os.environ.get("DEEP_SORT_PYTORCH"):
+        pytest.skip("DEEP_SORT_PYTORCH names no folder with a clone of deep_sort_pytorch")
+    pytest.importorskip("cv2")
+    program = OWN_EXTRACTOR.format(root=str(ROOT))
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=300)
+    assert done.stdout.split() == ["6", "6"], done.stdout + done.stderr
+
+
 def test_each_tracker_of_the_table_has_its_section():
     linked = re.findall(r"^\| \[([^\]]+)\]\(#([^)]+)\)", PAGE, re.MULTILINE)
     headings = re.findall(r"^## (.+)$", PAGE, re.MULTILINE)

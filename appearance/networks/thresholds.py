@@ -6,7 +6,8 @@ A checkpoint, and the description of an exported file, may hold
     calibration   dict that says how it was found (`evaluate.py --calibrate --save-threshold`): `measured`, the
                   threshold of the people that were measured; `start`, the one it was moved from, None where the weights
                   brought none; `identities`, `based_on`, `false_match_rate`, `interval`, `kept`, `warnings` as in the
-                  metrics file; `data`, the name of the dataset; `flip` and `precision` of the vectors
+                  metrics file; `data`, the name of the dataset; `flip` and `precision` of the vectors. Of a network
+                  that was fine-tuned and not calibrated since it holds `start` alone
 """
 
 import hashlib
@@ -41,6 +42,13 @@ def start(content: dict) -> float | None:
     found = carried(content)
     before = {"max_dist": found.get("calibration", {}).get("start")}
     return carried(before).get("max_dist", found.get("max_dist"))
+
+
+def inherited(content: dict) -> dict:
+    """What a network that is fine-tuned from a checkpoint with this `extra` carries before it is calibrated itself: the
+    threshold of its start, to move from, measured on nobody. {} where there is none."""
+    found = carried(content).get("max_dist")
+    return {} if found is None else {"max_dist": found, "calibration": {"start": found}}
 
 
 def fingerprint(weights: dict[str, Tensor]) -> str:

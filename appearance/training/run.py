@@ -19,7 +19,7 @@ from appearance.data import marks, provenance
 from appearance.data.layouts import ReIDData, Sample
 from appearance.distributed import World
 from appearance.files import FolderLost, save_elsewhere, write_text
-from appearance.networks import checkpoints
+from appearance.networks import checkpoints, thresholds
 from appearance.networks.checkpoints import Checkpoint
 from appearance.pictures import plots
 from appearance.progress import progress
@@ -359,10 +359,13 @@ def metadata(
 
     Args:
         options: of `build_model`.
-        before: the resumed run, or the starting weights: what these were trained on is passed on.
+        before: the resumed run, or the starting weights: what these were trained on is passed on, and their threshold
+            if the network has the same options.
         world: rank 0 reads every training image, to describe the data.
     """
     known = {"arch": arch, "model_options": options, "num_classes": len(class_names), "class_names": class_names}
+    if before and before.model_options == options:
+        known |= thresholds.inherited(before.extra)
     if world.is_main:
         earlier, roots = provenance.of_checkpoint(before.extra) if before else None, args.data_dir or ()
         prints = provenance.fingerprints((sample.path for sample in data.train), args.workers)
