@@ -42,8 +42,6 @@ def rank_metrics(qf, ql, qc, gf, gl, gc, memory: int = DEFAULT_MEMORY) -> dict:
     Returns the dict that `summary` describes.
     Raises InputError when the arrays do not fit together, rows are not finite or not unit, or no query is valid.
     """
-    # rows that a caller expanded become rows in memory
-    qf, gf = (rows.contiguous() if isinstance(rows, torch.Tensor) else rows for rows in (qf, gf))
     data = features_file.check(dict(qf=qf, ql=ql, qc=qc, gf=gf, gl=gl, gc=gc))
     return summary(rank_queries(data, memory))
 
@@ -169,7 +167,7 @@ def evaluate(path, args, device):
         if args.exact:
             metrics["exact"] = {"gap": gap, "every": args.every, "rank1": metrics["rank1"], "MRR": metrics["mAP"]}
         elif args.calibrate or protocol == "reappear":
-            found = _calibrated(protocols.with_cameras(data), args, gap, metrics)
+            found = _calibrated(protocols.with_cameras(data), args, gap, memory, metrics)
             if protocol == "reappear":
                 metrics["reappear"] = reappear.summary(gap, curve, found)
     except InputError as error:
@@ -185,10 +183,10 @@ def evaluate(path, args, device):
     return metrics, data, results
 
 
-def _calibrated(data: dict, args, gap: int, metrics: dict) -> dict:
+def _calibrated(data: dict, args, gap: int, memory: int, metrics: dict) -> dict:
     """The distances of pairs, put down in `metrics` where asked for; or else why there are none."""
     try:
-        found = calibration.calibrate(data, args.false_match_rate, args.window, gap=gap)
+        found = calibration.calibrate(data, args.false_match_rate, args.window, gap=gap, memory=memory)
     except InputError as error:
         if args.calibrate:
             metrics["not_calibrated"] = str(error)
