@@ -21,7 +21,7 @@ BINS = math.ceil(math.log1p(2 / FLOOR) / STEP)  # over the cosine distances 0 to
 EDGES = FLOOR * torch.expm1(STEP * torch.arange(BINS + 1, dtype=torch.float64)).clamp_(max=2 / FLOOR)  # (BINS + 1,)
 PAIRS = 100_000_000  # pairs compared; a larger set is sampled, as many pairs tell no more
 PAIR_BYTES = 128  # of a pair, while it is counted
-NUMBER_BYTES = 64  # of a number of a row, while the row is centred
+NUMBER_BYTES = 64  # of a number of a row, while the row is centred; afterwards it takes 4
 CLUSTERS = 1024  # identities that are told apart where each is counted with each
 GROUPS = {
     "reappear": "same camera, a person again at least {gap} frames later",
@@ -44,7 +44,8 @@ class Pairs:
         people: identities.
         identity: (N,) each image's number among `people`; distractors are people of one image.
         order: (N,) the images in random order. Of a large set the first ones are compared with all after them.
-        at_once, rows_at_once: pairs, and rows of features, of a step.
+        pairs_at_once, rows_at_once: what a step works on.
+        rows_held: centred rows that are held for several steps.
     """
 
     def __init__(self, data: dict, window: int, seed: int = 0, gap: int | None = None, memory: int = DEFAULT_MEMORY):
@@ -64,20 +65,19 @@ class Pairs:
         alone = self.labels.max() + 1 + self.place
         self.identity = torch.where(self.strangers, alone, self.labels).unique(return_inverse=True)[1]
         self.window, self.gap = window, gap
-        self.at_once = max(1, memory // PAIR_BYTES)
-        self.rows_at_once = max(1, memory // 4 // (NUMBER_BYTES * self.features.shape[1]))
-        self.mean = torch.zeros(self.features.shape[1], dtype=torch.float64, device=device)
-        for columns in self._slices():
-            self.mean += torch.nn.functional.normalize(self.features[columns].double()).sum(0)
+        size = self.features.shape[1]
+        self.pairs_at_once = max(1, memory // PAIR_BYTES)
+        self.rows_at_once = max(1, memory // 4 // (NUMBER_BYTES * size))
+        self.rows_held = max(1, memory // 8 // (4 * size))
+        self.mean = torch.zeros(size, dtype=torch.float64, device=device)
+        for images in torch.arange(total, device=device).split(self.rows_at_once):
+            self.mean += torch.nn.functional.normalize(self.features[images].double()).sum(0)
         self.mean /= total
 
-    def _slices(self) -> Iterator[slice]:
-        for start in range(0, len(self.features), self.rows_at_once):
-            yield slice(start, min(start + self.rows_at_once, len(self.features)))
-
     def centred(self, images) -> torch.Tensor:
-        """(B, D) float32 rows of length 1 without their mean, of images (B,) or of a slice of at most rows_at_once."""
-        return (torch.nn.functional.normalize(self.features[images].double()) - self.mean).float()
+        """(B, D) float32 rows of length 1 without their mean, of images (B,)."""
+        parts = (self.features[part].double() for part in images.split(self.rows_at_once))
+        return torch.cat([(torch.nn.functional.normalize(part) - self.mean).float() for part in parts])
 
     def bins(self, rows, columns) -> torch.Tensor:
         """(B, C) int64: the bins of the cosine distances of centred rows (B, D) to others (C, D)."""
@@ -87,18 +87,20 @@ class Pairs:
         return distance.div_(FLOOR).log1p_().div_(STEP).long().clamp_(max=BINS - 1)
 
     def blocks(self) -> Iterator[tuple]:
-        """(rows (B,), columns: a slice of C, bins of the distances between these images (B, C), same identity (B, C)),
-        which together hold each pair of an image of the sample with every image."""
-        sample = self.order[: max(1, PAIRS // len(self.labels))]
-        images = torch.cat([self.centred(rows) for rows in sample.split(self.rows_at_once)])
-        for columns in self._slices():
-            others = self.centred(columns)
-            height = max(1, self.at_once // len(others))
-            for rows, some in zip(sample.split(height), images.split(height), strict=True):
-                yield rows, columns, self.bins(some, others), self.labels[rows, None] == self.labels[columns]
+        """(images (B,), other images (C,), bins of their distances (B, C), same identity (B, C)): all pairs of an image
+        of the sample and an image."""
+        total = len(self.labels)
+        for sample in self.order[: max(1, PAIRS // total)].split(self.rows_held):
+            images = self.centred(sample)
+            for columns in torch.arange(total, device=sample.device).split(self.rows_at_once):
+                others = self.centred(columns)
+                height = max(1, self.pairs_at_once // len(others))
+                for rows, some in zip(sample.split(height), images.split(height), strict=True):
+                    yield rows, columns, self.bins(some, others), self.labels[rows, None] == self.labels[columns]
 
-    def of_group(self, group: str, rows, columns: slice) -> torch.Tensor:
-        """(B, C) bool: the pairs of a group that `rows` have with the images after them, so each counts once."""
+    def of_group(self, group: str, rows, columns) -> torch.Tensor:
+        """(B, C) bool: the pairs of a group of images `rows` (B,) with those of `columns` (C,) that come after them in
+        the random order, so each counts once."""
         chosen = (self.place[columns] > self.place[rows, None]) & ~(
             self.strangers[rows, None] & self.strangers[columns]
         )

@@ -80,7 +80,7 @@ class Tracks:
             first = torch.full_like(numbers, 1 << 60).scatter_reduce_(0, place, times[members], "amin")
             last = torch.full_like(numbers, -1).scatter_reduce_(0, place, times[members], "amax")
             sample = images[: max(1, round(share * len(images)))]
-            height = max(1, min(self.pairs.rows_at_once, self.pairs.at_once // len(numbers)))
+            height = max(1, min(self.pairs.rows_held, self.pairs.pairs_at_once // len(numbers)))
             for rows in sample.split(height):
                 nearest, own = self._distances(rows, members, place, len(numbers))
                 when = times[rows, None]
@@ -94,7 +94,7 @@ class Tracks:
         images, times = self.pairs.centred(rows), self.pairs.times
         nearest = torch.full((len(rows), tracks), BINS, device=rows.device)
         own = torch.full((len(rows),), BINS, device=rows.device)
-        width = max(1, min(self.pairs.rows_at_once, self.pairs.at_once // len(rows)))
+        width = max(1, min(self.pairs.rows_at_once, self.pairs.pairs_at_once // len(rows)))
         for others, at in zip(members.split(width), place.split(width), strict=True):
             bins = self.pairs.bins(images, self.pairs.centred(others))  # (B, C)
             nearest.scatter_reduce_(1, at.expand_as(bins), bins, "amin")
