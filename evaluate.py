@@ -20,8 +20,9 @@ from appearance.identities import JUNK
 from appearance.measure import calibrate as calibration
 from appearance.measure import features_file, intervals, protocols, reappear
 from appearance.measure.calibrate import in_digits
-from appearance.measure.metrics import DEFAULT_MEMORY, breakdown, difference, rank_distances, rank_queries, summary
-from appearance.measure.rerank import re_ranking
+from appearance.measure.metrics import DEFAULT_MEMORY, breakdown, difference, rank_queries, rank_scores, summary
+from appearance.measure.rerank import Reranking, re_ranking  # noqa: F401 - called from outside
+from appearance.measure.stacked import Stacked
 from appearance.networks import thresholds
 from appearance.pictures import plots, report
 
@@ -42,8 +43,6 @@ def rank_metrics(qf, ql, qc, gf, gl, gc, memory: int = DEFAULT_MEMORY) -> dict:
     Returns the dict that `summary` describes.
     Raises InputError when the arrays do not fit together, rows are not finite or not unit, or no query is valid.
     """
-    # rows that a caller expanded become rows in memory
-    qf, gf = (rows.contiguous() if isinstance(rows, torch.Tensor) else rows for rows in (qf, gf))
     data = features_file.check(dict(qf=qf, ql=ql, qc=qc, gf=gf, gl=gl, gc=gc))
     return summary(rank_queries(data, memory))
 
@@ -173,7 +172,7 @@ def evaluate(path, args, device):
             data, results, left_out = reappear.at_exactly(data, gap, args.every)
             data, lines = data | {"exactly": gap}, lines + left_out
         elif protocol == "reappear":
-            results, curve, left_out = reappear.rank(data, gap)
+            results, curve, left_out = reappear.rank(data, gap, memory)
             data, lines = data | {"gap": gap}, lines + left_out
         else:
             results = rank_queries(data, memory, device)
@@ -185,7 +184,7 @@ def evaluate(path, args, device):
         if args.exact:
             metrics["exact"] = {"gap": gap, "every": args.every, "rank1": metrics["rank1"], "MRR": metrics["mAP"]}
         elif args.calibrate or protocol == "reappear":
-            found = _calibrated(protocols.with_cameras(data), args, gap, metrics)
+            found = _calibrated(protocols.with_cameras(data), args, gap, memory, metrics)
             if protocol == "reappear":
                 metrics["reappear"] = reappear.summary(gap, curve, found)
     except InputError as error:
@@ -201,10 +200,10 @@ def evaluate(path, args, device):
     return metrics, data, results
 
 
-def _calibrated(data: dict, args, gap: int, metrics: dict) -> dict:
+def _calibrated(data: dict, args, gap: int, memory: int, metrics: dict) -> dict:
     """The distances of pairs, put down in `metrics` where asked for; or else why there are none."""
     try:
-        found = calibration.calibrate(data, args.false_match_rate, args.window, gap=gap)
+        found = calibration.calibrate(data, args.false_match_rate, args.window, gap=gap, memory=memory)
     except InputError as error:
         if args.calibrate:
             metrics["not_calibrated"] = str(error)
@@ -360,11 +359,16 @@ def write_outputs(args, runs: dict, compared: list[dict], shown):
 
 
 def _reranked(data: dict, args, memory: int) -> dict:
-    kept = data["gl"] != JUNK
-    gallery = data["gf"][kept.to(data["gf"].device)]
-    distances = re_ranking(data["qf"], gallery, args.k1, args.k2, args.lambda_value, memory)
+    device, kept = data["gf"].device, (data["gl"] != JUNK).nonzero()[:, 0]
+    gallery = Stacked(data["gf"], chosen=kept.to(device))
+    reranking = Reranking(data["qf"], gallery, args.k1, args.k2, args.lambda_value, memory)
+
+    def score(rows, out):
+        reranking.distances(rows, out)
+        out.neg_()
+
     labels = (data["ql"], data["qc"], data["gl"][kept], data["gc"][kept])
-    return rank_distances(distances, *labels, memory)
+    return rank_scores(score, *(column.to(device) for column in labels), reranking.memory_left // 2)
 
 
 def _placed(data: dict, device, memory: int) -> dict:

@@ -15,6 +15,7 @@ import torch
 
 from appearance.cli import InputError
 from appearance.measure import intervals
+from appearance.measure.metrics import DEFAULT_MEMORY
 from appearance.measure.pairs import BINS, EDGES, FLOOR, GROUPS, Pairs
 from appearance.measure.tracks import APART, Tracks
 from appearance.networks.thresholds import carried
@@ -30,7 +31,12 @@ MAX_EQUAL_ERROR = 0.2  # from here on no threshold works: the best one has a fif
 
 @torch.no_grad()
 def calibrate(
-    data: dict, false_match_rate: float | None = None, window: int = 100, seed: int = 0, gap: int | None = None
+    data: dict,
+    false_match_rate: float | None = None,
+    window: int = 100,
+    seed: int = 0,
+    gap: int | None = None,
+    memory: int = DEFAULT_MEMORY,
 ) -> dict:
     """Distances of same- and different-identity pairs among all images, query and gallery, without junk.
 
@@ -41,6 +47,7 @@ def calibrate(
         seed: for the sample of images of a large set, and for the interval.
         gap: frames that lie at least between two images of one person in a "reappear" pair, and between an image and
             its own track (None: no such group; APART).
+        memory: bytes that may be used beside the features.
 
     Returns {"max_dist", "max_dist_interval", "measured", "start", "identities", "kept", "false_match_rate", "based_on",
     "warnings", "groups": {name: {title, same_pairs, different_pairs, threshold, kept, false_matches, equal_error_rate,
@@ -55,7 +62,7 @@ def calibrate(
     to tell). `warnings` are sentences that say why not to rely on it.
     Raises InputError when no pair of one kind exists.
     """
-    pairs = Pairs(data, window, seed, gap)
+    pairs = Pairs(data, window, seed, gap, memory)
     tracks = Tracks(pairs, window, APART if gap is None else gap)
     counts = {"track": tracks.histogram()} | pairs.histograms()
     titles = {"track": tracks.title()} | {name: title.format(window=window, gap=gap) for name, title in GROUPS.items()}

@@ -187,8 +187,6 @@ def _tensor(value, name: str) -> torch.Tensor:
             return torch.from_numpy(array)
         except TypeError:
             raise InputError(f"{name} is not an array of numbers") from None
-    if not is_plain(value):
-        raise InputError(f"{name} is no plain tensor of numbers")
     return value.detach()
 
 
@@ -228,6 +226,9 @@ def _load_torch(path: Path) -> dict:
         raise InputError(f"{path}: cannot be read, it is broken or no torch file; write it again") from error
     if not isinstance(raw, dict):
         raise InputError(f"{path}: holds a {type(raw).__name__}, a features file is a dict with qf, ql, gf, gl")
+    for key in ARRAYS:
+        if isinstance(raw.get(key), torch.Tensor) and not is_plain(raw[key]):
+            raise InputError(f"{path}: {key} is no plain tensor of numbers")
     return raw
 
 

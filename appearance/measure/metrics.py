@@ -25,20 +25,24 @@ from appearance.cli import InputError
 from appearance.identities import JUNK
 from appearance.measure import intervals
 from appearance.measure.features_file import name_of
+from appearance.measure.stacked import Stacked
 from appearance.networks.precision import full_precision
 
 CMC_RANKS = 50  # length of the `cmc` list
 DEFAULT_MEMORY = 1 << 30  # bytes that an evaluation may use on top of its features
 BLOCK_ROWS = 1024  # queries per matrix product; more gains no speed
+PAIR_BYTES = 128  # of a query and an image of its identity, while they are ranked
 COUNTED_AT_ONCE = 2 << 20  # comparisons per step, few enough to stay in the processor's cache
 COUNTED_AT_ONCE_ON_GPU = 64 << 20  # enough that a step takes longer than to ask for it: 256 MB
+LISTED = 1 << 27  # bytes beside the features for a ranked list
 SORT_ABOVE = 512  # correct images per query from which one sort is cheaper than a comparison for each of them
 
 
 def rank_queries(data: dict, memory: int = DEFAULT_MEMORY, device=None) -> dict:
     """Per-query results (see `rank_scores`) of a checked features dict, worked out on `device` (default: gf's)."""
     kept = (data["gl"] != JUNK).nonzero()[:, 0]
-    similarity = Similarity(data["qf"], data["gf"], kept.to(data["gf"].device), memory, device)
+    gallery = Stacked(data["gf"], chosen=kept.to(data["gf"].device))
+    similarity = Similarity(data["qf"], gallery, memory, device)
     columns = {key: data[key].to(similarity.device) for key in ("ql", "qc", "gl", "gc")}
     kept = kept.to(similarity.device)
     gl, gc = columns["gl"][kept], columns["gc"][kept]
@@ -132,7 +136,8 @@ def breakdown(data: dict, results: dict, memory: int = DEFAULT_MEMORY) -> dict:
     pairs = []
     for camera in data["gc"].unique().tolist() if (data["gc"] >= 0).any() else []:
         rows = ((data["gc"].cpu() == camera) & (gl != JUNK)).nonzero()[:, 0].to(data["gf"].device)
-        one = rank_queries(data | {key: data[key][rows.to(data[key].device)] for key in ("gf", "gl", "gc")}, memory)
+        gallery = {key: data[key][rows.to(data[key].device)] for key in ("gl", "gc")}
+        one = rank_queries(data | gallery | {"gf": Stacked(data["gf"], chosen=rows)}, memory)
         for query_camera, row in _grouped(qc, one, one["correct"] > 0):
             pairs.append({"query_camera": query_camera, "gallery_camera": camera} | row)
     pairs.sort(key=lambda pair: (pair["query_camera"], pair["gallery_camera"]))
@@ -157,9 +162,11 @@ def ranked_list(data: dict, query: int, length: int = 10) -> list[dict]:
 
     Each is {"row": int, "distance": 1 - cosine, "correct": bool}.
     """
+    gallery = Stacked(data["gf"])
+    scores = torch.empty(1, len(gallery), device=gallery.device)
     with full_precision():
-        scores = data["gf"] @ data["qf"][query].to(data["gf"].device)
-    scores = scores.cpu()
+        Similarity(data["qf"], gallery, LISTED)(slice(query, query + 1), scores)
+    scores = scores[0].cpu()
     label, camera, gl, gc = data["ql"][query].cpu(), data["qc"][query].cpu(), data["gl"].cpu(), data["gc"].cpu()
     if "exactly" in data:
         left_out = (gc != camera) | (data["gt"].cpu() != data["qt"][query].cpu() + data["exactly"])
@@ -172,7 +179,7 @@ def ranked_list(data: dict, query: int, length: int = 10) -> list[dict]:
     best = scores.topk(min(length, len(scores)))
     rows = best.indices[best.values != -torch.inf]
     # half the squared difference: of vectors that lie close together, 1 - cosine has no digits left
-    apart = data["gf"][rows.to(data["gf"].device)].cpu().double() - data["qf"][query].cpu().double()
+    apart = gallery[rows].cpu().double() - data["qf"][query : query + 1].cpu().double()
     distances = (apart.square().sum(1) / 2).tolist()
     return [
         {"row": row, "distance": distance, "correct": bool(gl[row] == label)}
@@ -181,37 +188,33 @@ def ranked_list(data: dict, query: int, length: int = 10) -> list[dict]:
 
 
 class Similarity:
-    """Rows of qf @ gf[columns].T on demand, with a gallery of any size behind it.
+    """Rows of qf @ gf.T on demand, with a gallery of any size behind it.
 
-    A gallery of which some columns are chosen, or that is not on the device yet, is copied once if that takes no more
-    than a quarter of the memory limit; otherwise tile by tile for every block of queries. No other copy is made, so
-    that a memory-mapped gallery is read from its file as it is needed.
+    A gallery that copies what is asked for, or that is not on the device yet, is copied once if that takes no more than
+    a quarter of the memory limit; otherwise tile by tile for every block of queries. No other copy is made, so that a
+    memory-mapped gallery is read from its file as it is needed.
     """
 
-    def __init__(self, qf, gf, columns, memory: int = DEFAULT_MEMORY, device=None):
+    def __init__(self, qf, gf, memory: int = DEFAULT_MEMORY, device=None):
         # of a tensor that is there: "cuda" alone is not equal to the "cuda:0" that it means
         self.device = torch.empty(0, device=device or gf.device).device
-        self.qf = qf.to(self.device)
-        self.gf, self.columns = gf, columns
-        self.everything = len(columns) == len(gf)
-        in_place = self.everything and gf.device == self.device
+        self.qf, self.gf = Stacked(qf), Stacked(gf)
+        in_place = not self.gf.copies and gf.device == self.device
         row_bytes = 4 * gf.shape[1]
-        fits = in_place or len(columns) * row_bytes <= memory // 4
-        self.tile_rows = max(1, len(columns) if fits else memory // 8 // row_bytes)
-        self.memory_left = memory if in_place else memory - min(len(columns), self.tile_rows) * row_bytes
-        self.ready = [self._tile(0, len(columns))] if fits else None
+        fits = in_place or len(gf) * row_bytes <= memory // 4
+        self.tile_rows = max(1, len(gf) if fits else memory // 8 // row_bytes)
+        self.memory_left = memory if in_place else memory - min(len(gf), self.tile_rows) * row_bytes
+        self.ready = self._tile(0) if fits else None
 
     def __call__(self, rows, out):
-        """Fill `out` (len(rows), Ng) with the similarities of the queries `rows`."""
-        queries = self.qf[rows]
-        for start in range(0, len(self.columns), self.tile_rows):
-            stop = min(start + self.tile_rows, len(self.columns))
-            tile = self.ready[0] if self.ready else self._tile(start, stop)
-            torch.mm(queries, tile.T, out=out[:, start:stop])
+        """Fill `out` (len(rows), Ng) with the similarities of the queries `rows`, a slice or (B,) numbers."""
+        queries = self.qf[rows].to(self.device)
+        for start in range(0, len(self.gf), self.tile_rows):
+            tile = self._tile(start) if self.ready is None else self.ready
+            torch.mm(queries, tile.T, out=out[:, start : start + len(tile)])
 
-    def _tile(self, start, stop):
-        tile = self.gf[start:stop] if self.everything else self.gf[self.columns[start:stop]]
-        return tile.to(self.device)
+    def _tile(self, start):
+        return self.gf[start : start + self.tile_rows].to(self.device)
 
 
 @torch.no_grad()
@@ -242,8 +245,7 @@ def rank_scores(score, ql, qc, gl, gc, memory: int) -> dict:
     height = max(1, min(BLOCK_ROWS, total, memory // 4 // (4 * max(images, 1))))
     buffer = torch.empty(height, images, device=gl.device)
     with full_precision():
-        for start in range(0, total, height):
-            rows = order[start : start + height]
+        for rows in _blocks(order, same.counts[order].tolist(), height, memory // 4 // PAIR_BYTES):
             block = buffer[: len(rows)]
             score(rows, block)
             row, column, correct = same.pairs(rows)
@@ -259,6 +261,17 @@ def rank_scores(score, ql, qc, gl, gc, memory: int) -> dict:
     results["gallery"] = images
     results["same_camera_only"] = int((same_identity & (results["correct"] == 0)).sum())
     return results
+
+
+def _blocks(order, counts: list[int], height: int, pairs: int):
+    """Parts of `order` of at most `height` queries, whose ascending `counts` of images make a rectangle of at most so
+    many pairs; one query at least."""
+    start = 0
+    while start < len(order):
+        part = counts[start : start + height]
+        rows = max(1, sum(number * count <= pairs for number, count in enumerate(part, start=1)))
+        yield order[start : start + rows]
+        start += rows
 
 
 def measures(wrong, number) -> dict:

@@ -1,4 +1,9 @@
-"""Distances of pairs of images: of one person and of different people, in groups of what a tracker compares."""
+"""Distances of pairs of images: of one person and of different people, in groups of what a tracker compares.
+
+Distances are those of rows out of which their mean is taken, after they are given length 1. That changes no distance:
+half of |a - b|^2 is the cosine distance of rows of length 1. But 1 - a b of rows that lie close together is what
+remains of two numbers near 1, and what remains of short rows is exact.
+"""
 
 import math
 from collections.abc import Iterator
@@ -6,6 +11,8 @@ from collections.abc import Iterator
 import torch
 
 from appearance.identities import JUNK, are_people
+from appearance.measure.metrics import DEFAULT_MEMORY
+from appearance.measure.stacked import Stacked
 from appearance.networks.precision import full_precision
 
 STEP = 5e-5  # width of a bin as a share of its distance: one in 20,000, whatever distances a network gives
@@ -13,7 +20,8 @@ FLOOR = 1e-8  # cosine distance below which bins have one width; float32 similar
 BINS = math.ceil(math.log1p(2 / FLOOR) / STEP)  # over the cosine distances 0 to 2
 EDGES = FLOOR * torch.expm1(STEP * torch.arange(BINS + 1, dtype=torch.float64)).clamp_(max=2 / FLOOR)  # (BINS + 1,)
 PAIRS = 100_000_000  # pairs compared; a larger set is sampled, as many pairs tell no more
-CENTRED_AT_ONCE = 65536  # rows in float64, which bounds the memory
+PAIR_BYTES = 128  # of a pair, while it is counted
+NUMBER_BYTES = 64  # of a number of a row, while the row is centred; afterwards it takes 4
 CLUSTERS = 1024  # identities that are told apart where each is counted with each
 GROUPS = {
     "reappear": "same camera, a person again at least {gap} frames later",
@@ -30,70 +38,93 @@ class Pairs:
         data: checked features dict; junk is left out.
         window, gap: frames, see GROUPS; without a gap there is no group "reappear".
         seed: for the sample.
+        memory: bytes for pairs and copies of features, which stay where they are.
 
     Attributes:
         people: identities.
         identity: (N,) each image's number among `people`; distractors are people of one image.
+        order: (N,) the images in random order. Of a large set the first ones are compared with all after them.
+        pairs_at_once, rows_at_once: what a step works on.
+        rows_held: centred rows that are held for several steps.
     """
 
-    def __init__(self, data: dict, window: int, seed: int = 0, gap: int | None = None):
+    def __init__(self, data: dict, window: int, seed: int = 0, gap: int | None = None, memory: int = DEFAULT_MEMORY):
         device = data["gf"].device
-        kept = {side: (data[side + "l"] != JUNK).nonzero()[:, 0].to(device) for side in "qg"}
-        total = sum(map(len, kept.values()))
-        # in random order, of which a large set's first rows are compared with all after them
-        order = torch.randperm(total, generator=torch.Generator().manual_seed(seed)).to(device)
-        self.labels, self.cameras, self.times, self.features = (
-            torch.cat([data[side + key].to(device)[kept[side]] for side in "qg"])[order] for key in "lctf"
+        kept = (torch.cat([data[side + "l"].to(device) for side in "qg"]) != JUNK).nonzero()[:, 0]
+        self.labels, self.cameras, self.times = (
+            torch.cat([data[side + key].to(device) for side in "qg"])[kept] for key in "lct"
         )
+        self.features = Stacked(data["qf"], data["gf"], chosen=kept)
+        total = len(kept)
+        self.order = torch.randperm(total, generator=torch.Generator().manual_seed(seed)).to(device)
+        self.place = torch.empty_like(self.order)  # (N,) of each image in that order
+        self.place[self.order] = torch.arange(total, device=device)
         # distractors (0 unless a query has it) are many people under one label: nothing is known of two of them
         self.strangers = ~are_people(self.labels, data["ql"])
         self.people = len(self.labels[~self.strangers].unique())
-        alone = self.labels.max() + 1 + torch.arange(total, device=device)
+        alone = self.labels.max() + 1 + self.place
         self.identity = torch.where(self.strangers, alone, self.labels).unique(return_inverse=True)[1]
         self.window, self.gap = window, gap
-        _centre(self.features)
-        self.half = self.features.square().sum(1) / 2  # (N,)
+        size = self.features.shape[1]
+        self.pairs_at_once = max(1, memory // PAIR_BYTES)
+        self.rows_at_once = max(1, memory // 4 // (NUMBER_BYTES * size))
+        self.rows_held = max(1, memory // 8 // (4 * size))
+        self.mean = torch.zeros(size, dtype=torch.float64, device=device)
+        for images in torch.arange(total, device=device).split(self.rows_at_once):
+            self.mean += torch.nn.functional.normalize(self.features[images].double()).sum(0)
+        self.mean /= total
+
+    def centred(self, images) -> torch.Tensor:
+        """(B, D) float32 rows of length 1 without their mean, of images (B,)."""
+        parts = (self.features[part].double() for part in images.split(self.rows_at_once))
+        return torch.cat([(torch.nn.functional.normalize(part) - self.mean).float() for part in parts])
 
     def bins(self, rows, columns) -> torch.Tensor:
-        """(B, C) int64: the bins of the cosine distances of images `rows` (B,) to images `columns`, positions or a
-        slice."""
-        images = self.features[columns]
+        """(B, C) int64: the bins of the cosine distances of centred rows (B, D) to others (C, D)."""
         with full_precision():
-            distance = torch.addmm(self.half[columns], self.features[rows], images.T, alpha=-1)
-        distance.add_(self.half[rows, None]).clamp_(min=0)
+            distance = torch.addmm(columns.square().sum(1) / 2, rows, columns.T, alpha=-1)
+        distance.add_((rows.square().sum(1) / 2)[:, None]).clamp_(min=0)
         return distance.div_(FLOOR).log1p_().div_(STEP).long().clamp_(max=BINS - 1)
 
     def blocks(self) -> Iterator[tuple]:
-        """(rows (B,), bins of their distances to all images (B, N), same identity (B, N))."""
+        """(images (B,), other images (C,), bins of their distances (B, C), same identity (B, C)): all pairs of an image
+        of the sample and an image."""
         total = len(self.labels)
-        place = torch.arange(min(total, max(1, PAIRS // total)), device=self.labels.device)
-        for rows in place.split(max(1, (8 << 20) // total)):
-            yield rows, self.bins(rows, slice(None)), self.labels[rows, None] == self.labels
+        for sample in self.order[: max(1, PAIRS // total)].split(self.rows_held):
+            images = self.centred(sample)
+            for columns in torch.arange(total, device=sample.device).split(self.rows_at_once):
+                others = self.centred(columns)
+                height = max(1, self.pairs_at_once // len(others))
+                for rows, some in zip(sample.split(height), images.split(height), strict=True):
+                    yield rows, columns, self.bins(some, others), self.labels[rows, None] == self.labels[columns]
 
-    def of_group(self, group: str, rows) -> torch.Tensor:
-        """(B, N) bool: the pairs of a group that these rows have with the images after them, so each counts once."""
-        place = torch.arange(len(self.labels), device=rows.device)
-        chosen = (place > rows[:, None]) & ~(self.strangers[rows, None] & self.strangers)
+    def of_group(self, group: str, rows, columns) -> torch.Tensor:
+        """(B, C) bool: the pairs of a group of images `rows` (B,) with those of `columns` (C,) that come after them in
+        the random order, so each counts once."""
+        chosen = (self.place[columns] > self.place[rows, None]) & ~(
+            self.strangers[rows, None] & self.strangers[columns]
+        )
         if group != "all":
-            chosen &= (self.cameras[rows, None] == self.cameras) & (self.cameras >= 0)
+            cameras = self.cameras[columns]
+            chosen &= (self.cameras[rows, None] == cameras) & (cameras >= 0)
         if group in ("tracker", "reappear"):
-            times = self.times[rows, None]
-            apart = (times - self.times).abs()
-            chosen &= (self.times >= 0) & (times >= 0)
+            times, others = self.times[rows, None], self.times[columns]
+            apart = (times - others).abs()
+            chosen &= (others >= 0) & (times >= 0)
             if group == "tracker":
                 chosen &= apart <= self.window
             else:
-                chosen &= (apart >= self.gap) | (self.labels[rows, None] != self.labels)
+                chosen &= (apart >= self.gap) | (self.labels[rows, None] != self.labels[columns])
         return chosen
 
     def histograms(self) -> dict:
         """{group: (2, BINS) counts of pairs by distance; row 0 different identities, row 1 the same}."""
         names = [name for name in GROUPS if name != "reappear" or self.gap is not None]
         counts = {name: self.labels.new_zeros(2 * BINS) for name in names}
-        for rows, bins, same in self.blocks():
+        for rows, columns, bins, same in self.blocks():
             bins += same * BINS
             for name in names:
-                counts[name] += torch.bincount(bins[self.of_group(name, rows)], minlength=2 * BINS)
+                counts[name] += torch.bincount(bins[self.of_group(name, rows, columns)], minlength=2 * BINS)
         return {name: value.view(2, BINS).cpu() for name, value in counts.items()}
 
     def by_identity(self, group: str, edge: int) -> torch.Tensor:
@@ -102,23 +133,9 @@ class Pairs:
         cluster = self.identity % CLUSTERS
         clusters = int(cluster.max()) + 1
         counts = torch.zeros(2, clusters, clusters, dtype=torch.float64, device=cluster.device)
-        for rows, bins, same in self.blocks():
-            different = (self.of_group(group, rows) & ~same).float()  # sums of it are exact: below 2 ** 24
+        for rows, columns, bins, same in self.blocks():
+            different = (self.of_group(group, rows, columns) & ~same).float()  # sums of it are exact: below 2 ** 24
             for count, chosen in zip(counts, (different, different * (bins < edge)), strict=True):
-                with_each = chosen.new_zeros(len(rows), clusters).index_add_(1, cluster, chosen)
+                with_each = chosen.new_zeros(len(rows), clusters).index_add_(1, cluster[columns], chosen)
                 count.index_add_(0, cluster[rows], with_each.double())
         return (counts + counts.mT).cpu()
-
-
-def _centre(features: torch.Tensor) -> None:
-    """Take the mean out of the rows of `features` (N, D) float32, in place, after giving them length 1.
-
-    Their distances stay: half of |a - b|^2 is the cosine distance of rows of length 1. But 1 - a b of rows that lie
-    close together is what remains of two numbers near 1, and what remains of short rows is exact.
-    """
-    mean = torch.zeros(features.shape[1], dtype=torch.float64, device=features.device)
-    parts = features.split(CENTRED_AT_ONCE)
-    for part in parts:
-        mean += torch.nn.functional.normalize(part.double()).sum(0)
-    for part in parts:
-        part.copy_(torch.nn.functional.normalize(part.double()) - mean / len(features))

@@ -99,7 +99,7 @@ def _averaged(data: dict, side: str, groups) -> dict:
     sums = torch.zeros(number, features.shape[1], device=features.device).index_add_(0, groups, features)
     first = torch.full((number,), len(groups), device=groups.device)
     first.scatter_reduce_(0, groups, torch.arange(len(groups), device=groups.device), "amin")
-    out = {side + "f": torch.nn.functional.normalize(sums)}
+    out = {side + "f": torch.nn.functional.normalize(sums, out=sums)}
     for key in (side + "l", side + "c", side + "t"):
         out[key] = data[key][first.to(data[key].device)]
     paths = data[side + "_paths"]

@@ -8,7 +8,7 @@ are near copies of each other, so without the gap any network does well: it is t
 is the re-association protocol of Roboflow's package reid.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 import torch
@@ -16,20 +16,22 @@ import torch
 from appearance.cli import InputError
 from appearance.data.names import SEQUENCE_FRAMES
 from appearance.identities import JUNK, are_people
-from appearance.measure.metrics import full_precision, measures
+from appearance.measure.metrics import DEFAULT_MEMORY, PAIR_BYTES, Similarity, full_precision, measures
+from appearance.measure.stacked import Stacked
 
 GAP = 50  # frames, where nobody says: two seconds of most videos
 STEPS = (1, 2, 5)  # the gaps of the curve: 1, 2, 5, 10, 20, 50, ...
-BLOCK = 256  # queries a product
+BLOCK = 512  # queries a product at most
 EXACT_GAP, EVERY = 30, 60  # frames, of the re-association protocol
 
 
-def rank(data: dict, gap: int) -> tuple[dict, list[dict], list[str]]:
+def rank(data: dict, gap: int, memory: int = DEFAULT_MEMORY) -> tuple[dict, list[dict], list[str]]:
     """Rank queries for one gap and for a curve of gaps.
 
     Args:
         data: checked features dict with cameras and times.
         gap: frames.
+        memory: bytes that may be used beside the features.
 
     Returns (per-query results for `gap` as `metrics.rank_scores` gives them, the curve
     [{gap, rank1, mAP, queries}, ...], lines that tell what was left out).
@@ -46,13 +48,17 @@ def rank(data: dict, gap: int) -> tuple[dict, list[dict], list[str]]:
             )
         if unknown:
             lines.append(f"{unknown:,} of {len(known[side]):,} {name} images have no camera or frame: left out")
-    pairs = _same_people(data, known)
-    longest = max((int(frames.max()) for _, frames in pairs if len(frames)), default=-1)
+    longest = _longest(data, known)
     if longest < gap:
         seen = f"the longest time between two images of one person is {longest:,} frames" if longest >= 0 else "none is"
         raise InputError(f"--gap {gap}: no query's person is seen again in its camera after so many frames; {seen}")
-    results = _results(data, pairs, gap)
-    return results, [_point(pairs, step) for step in _steps(gap, longest)], lines
+    found = _by_gap(data, known, _steps(gap, longest), memory)
+    results = found[gap] | {
+        "identity": data["ql"].cpu(),
+        "gallery": int((data["gl"] != JUNK).sum()),
+        "same_camera_only": 0,
+    }
+    return results, [_point(step, of_step) for step, of_step in found.items()], lines
 
 
 def at_exactly(data: dict, gap: int, every: int) -> tuple[dict, dict, list[str]]:
@@ -78,14 +84,17 @@ def at_exactly(data: dict, gap: int, every: int) -> tuple[dict, dict, list[str]]
     for row, label, camera, time in zip(rows, *(together[key][known].tolist() for key in "lct"), strict=True):
         if seen.setdefault((camera, time), {}).setdefault(label, row) != row:
             raise InputError(f"--exact: identity {label} is there twice in camera {camera}, frame {_frame(time)}")
-    features = torch.cat([data["qf"], data["gf"].to(data["qf"].device)])
+    features = Stacked(data["qf"], data["gf"])
     chosen, above, left_out = [], [], dict.fromkeys(("without a later frame", "alone in it", "gone by then"), 0)
     with full_precision():
         for (camera, time), people in sorted(seen.items()):
             later = seen.get((camera, time + gap), {})
             if _frame(time) % every:
                 continue
-            scores = features[list(people.values())] @ features[list(later.values())].T if later else None
+            asked, answers = (
+                features[torch.tensor(list(side.values()), dtype=torch.int64)] for side in (people, later)
+            )
+            scores = asked @ answers.T
             for place, (label, row) in enumerate(people.items()):
                 if len(later) < 2 or label not in later:
                     reasons = ("without a later frame", "alone in it", "gone by then")
@@ -104,7 +113,11 @@ def at_exactly(data: dict, gap: int, every: int) -> tuple[dict, dict, list[str]]
     results |= {"identity": together["l"][chosen], "gallery": len(rows), "same_camera_only": 0}
     paths = data["q_paths"] + data["g_paths"]
     for side, picked in (("q", chosen), ("g", rows)):
-        data = data | {side + key: together[key][picked] for key in "lct"} | {side + "f": features[picked]}
+        data = (
+            data
+            | {side + key: together[key][picked] for key in "lct"}
+            | {side + "f": Stacked(features, chosen=torch.tensor(picked))}
+        )
         data[side + "_paths"] = [paths[row] for row in picked] if len(paths) == len(features) else []
     lines = [f"{count:,} people of these frames are {why} and no queries" for why, count in left_out.items() if count]
     return data, results, lines
@@ -144,40 +157,66 @@ def summary(gap: int, curve: list[dict], calibration: dict) -> dict:
     return {"gap": gap, "curve": curve} | threshold | {"false_matches": group.get("false_matches")}
 
 
-def _same_people(data: dict, known: dict) -> list[tuple[np.ndarray, np.ndarray]]:
-    """For each query (P,) (P,): of its person's P images in its camera, best first, how many wrong ones score at least
-    as high, and how many frames away they are."""
+def _longest(data: dict, known: dict) -> int:
+    """Frames from a query to an image of its person and camera, the most that there are; -1 without such an image."""
+    usable = known["g"] & (data["gl"] != JUNK)
+    sides = {"q": known["q"], "g": usable}
+    views, times = (
+        {side: torch.stack([data[side + key][rows].cpu() for key in keys], 1) for side, rows in sides.items()}
+        for keys in ("lc", "t")
+    )
+    found, place = torch.cat([views["q"], views["g"]]).unique(dim=0, return_inverse=True)
+    asked, there = place.split([len(views["q"]), len(views["g"])])
+    longest = -1
+    for end in ("amin", "amax"):
+        farthest = torch.full((len(found),), -1).scatter_reduce_(0, there, times["g"][:, 0], end, include_self=False)
+        farthest = farthest[asked]
+        away = (times["q"][:, 0] - farthest).abs()[farthest >= 0]
+        longest = max(longest, int(away.max()) if len(away) else -1)
+    return longest
+
+
+def _by_gap(data: dict, known: dict, gaps: Sequence[int], memory: int) -> dict[int, dict]:
+    """{gap: per-query measures, as `metrics.measures` gives them}."""
+    found: dict[int, dict] = {gap: {} for gap in gaps}
+    for queries, pairs in _same_people(data, known, memory):
+        most = max(len(frames) for _, frames in pairs)
+        at_once = max(1, memory // 4 // PAIR_BYTES // max(1, most))
+        for start in range(0, len(queries), at_once):
+            rows, part = torch.from_numpy(queries[start : start + at_once]), pairs[start : start + at_once]
+            for gap, results in found.items():
+                for key, value in _measures(part, gap).items():
+                    results.setdefault(key, torch.zeros(len(data["ql"]), dtype=value.dtype))[rows] = value
+    return found
+
+
+def _same_people(data: dict, known: dict, memory: int) -> Iterator[tuple[np.ndarray, list]]:
+    """Queries (B,), and for each (P,) (P,): of its person's P images in its camera, best first, how many wrong ones
+    score at least as high, and how many frames away they are."""
     arrays = {key: data[key].cpu().numpy() for key in ("ql", "qc", "qt", "gl", "gc", "gt")}
     usable = known["g"].cpu().numpy() & (arrays["gl"] != JUNK)
-    gallery = {camera: np.flatnonzero(usable & (arrays["gc"] == camera)) for camera in np.unique(arrays["gc"])}
-    nothing = np.empty(0, np.int64)
-    pairs = [(nothing, nothing)] * len(arrays["ql"])
     with full_precision():
-        for camera, columns in gallery.items():
-            rows = np.flatnonzero(known["q"].cpu().numpy() & (arrays["qc"] == camera))
-            images = data["gf"][torch.from_numpy(columns).to(data["gf"].device)].to(data["qf"].device)
-            for block in np.array_split(rows, max(1, len(rows) // BLOCK)):
-                scores = (data["qf"][torch.from_numpy(block).to(images.device)] @ images.T).cpu().numpy()
-                for query, score in zip(block, scores, strict=True):
-                    right = arrays["gl"][columns] == arrays["ql"][query]
+        for camera in np.unique(arrays["qc"][known["q"].cpu().numpy()]):
+            columns = np.flatnonzero(usable & (arrays["gc"] == camera))
+            queries = np.flatnonzero(known["q"].cpu().numpy() & (arrays["qc"] == camera))
+            images = Stacked(data["gf"], chosen=torch.from_numpy(columns).to(data["gf"].device))
+            similarity = Similarity(data["qf"], images, memory)
+            height = max(1, min(BLOCK, memory // 8 // (4 * max(1, len(columns)))))
+            labels, times = arrays["gl"][columns], arrays["gt"][columns]
+            for start in range(0, len(queries), height):
+                block, pairs = queries[start : start + height], []
+                scores = torch.empty(len(block), len(columns), device=similarity.device)
+                similarity(torch.from_numpy(block), scores)
+                for query, score in zip(block, scores.cpu().numpy(), strict=True):
+                    right = labels == arrays["ql"][query]
                     own = np.argsort(-score[right], kind="stable")
                     wrong = np.sort(score[~right])
                     above = len(wrong) - np.searchsorted(wrong, score[right][own])
-                    pairs[query] = above, np.abs(arrays["gt"][columns][right][own] - arrays["qt"][query])
-    return pairs
+                    pairs.append((above, np.abs(times[right][own] - arrays["qt"][query])))
+                yield block, pairs
 
 
-def _results(data: dict, pairs: Sequence[tuple], gap: int) -> dict:
-    """What `metrics.rank_scores` gives, for one gap."""
-    return _measures(pairs, gap) | {
-        "identity": data["ql"].cpu(),
-        "gallery": int((data["gl"] != JUNK).sum()),
-        "same_camera_only": 0,
-    }
-
-
-def _point(pairs: Sequence[tuple], gap: int) -> dict:
-    found = _measures(pairs, gap)
+def _point(gap: int, found: dict) -> dict:
     valid = found["correct"] > 0
     rank1 = (found["first"][valid] == 1).double().mean().item()
     return {"gap": gap, "rank1": rank1, "mAP": found["ap"][valid].mean().item(), "queries": int(valid.sum())}

@@ -1,78 +1,172 @@
 """Better distances from the neighbours of the neighbours: k-reciprocal re-ranking.
 
 That of Zhong et al., "Re-ranking Person Re-identification with k-reciprocal Encoding" (CVPR 2017). Its N x N matrices
-are nearly all zeros; here every set and every row of weights is kept as a list of its few entries, so that time is that
-of the similarity product plus a little, and memory is the (Nq, Ng) result plus a little.
+are nearly all zeros; here every set and every row of weights is kept as a list of its few entries, and distances are
+worked out for some queries at a time. So time is that of the similarity product plus a little, and memory is that of
+the lists, some 100 numbers for each image, and of a few blocks.
 """
 
-import torch
+from typing import NamedTuple
 
-from appearance.measure.metrics import DEFAULT_MEMORY
+import torch
+from torch import Tensor
+
+from appearance.measure.metrics import DEFAULT_MEMORY, Similarity
+from appearance.measure.stacked import Stacked
 from appearance.networks.precision import full_precision
 
 PAIRS_AT_ONCE = 4 << 20  # entries of a step's temporary tensors
+ENTRY_BYTES = 64  # of such an entry, in all temporary tensors of a step together
 SMALLEST = 1e-30  # squared distance to divide by where all vectors are one and the same
 
 
-@torch.no_grad()
+class Lists(NamedTuple):
+    """A list for each of N numbers: `other` and `weight` (E,) from start[i] to start[i] + counts[i]."""
+
+    counts: Tensor  # (N,) int64
+    start: Tensor  # (N,) int64
+    other: Tensor  # (E,) int32
+    weight: Tensor  # (E,) float32
+
+    @property
+    def nbytes(self) -> int:
+        return sum(part.nbytes for part in self)
+
+
 def re_ranking(qf, gf, k1: int = 20, k2: int = 6, lambda_value: float = 0.3, memory: int = DEFAULT_MEMORY):
-    """k-reciprocal re-ranked distances.
+    """k-reciprocal re-ranked distances: float32 (Nq, Ng) on gf's device, 0 to 1, smaller is more alike.
+
+    The arguments are those of `Reranking`.
+    """
+    gf = torch.as_tensor(gf).float()
+    reranking = Reranking(torch.as_tensor(qf).to(gf.device).float(), gf, k1, k2, lambda_value, memory)
+    out = torch.empty(len(qf), len(gf), device=gf.device)
+    for rows in torch.arange(len(qf), device=gf.device).split(max(1, reranking.memory_left // 4 // (4 * len(gf)))):
+        reranking.distances(rows, out[rows[0] : rows[0] + len(rows)])
+    return out
+
+
+class Reranking:
+    """k-reciprocal re-ranked distances of queries on demand.
 
     Args:
-        qf, gf: (Nq, D), (Ng, D) unit rows, arrays or tensors. Leave junk out of the gallery: it would take part.
+        qf, gf: (Nq, D), (Ng, D) unit rows, tensors or Stacked. Leave junk out of the gallery: it would take part.
         k1: neighbours that are looked at; k2: nearest images, the image itself among them, whose encodings are
             averaged (1: none). Either may be larger than the number of images: then it means all.
         lambda_value: weight of the original distance; the rest goes to the Jaccard distance of the encodings.
-        memory: bytes for a block of similarities.
+        memory: bytes for lists and blocks beside the features, as far as the lists leave some.
 
-    Returns float32 (Nq, Ng) distances on gf's device, 0 to 1, smaller is more alike.
+    Attributes:
+        memory_left: bytes for the blocks of distances.
     """
-    gf = torch.as_tensor(gf)
-    features = torch.cat([torch.as_tensor(qf).to(gf.device), gf]).float()  # (N, D)
-    queries, total = len(qf), len(features)
-    # the image itself and k1 others; the nearest k2 may be more than these
-    nearest, farthest, distances = _neighbours(features, queries, min(max(k1 + 1, k2), total), memory)
-    row, column = _reciprocal_sets(nearest[:, : k1 + 1], round(k1 / 2) + 1)
-    weight = torch.exp(-_squared_distances(features, row, column) / farthest[row])
-    weight /= _add(torch.zeros(total, device=weight.device), row, weight)[row]
-    if k2 > 1:
-        row, column, weight = _average_over(nearest[:, :k2], row, column, weight)
-    jaccard = _jaccard(row, column, weight, queries, total)
-    return distances.mul_(lambda_value).add_(jaccard, alpha=1 - lambda_value)
+
+    @torch.no_grad()
+    def __init__(self, qf, gf, k1: int, k2: int, lambda_value: float, memory: int = DEFAULT_MEMORY):
+        features = Stacked(qf, gf)
+        self.queries, self.total, self.lambda_value = len(qf), len(features), lambda_value
+        self.at_once = max(1, min(PAIRS_AT_ONCE, memory // 4 // ENTRY_BYTES))
+        # the image itself and k1 others; the nearest k2 may be more than these
+        nearest, self.farthest = _neighbours(features, min(max(k1 + 1, k2), self.total), memory)
+        self.encodings = self._encodings(features, nearest[:, : k1 + 1], round(k1 / 2) + 1)
+        self.nearest = nearest[:, :k2].clone()
+        del nearest
+        self.owners = self._owners()
+        lists = self.encodings.nbytes + self.owners.nbytes + self.nearest.nbytes
+        self.similarity = Similarity(qf, gf, max(0, memory - lists))
+        self.memory_left = self.similarity.memory_left
+
+    @torch.no_grad()
+    def distances(self, rows: Tensor, out: Tensor) -> None:
+        """Fill `out` (B, Ng) with the distances of the queries `rows` (B,)."""
+        with full_precision():
+            self.similarity(rows, out)
+        out.mul_(-2).add_(2).clamp_(min=0).div_(self.farthest[rows, None]).mul_(self.lambda_value)
+        out.add_(self._jaccard(rows), alpha=1 - self.lambda_value)
+
+    def _encodings(self, features, nearest, half: int) -> Lists:
+        """Of every image, the expanded k-reciprocal neighbours and their weights, which sum to 1."""
+        parts = []
+        for rows, row, column in _reciprocal_sets(nearest, half, self.at_once):
+            weight = torch.exp(-_squared_distances(features, row, column, self.at_once) / self.farthest[row])
+            place = row - rows[0]
+            weight /= _add(torch.zeros(len(rows), device=weight.device), place, weight)[place]
+            parts.append((torch.bincount(place, minlength=len(rows)), column.int(), weight))
+        counts, column, weight = (torch.cat(part) for part in zip(*parts, strict=True))
+        return Lists(counts, counts.cumsum(0) - counts, column, weight)
+
+    def _averaged(self, rows) -> tuple[Tensor, Tensor, Tensor]:
+        """(place in `rows`, column, weight) of the encodings of `rows` (B,), each averaged over its nearest images
+        (local query expansion), sorted by place, then column."""
+        source, k = self.nearest[rows].flatten().long(), self.nearest.shape[1]
+        entry, owner = _expand(self.encodings.start[source], self.encodings.counts[source])
+        keys, inverse = (owner // k * self.total + self.encodings.other[entry]).unique(return_inverse=True)
+        mean = _add(torch.zeros(len(keys), device=keys.device), inverse, self.encodings.weight[entry] / k)
+        return keys // self.total, keys % self.total, mean
+
+    def _owners(self) -> Lists:
+        """Who of the gallery has weight in a column of the averaged encodings, and how much: a list for each column."""
+        device, height = self.nearest.device, max(1, self.at_once * self.total // self.encodings.counts.sum().item())
+        counts = torch.zeros(self.total, dtype=torch.int64, device=device)
+        parts = []
+        for rows in torch.arange(self.queries, self.total, device=device).split(
+            max(1, height // self.nearest.shape[1])
+        ):
+            place, column, weight = self._averaged(rows)
+            counts += torch.bincount(column, minlength=self.total)
+            parts.append(((place + rows[0] - self.queries).int(), column.int(), weight))
+        start = counts.cumsum(0) - counts
+        owner = torch.empty(int(counts.sum()), dtype=torch.int32, device=device)
+        owned = torch.empty(len(owner), device=device)
+        free = start.clone()  # (N,) where the next owner of each column goes
+        for number, (some, column, weight) in enumerate(parts):
+            parts[number] = None  # as there is no room for both
+            column, order = column.long().sort(stable=True)
+            here = torch.bincount(column, minlength=self.total)
+            at = free[column] + torch.arange(len(column), device=device) - (here.cumsum(0) - here)[column]
+            owner[at], owned[at] = some[order], weight[order]
+            free += here
+        return Lists(counts, start, owner, owned)
+
+    def _jaccard(self, rows):
+        """(B, Ng) Jaccard distances 1 - sum min / sum max of the encodings, each of which sums to 1."""
+        gallery = self.total - self.queries
+        place, column, weight = self._averaged(rows)
+        counts, start = self.owners.counts[column], self.owners.start[column]
+        shared = torch.zeros(len(rows) * gallery, device=weight.device)  # sum over columns of min(V_i, V_j)
+        step = max(1, self.at_once * len(column) // max(1, int(counts.sum())))
+        for i, n, s, w in zip(*(part.split(step) for part in (place, counts, start, weight)), strict=True):
+            entry, which = _expand(s, n)
+            at = i[which] * gallery + self.owners.other[entry]
+            _add(shared, at, torch.minimum(w[which], self.owners.weight[entry]))
+        return shared.div_(2 - shared).neg_().add_(1).view(len(rows), gallery)
 
 
-def _neighbours(features, queries: int, k: int, memory: int):
-    """Nearest rows (N, k), best first; the largest squared distance of each row (N,); and the distances of queries to
-    gallery divided by it (Nq, N - Nq)."""
-    total = len(features)
-    nearest = torch.empty(total, k, dtype=torch.int64, device=features.device)
+def _neighbours(features, k: int, memory: int):
+    """Nearest rows (N, k) int32, best first, and the largest squared distance of each row (N,)."""
+    total, similarity = len(features), Similarity(features, features, memory)
+    nearest = torch.empty(total, k, dtype=torch.int32, device=features.device)
     farthest = torch.empty(total, device=features.device)
-    distances = torch.empty(queries, total - queries, device=features.device)
-    height = max(1, min(1024, memory // 4 // (4 * total)))
+    block = torch.empty(max(1, min(1024, memory // 4 // (4 * total))), total, device=features.device)
     with full_precision():
-        for start in range(0, total, height):
-            block = features[start : start + height] @ features.T  # (B, N) similarities
-            stop = start + len(block)
-            nearest[start:stop] = block.topk(k, dim=1).indices
-            farthest[start:stop] = (2 - 2 * block.amin(1)).clamp_(min=SMALLEST)
-            if start < queries:
-                top = block[: queries - start, queries:]
-                scale = farthest[start : start + len(top), None]
-                distances[start : start + len(top)] = (2 - 2 * top).clamp_(min=0) / scale
-    return nearest, farthest, distances
+        for start in range(0, total, len(block)):
+            rows = slice(start, min(start + len(block), total))
+            part = block[: rows.stop - start]
+            similarity(rows, part)  # (B, N)
+            nearest[rows] = part.topk(k, dim=1).indices.int()
+            farthest[rows] = (2 - 2 * part.amin(1)).clamp_(min=SMALLEST)
+    return nearest, farthest
 
 
-def _reciprocal_sets(nearest, half: int):
-    """The expanded k-reciprocal neighbours R*(i, k1) of every row, as (row, column) lists sorted by row, then column.
+def _reciprocal_sets(nearest, half: int, at_once: int):
+    """The expanded k-reciprocal neighbours R*(i, k1) of every row i, some `rows` at a time: rows (B,), and (row,
+    column) lists sorted by row, then column.
 
     R(i, k) holds those of i's k nearest that have i among their own k nearest. R*(i, k1) adds R(j, k1 / 2) for each j
     in R(i, k1) if more than two thirds of it lie in R(i, k1).
     """
     total, k = nearest.shape
-    nearest = nearest.int() if total < 2**31 else nearest
-    mutual, mutual_half = _mutual(nearest), _mutual(nearest[:, :half])
-    found = []
-    for rows in torch.arange(total, device=nearest.device).split(max(1, PAIRS_AT_ONCE // (k * half * k))):
+    mutual, mutual_half = _mutual(nearest, at_once), _mutual(nearest[:, :half], at_once)
+    for rows in torch.arange(total, device=nearest.device).split(max(1, at_once // (k * half * k))):
         own = torch.where(mutual[rows], nearest[rows], -1)  # (B, k) R(i, k1), -1 elsewhere
         row, place = mutual[rows].nonzero(as_tuple=True)
         candidate = nearest[rows][row, place].long()  # (c,) the j in R(i, k1)
@@ -82,59 +176,24 @@ def _reciprocal_sets(nearest, half: int):
         accepted = shared.sum(1) > 2 / 3 * counted.sum(1)
         counted &= accepted[:, None]
         more_row, more_column = rows[row][:, None].expand_as(theirs)[counted], theirs[counted]
-        keys = torch.cat([rows[row] * total + candidate, more_row * total + more_column.long()])
-        found.append(keys.unique())
-    keys = torch.cat(found)
-    return keys // total, keys % total
+        keys = torch.cat([rows[row] * total + candidate, more_row * total + more_column.long()]).unique()
+        yield rows, keys // total, keys % total
 
 
-def _mutual(nearest):
+def _mutual(nearest, at_once: int):
     """(N, k) bool: is i among the k nearest of its own nearest[i, a]?"""
     out = torch.empty(nearest.shape, dtype=torch.bool, device=nearest.device)
-    for rows in torch.arange(len(nearest), device=nearest.device).split(max(1, PAIRS_AT_ONCE // nearest.shape[1] ** 2)):
+    for rows in torch.arange(len(nearest), device=nearest.device).split(max(1, at_once // nearest.shape[1] ** 2)):
         theirs = nearest[nearest[rows].long()]  # (B, k, k)
         out[rows] = (theirs == rows[:, None, None]).any(2)
     return out
 
 
-def _squared_distances(features, row, column):
+def _squared_distances(features, row, column, at_once: int):
     """|features[row] - features[column]|^2 of listed pairs of unit rows."""
-    step = max(1, PAIRS_AT_ONCE // 4 // features.shape[1])
+    step = max(1, at_once // 4 // features.shape[1])
     pairs = zip(row.split(step), column.split(step), strict=True)
     return torch.cat([2 - 2 * (features[i] * features[j]).sum(1) for i, j in pairs]).clamp_(min=0)
-
-
-def _average_over(neighbours, row, column, weight):
-    """Encodings averaged over each row's neighbours (N, k2) (local query expansion): lists as before."""
-    total, k = neighbours.shape
-    counts = torch.bincount(row, minlength=total)
-    start = counts.cumsum(0) - counts
-    out = []
-    for rows in torch.arange(total, device=row.device).split(max(1, PAIRS_AT_ONCE * total // (len(row) * k))):
-        source = neighbours[rows].flatten()  # (B * k2,)
-        entry, owner = _expand(start[source], counts[source])
-        keys, inverse = ((rows[0] + owner // k) * total + column[entry]).unique(return_inverse=True)
-        mean = _add(torch.zeros(len(keys), device=weight.device), inverse, weight[entry] / k)
-        out.append((keys // total, keys % total, mean))
-    return tuple(torch.cat(part) for part in zip(*out, strict=True))
-
-
-def _jaccard(row, column, weight, queries: int, total: int):
-    """(Nq, Ng) Jaccard distances 1 - sum min / sum max of the encodings, each of which sums to 1."""
-    gallery = total - queries
-    asked = int(torch.searchsorted(row, queries))  # entries of the queries come first
-    # inverted index of the gallery's entries: who has weight in a column?
-    by_column = column[asked:].argsort(stable=True)
-    owner, owned = row[asked:][by_column] - queries, weight[asked:][by_column]
-    counts = torch.bincount(column[asked:], minlength=total)
-    start = counts.cumsum(0) - counts
-    shared = torch.zeros(queries * gallery, device=weight.device)  # sum over columns of min(V_i, V_j)
-    row, column, weight = row[:asked], column[:asked], weight[:asked]
-    step = max(1, PAIRS_AT_ONCE * asked // max(1, int(counts[column].sum())))
-    for i, c, w in zip(row.split(step), column.split(step), weight.split(step), strict=True):
-        entry, which = _expand(start[c], counts[c])
-        _add(shared, i[which] * gallery + owner[entry], torch.minimum(w[which], owned[entry]))
-    return shared.div_(2 - shared).neg_().add_(1).view(queries, gallery)
 
 
 def _add(sums, index, values):

@@ -16,7 +16,6 @@ from appearance.measure.pairs import BINS, CLUSTERS, PAIRS, Pairs
 BUDGET = 100  # vectors that DeepSORT keeps of a track
 APART = 10  # frames; nearer images of a person are nearly copies, of which any network is sure
 ENOUGH = 500  # comparisons with strangers seen together; where there are fewer, those seen at other times count as well
-BLOCK = 8 << 20  # distances at once, which bounds the memory
 
 
 class Tracks:
@@ -69,26 +68,41 @@ class Tracks:
         own track (B,), BINS where no vector of it lies so far away. A sample of the images where there are many."""
         cameras, times, labels = (getattr(self.pairs, key) for key in ("cameras", "times", "labels"))
         usable = (cameras >= 0) & (times >= 0)
-        groups = [(usable & (cameras == camera)).nonzero()[:, 0] for camera in cameras[usable].unique()]
+        order = self.pairs.order  # random, so the first images of a camera are a sample
+        groups = [order[(usable & (cameras == camera))[order]] for camera in cameras[usable].unique()]
         share = min(1, PAIRS / max(1, sum(len(images) ** 2 for images in groups)))
         for images in groups:
-            members = images[self.track[images] >= 0]
+            members = (usable & (cameras == cameras[images[0]]) & (self.track >= 0)).nonzero()[:, 0]
             numbers, place = self.track[members].unique(return_inverse=True)
             if not len(numbers):
                 continue
             owners = torch.empty_like(numbers).scatter_(0, place, members)
             first = torch.full_like(numbers, 1 << 60).scatter_reduce_(0, place, times[members], "amin")
             last = torch.full_like(numbers, -1).scatter_reduce_(0, place, times[members], "amax")
-            # images are in random order, so the first are a sample
-            for rows in images[: max(1, round(share * len(images)))].split(max(1, BLOCK // len(members))):
-                bins = self.pairs.bins(rows, members)  # (B, M)
-                nearest = bins.new_full((len(rows), len(numbers)), BINS)
-                nearest.scatter_reduce_(1, place.expand_as(bins), bins, "amin")
+            sample = images[: max(1, round(share * len(images)))]
+            height = max(1, min(self.pairs.rows_held, self.pairs.pairs_at_once // len(numbers)))
+            for rows in sample.split(height):
+                nearest, own = self._distances(rows, members, place, len(numbers))
                 when = times[rows, None]
-                far = (self.track[rows, None] == self.track[members]) & ((when - times[members]).abs() >= self.apart)
                 strangers = labels[rows, None] != labels[owners]
                 together = (when >= first - self.window) & (when <= last + self.window)
-                yield rows, owners, nearest, strangers, together, bins.masked_fill_(~far, BINS).amin(1)
+                yield rows, owners, nearest, strangers, together, own
+
+    def _distances(self, rows: Tensor, members: Tensor, place: Tensor, tracks: int) -> tuple[Tensor, Tensor]:
+        """Bins of the distances of images to each of so many tracks (B, T), whose images are `members` (M,) at `place`
+        (M,) among the tracks, and to the images of the own track that lie far enough away (B,)."""
+        images, times = self.pairs.centred(rows), self.pairs.times
+        nearest = torch.full((len(rows), tracks), BINS, device=rows.device)
+        own = torch.full((len(rows),), BINS, device=rows.device)
+        width = max(1, min(self.pairs.rows_at_once, self.pairs.pairs_at_once // len(rows)))
+        for others, at in zip(members.split(width), place.split(width), strict=True):
+            bins = self.pairs.bins(images, self.pairs.centred(others))  # (B, C)
+            nearest.scatter_reduce_(1, at.expand_as(bins), bins, "amin")
+            far = (self.track[rows, None] == self.track[others]) & (
+                (times[rows, None] - times[others]).abs() >= self.apart
+            )
+            own = torch.minimum(own, bins.masked_fill_(~far, BINS).amin(1))
+        return nearest, own
 
 
 def cut(labels: np.ndarray, cameras: np.ndarray, times: np.ndarray, nobody: np.ndarray, window: int) -> np.ndarray:

@@ -312,7 +312,7 @@ def _map(data, results):
         return None
     queries = len(data["ql"])
     in_query = rows < queries
-    chosen = torch.cat([data["qf"].cpu()[rows[in_query]], data["gf"][(rows[~in_query] - queries)].cpu()])
+    chosen = torch.cat([data["qf"][rows[in_query]].cpu(), data["gf"][rows[~in_query] - queries].cpu()])
     names = {label: plots.plain(name_of(data, label), str(label), most=32) for label in people}
     names = {label: f"{name}   AP {100 * people[label]:.0f} %" for label, name in names.items()}
     points, shares = principal_components(chosen.numpy())
