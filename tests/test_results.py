@@ -11,7 +11,7 @@ from PIL import Image
 from test_documented_commands import FENCED, commands, complaints
 
 PAGES = [
-    *(f"docs/{name}.md" for name in ("results", "training", "data", "evaluation", "drawn", "reliability", "video")),
+    *(str(path.relative_to(ROOT)) for path in sorted((ROOT / "docs").glob("*.md"))),
     "weights/README.md",
     "README.md",
 ]
