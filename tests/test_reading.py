@@ -103,7 +103,9 @@ def test_no_image_of_a_data_set_is_waited_for(here):
     with patience():
         assert len(provenance.fingerprints([str(path) for path in train.iterdir()])) == 16
         result = call_script("train.py", "--data-dir", "data", *TRAIN, "--epochs", 1, "--device", "cpu", cwd=here)
-        assert_one_line_error(result, "3 of 18 images cannot be read", "no file", "4,398,046,511,104 bytes are more")
+        assert_one_line_error(
+            result, "3 of 18 images cannot be read", "not an ordinary file", "4,398,046,511,104 bytes are more"
+        )
         assert_one_line_error(call_script("datasets.py", "check", "data", cwd=here), "3 of 3 problems")
 
 
