@@ -255,7 +255,7 @@ def test_the_two_losses_say_that_they_are_different_sums(tmp_path, monkeypatch):
     monkeypatch.setattr(plots, "save", lambda figure, path: drawn.append(figure))
     plots.training_curves([{"epoch": 1, "train_loss": 3.0, "val_loss": 1.0}], tmp_path / "c.png")
     labels = [text.get_text() for text in drawn[0].axes[0].get_legend().get_texts()]
-    assert labels == ["training, all losses 3", "validation, classifier's only 1"]
+    assert labels == ["training, all losses 3", "validation, classification only 1"]
 
 
 def test_all_bars_are_of_one_kind():
