@@ -1,4 +1,4 @@
-"""Files and folders that are written whole or not at all, and folders that one run at a time writes to."""
+"""Write files and folders atomically, and lock output folders against a second run."""
 
 import os
 import shutil
@@ -11,16 +11,16 @@ from typing import BinaryIO
 
 from appearance.cli import InputError
 
-UNFINISHED = ".unfinished"  # how the names of hidden folders end in which something is being written
+UNFINISHED = ".unfinished"  # suffix of hidden temporary folders
 
 
 def atomic_write(path: str | os.PathLike, write: Callable[[BinaryIO], None]) -> None:
-    """Call `write(file)` on a file `beside` `path`, then put it in place in one step.
+    """Call `write(file)` on a temporary file, then rename it to `path`.
 
-    The old file stays whole until the new one is safely on disk: a crash, a kill or a full disk never costs it.
+    The old file stays until the new one is on disk, even after a crash, a kill or with a full disk.
 
     Raises:
-        InputError: the folder cannot be written or the disk is full.
+        InputError: the folder cannot be written, or the disk is full.
     """
     with explained(path), beside(path) as new, open(new, "wb") as file:
         write(file)
@@ -29,45 +29,45 @@ def atomic_write(path: str | os.PathLike, write: Callable[[BinaryIO], None]) -> 
 
 
 def write_text(path: str | os.PathLike, text: str) -> None:
-    """`atomic_write` of a text, in UTF-8; names in it need not be."""
+    """`atomic_write` of a text in UTF-8; characters that UTF-8 cannot encode (in file names) are escaped."""
     atomic_write(path, lambda file: file.write(text.encode(errors="backslashreplace")))
 
 
 @contextmanager
 def explained(path: str | os.PathLike) -> Iterator[None]:
-    """Turns what is said of a folder that cannot be written, or of a full disk, into an InputError about `path`."""
+    """Context that turns write errors (no permission, full disk) into an InputError about `path`."""
     try:
         yield
     except (OSError, RuntimeError) as error:
-        # torch reports a full disk as a RuntimeError of its zip writer, of its own or about the system's error
+        # torch reports a full disk as a RuntimeError of its zip writer, with or without the OSError as context
         cause = error.__context__ if isinstance(error, RuntimeError) else error
         if not isinstance(cause, OSError) and "PytorchStreamWriter" not in str(error):
             raise
         reason = getattr(cause, "strerror", None) or "the disk may be full"
         raise InputError(
-            f"{path}: cannot be written ({reason}); choose another folder. What was there before is unchanged"
+            f"{path}: cannot be written ({reason}); choose another folder (an existing file is unchanged)"
         ) from None
 
 
 @contextmanager
 def beside(path: str | os.PathLike, replace: bool = False) -> Iterator[Path]:
-    """The path for a new file or folder, which is put in the place of `path` when the context ends well.
+    """Context with a temporary path for a new file or folder, which is renamed to `path` if the context succeeds.
 
-    It lies in a hidden folder beside `path`, which goes away however the context ends: an interrupted program leaves
-    nothing half-written. What a killed one leaves is removed by the next that writes into the same folder.
+    The temporary path is in a hidden folder next to `path`, which is removed in any case. After a kill, the next write
+    into the same folder removes it.
 
     Args:
-        replace: a folder with content at `path` is replaced, as a file or an empty folder always is.
+        replace: also replace a folder with content; files and empty folders always are.
 
     Raises:
-        OSError: the folder cannot be written, or `path` is a folder with content by then.
+        OSError: the folder cannot be written, or `path` is a folder with content (without `replace`).
     """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     _remove_unfinished(path.parent)
     hidden, lock = _hidden_folder(path)
     try:
-        new = hidden / path.name  # one level down, so that its permissions are the usual ones
+        new = hidden / path.name  # one level down: mkdtemp's own folder has private permissions
         yield new
         if replace and path.is_dir():
             os.replace(path, hidden / f"{path.name}.old")
@@ -80,13 +80,13 @@ def beside(path: str | os.PathLike, replace: bool = False) -> Iterator[Path]:
 
 @contextmanager
 def claimed(folder: Path, patience: float = 10.0) -> Iterator[None]:
-    """Make `folder` and keep other runs out of it for as long as this process lives, however it ends.
+    """Context that creates an output folder and locks it against other runs, at most until this process ends.
 
     Args:
-        patience: seconds to wait for a run that is just ending (a killed one's helpers live on for a moment).
+        patience: seconds to wait for the lock: the workers of a killed run end a moment later.
 
     Raises:
-        InputError: the folder cannot be written, or another run is writing to it.
+        InputError: the folder cannot be written, or another run holds the lock.
     """
     try:
         folder.mkdir(parents=True, exist_ok=True)
@@ -97,7 +97,7 @@ def claimed(folder: Path, patience: float = 10.0) -> Iterator[None]:
         lock = _lock(folder, patience)
     except BlockingIOError:
         raise InputError(
-            f"--output {folder}: another run is writing to it; wait for it, or choose another folder"
+            f"--output {folder}: another run is writing to this folder; wait until it ends, or choose another folder"
         ) from None
     try:
         yield
@@ -107,11 +107,11 @@ def claimed(folder: Path, patience: float = 10.0) -> Iterator[None]:
 
 
 def _hidden_folder(path: Path) -> tuple[Path, int | None]:
-    """A new folder beside `path`, and the lock that says for as long as this process lives that somebody needs it."""
+    """A new hidden folder next to `path`, and its lock, which shows other processes that it is in use."""
     folder = Path(tempfile.mkdtemp(UNFINISHED, f".{path.name}.", path.parent))
     try:
         lock = _lock(folder)
-    except (BlockingIOError, FileNotFoundError):  # another process was faster, and took it for a killed one's
+    except (BlockingIOError, FileNotFoundError):  # another process took it for a leftover before it was locked
         return _hidden_folder(path)
     if lock is not None and not folder.exists():
         os.close(lock)
@@ -120,11 +120,11 @@ def _hidden_folder(path: Path) -> tuple[Path, int | None]:
 
 
 def _remove_unfinished(folder: Path) -> None:
-    """Remove what killed processes left half-written in `folder`."""
+    """Remove the temporary folders of killed processes in `folder`."""
     for leftover in folder.glob(f".*{UNFINISHED}"):
         try:
             lock = _lock(leftover)
-        except OSError:  # its process lives, or has just removed it
+        except OSError:  # in use, or just removed
             continue
         if lock is not None:
             for old in leftover.glob("*.old"):  # killed between the two steps of `beside(replace=True)`
@@ -135,15 +135,15 @@ def _remove_unfinished(folder: Path) -> None:
 
 
 def _lock(folder: Path, patience: float = 0.0) -> int | None:
-    """A handle that holds the lock of a folder until it is closed, at the latest with the process.
+    """Lock a folder. Returns a file descriptor that holds the lock until it is closed or the process ends.
 
-    None where folders cannot be locked: other systems, some network drives.
+    None if folders cannot be locked here (Windows, some network drives).
 
     Args:
-        patience: seconds to wait for another process that holds it.
+        patience: seconds to wait while another process holds the lock.
 
     Raises:
-        BlockingIOError: another process holds it.
+        BlockingIOError: another process holds the lock.
         OSError: there is no such folder.
     """
     try:

@@ -134,7 +134,7 @@ def test_a_full_disk_leaves_the_last_good_checkpoint(here):
         result = call_script("train.py", "--resume", "--epochs", 2, cwd=here)
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
-    assert_one_line_error(result, "checkpoint/", "cannot be written", "What was there before is unchanged")
+    assert_one_line_error(result, "checkpoint/", "cannot be written", "an existing file is unchanged")
     after = files_of("checkpoint")
     assert after["last.pth"] == before["last.pth"]
     assert sorted(after) == sorted(before)
