@@ -245,7 +245,7 @@ def test_a_scene_is_a_sequence_that_can_be_tracked(tmp_path, recorded):
         tmp_path / "printed",
     )
     assert [drawn.code, tracked.code] == [0, 0], (drawn.stderr, tracked.stderr)
-    assert_one_line_error(again, "walk: is not empty; choose another folder")
+    assert_one_line_error(again, "walk: exists and is not empty; choose a new folder")
     assert (tmp_path / "tracks" / "walk.txt").is_file()
     sequence = track_mot.Sequence(tmp_path / "walk")
     recording = track_mot.record(sequence, sequence.detections)
