@@ -1,11 +1,11 @@
-"""The ImageFolder-based loader, and the commands that look at data or make it.
+"""The image dataset for training, and commands that check, split, cut and draw datasets.
 
-    python datasets.py check ROOT               what is there, and every problem it finds
-    python datasets.py split ROOT OUT           images of identities -> train/ query/ gallery/, no identity in two
+    python datasets.py check ROOT               print the contents of a dataset and its problems
+    python datasets.py split ROOT OUT           identity folders -> train/ query/ gallery/ with disjoint test identities
     python datasets.py crops SEQUENCE ... OUT   annotated or tracked video in MOT format -> train/ query/ gallery/
-    python datasets.py draw OUT                 a dataset of drawn people, to try things with
+    python datasets.py draw OUT                 a synthetic dataset, rendered
 
-`appearance/data/layouts.py` tells which folders are understood.
+`appearance/data/layouts.py` lists the folder layouts.
 """
 
 import random
@@ -36,13 +36,16 @@ from appearance.flags import count, positive, share, share_above_zero
 
 
 class PersonImages(ImageFolder):
-    """Samples as an ImageFolder: item i is ((3, height, width) uint8 RGB, label).
+    """Samples as a torchvision ImageFolder: item i is ((3, height, width) uint8 RGB, label).
 
     Args:
-        people: the samples to load, in this order.
-        height, width: size every image is resized to.
-        pids: the identities in label order; samples of others (distractors, people to test with) get label -1.
-        loader: path -> RGB image.
+        people: the samples, in this order.
+        height, width: input size in pixels; images are resized to it.
+        pids: identities in label order; samples of other identities (distractors, test people) get label -1.
+        loader: path -> PIL RGB image.
+
+    Raises:
+        InputError: on access, if the image cannot be read.
     """
 
     def __init__(self, people: Sequence[Sample], height: int, width: int, pids: Sequence[int] = (), loader=load_rgb):
@@ -63,7 +66,11 @@ class PersonImages(ImageFolder):
 
 
 def split_validation(samples: Sequence[Sample], ratio: float, seed: int) -> tuple[list[Sample], list[Sample]]:
-    """Hold out a seeded share of each identity's images (rounded, at least one stays) for closed-set accuracy."""
+    """Split off a random fraction of each identity's images to validate the classifier: (training, validation).
+
+    Args:
+        ratio: fraction per identity, rounded; at least one training image stays.
+    """
     by_pid = defaultdict(list)
     for image in sorted(samples):
         by_pid[image.pid].append(image)
@@ -92,8 +99,10 @@ def check(args) -> None:
         print(f"  {'ERROR  ' if problem.fatal else 'warning'}  {cli.one_line(problem.text)}")
     fatal = sum(problem.fatal for problem in problems)
     if fatal:
-        raise InputError(f"{args.root}: {fatal} of {len(problems)} problems must be mended before it can be used")
-    print("No problems." if not problems else "Usable; the warnings above are worth a look.")
+        raise InputError(
+            f"{args.root}: {fatal} of {len(problems)} problems are errors; fix them before training or testing"
+        )
+    print("No problems." if not problems else "Usable; please read the warnings above.")
 
 
 def split(args) -> None:
@@ -117,10 +126,10 @@ def crops(args) -> None:
 
 
 def next_step(out: Path, test_ratio: float, size: Sequence[str]) -> str:
-    """What to type with a new dataset: the test where all identities are for testing, else the training.
+    """The command to run next on a new dataset: test.py if all identities are for testing, else train.py.
 
     Args:
-        size: flags of `train.py` that fit the images.
+        size: flags of train.py for the input size.
     """
     if test_ratio == 1:
         return cli.command("test.py", "--data-dir", out)

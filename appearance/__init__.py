@@ -1,4 +1,4 @@
-"""What the scripts stand on: one folder a stage of the way from images to numbers, lowest first in `ORDER`."""
+"""The package behind the scripts. One folder per stage, from rendering data to training; `ORDER` lists them."""
 
-# a folder imports those before it, and `appearance/*.py`; never one after it, never a script
+# a folder may import the folders before it and `appearance/*.py`, but no later folder and no script
 ORDER = ("drawn", "data", "networks", "measure", "pictures", "training")

@@ -1,4 +1,4 @@
-"""What every command line here shares: one-line errors, exit codes and flag spelling."""
+"""Shared by all command lines: one-line errors, exit codes, flag spelling."""
 
 import argparse
 import errno
@@ -9,26 +9,26 @@ import time
 from difflib import get_close_matches
 from pathlib import Path
 
-EXIT_FAILED = 1  # the run itself failed, e.g. training diverged
+EXIT_FAILED = 1  # the run failed, for example because training diverged
 EXIT_BAD_INPUT = 2  # a file, folder or flag is wrong
 SCRIPTS = Path(__file__).resolve().parents[1]
-FLAGS_IN_USAGE = 8  # more are left to the list below it
-FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO)  # a disk that takes no more
+FLAGS_IN_USAGE = 8  # with more flags the usage line does not list them
+FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO)  # disk full or broken
 
 
 class InputError(Exception):
-    """The user's input is wrong: the message names the file or flag, what is wrong and what to do, on one line."""
+    """Wrong user input. The message is one line: the file or flag, the problem, and what to do."""
 
     def __init__(self, message):
-        super().__init__(one_line(message))  # it may quote a file
+        super().__init__(one_line(message))  # file names may contain line breaks
 
 
 class RunFailed(Exception):
-    """The input was fine, yet the run could not be finished (e.g. a loss that is not finite)."""
+    """A failure of the run with correct input, for example a loss that is not finite."""
 
 
 class HelpFormatter(argparse.ArgumentDefaultsHelpFormatter, argparse.RawDescriptionHelpFormatter):
-    """Shows each flag's default, unless there is none to speak of or the sentence names it already."""
+    """Append a flag's default to its help, unless it is None or False or the help text has it."""
 
     def _get_help_string(self, action):
         if action.default is None or action.default is False or "(default" in (action.help or ""):
@@ -37,12 +37,13 @@ class HelpFormatter(argparse.ArgumentDefaultsHelpFormatter, argparse.RawDescript
 
 
 class ArgumentParser(argparse.ArgumentParser):
-    """argparse with this collection's habits.
+    """argparse with some changes.
 
-    A flag with an underscore is accepted with a dash as well (`--batch_size`, `--batch-size`), abbreviations are
-    refused (a typo must not silently become another flag), and a usage error is one line. The parsed namespace has
-    `given`, the set of destinations that were named on the command line, so that a recipe or a resumed run can fill in
-    the others.
+    - Underscores and dashes in flags are the same (`--batch_size`, `--batch-size`).
+    - Abbreviations are refused, so that a typo does not become another flag.
+    - Usage errors are one line.
+    - The namespace has `given`, the set of destinations on the command line, so that a recipe or a resumed run can fill
+      in the others.
     """
 
     def __init__(self, **kwargs):
@@ -62,7 +63,7 @@ class ArgumentParser(argparse.ArgumentParser):
         return parsed, rest
 
     def _collected(self, parsed: argparse.Namespace, rest: list[str]) -> list[str]:
-        """Words that stand behind a flag, apart from the others of their list: `A --flag 1 B`."""
+        """Add positional words after a flag to the list of positionals: `A --flag 1 B`."""
         lists = [action.dest for action in self._get_positional_actions() if action.nargs == "+"]
         if lists and not any(word.startswith("-") for word in rest):
             getattr(parsed, lists[-1]).extend(rest)
@@ -70,7 +71,7 @@ class ArgumentParser(argparse.ArgumentParser):
         return rest
 
     def format_help(self) -> str:
-        """A usage line that can be read at a glance: of many flags, none; the help lists them all."""
+        """The help, with a usage line that says [flags] if there are many."""
         flags = [action for action in self._actions if action.option_strings]
         if self.usage is None and len(flags) > FLAGS_IN_USAGE and not self._subparsers:
             words = [action.metavar or action.dest for action in self._actions if not action.option_strings]
@@ -90,7 +91,7 @@ class ArgumentParser(argparse.ArgumentParser):
         self.exit(EXIT_BAD_INPUT, f"{self.prog}: error: {message}{self._meant(message)} (see --help)\n")
 
     def _meant(self, message: str) -> str:
-        """The flags that an unknown one may stand for, as far as spelling tells."""
+        """A "did you mean" hint for unknown flags, "" if nothing is similar."""
         if not message.startswith("unrecognized arguments"):
             return ""
         unknown = [word.partition("=")[0] for word in message.split() if word.startswith("--")]
@@ -99,9 +100,9 @@ class ArgumentParser(argparse.ArgumentParser):
 
 
 def run(main, parser: argparse.ArgumentParser):
-    """Parse the command line, call `main(args)` and leave with the right exit code; never returns."""
+    """Parse the command line, call `main(args)` and exit with the exit code. Never returns."""
     for stream in (sys.stdout, sys.stderr):
-        stream.reconfigure(errors="backslashreplace")  # file names may hold what the terminal cannot show
+        stream.reconfigure(errors="backslashreplace")  # for file names that the terminal cannot show
     sys.stdout, sys.stderr = (s if isinstance(s, Lasting) else Lasting(s) for s in (sys.stdout, sys.stderr))
     args = parser.parse_args()
     try:
@@ -110,14 +111,14 @@ def run(main, parser: argparse.ArgumentParser):
         code = 0
         if sys.stdout.error:
             code = EXIT_FAILED
-            _complain(f"{parser.prog}: failed: standard output could not be written ({sys.stdout.error.strerror})")
+            _complain(f"{parser.prog}: failed: cannot write to standard output ({sys.stdout.error.strerror})")
     except InputError as error:
         code = EXIT_BAD_INPUT
         _complain(f"{parser.prog}: error: {one_line(error)}")
     except RunFailed as error:
         code = EXIT_FAILED
         _complain(f"{parser.prog}: failed: {one_line(error)}")
-    except OSError as error:  # of a file: its name, permissions or disk
+    except OSError as error:  # about a file or a full disk; anything else is a bug
         if not error.filename and error.errno not in FULL:
             raise
         code = EXIT_BAD_INPUT
@@ -129,13 +130,13 @@ def run(main, parser: argparse.ArgumentParser):
 
 
 class Lasting:
-    """A stream that outlasts its reader and its disk, and shows what it is given as text.
+    """A wrapper of stdout or stderr that never raises on writing, and escapes control characters.
 
-    Where a reader closes it (`train.py | head`) or its disk is full, what follows is lost and the work goes on. Names
-    and notes from files may hold control characters, which would move the terminal's cursor or worse: they are escaped.
+    If the pipe is closed (`train.py | head`) or the disk is full, further output is dropped and the run continues.
+    Names from files may contain control characters that would manipulate the terminal, so they are escaped.
 
     Attributes:
-        error: what went wrong with writing, but for a reader who had enough.
+        error: the OSError of a failed write; None if the pipe was closed, or all is well.
     """
 
     def __init__(self, stream):
@@ -156,27 +157,27 @@ class Lasting:
         except OSError as error:
             self.error = None if isinstance(error, BrokenPipeError) else error
             nowhere = os.open(os.devnull, os.O_WRONLY)
-            os.dup2(nowhere, self._stream.fileno())  # what is still in the buffer goes there, too
+            os.dup2(nowhere, self._stream.fileno())  # also drops the buffered rest
             os.close(nowhere)
 
 
 def command(script: str, *words) -> str:
-    """A line to paste that runs another of these scripts, where the running one was typed to be."""
+    """A shell command that runs another script, with the folder as the user typed it for the running script."""
     path = Path(sys.argv[0]).with_name(script) if sys.argv[0] else SCRIPTS / script
     return shlex.join(["python", str(path if path.is_file() else SCRIPTS / script), *map(str, words)])
 
 
 def counted(number: int, one: str, several: str = "") -> str:
-    """ "1 epoch", "1,000 epochs", "2 identities"; `several` where the plural is of another kind."""
+    """ "1 epoch", "1,000 epochs", "2 identities". `several`: an irregular plural."""
     plural = several or (one[:-1] + "ies" if one.endswith("y") else one + "s")
     return f"{number:,} {one if number == 1 else plural}"
 
 
 def _complain(line: str) -> None:
-    """Print to stderr, once for a whole group of processes.
+    """Print an error to stderr, usually once for all ranks.
 
-    What stops rank 0 usually stops the others with the same words. `torchrun` ends them as soon as it sees the first
-    one fail, so a rank that waits a moment only speaks when the trouble was its own.
+    Most errors occur on all ranks. `torchrun` ends the other ranks when one fails, so ranks other than 0 wait first and
+    print only an error of their own.
     """
     rank = int(os.environ.get("RANK", 0))
     if rank:
@@ -186,10 +187,10 @@ def _complain(line: str) -> None:
 
 
 def one_line(text) -> str:
-    """The text with line breaks and other control characters escaped: file names may hold them."""
+    """The text with line breaks and other control characters escaped."""
     return escaped(str(text))
 
 
 def escaped(text: str, but: str = "") -> str:
-    """The text with what is no printable character, except for those of `but`, as Python writes it."""
+    """The text with non-printable characters, except those in `but`, as Python escapes."""
     return text if text.isprintable() else "".join(c if c.isprintable() or c in but else repr(c)[1:-1] for c in text)

@@ -1,4 +1,4 @@
-"""Files and folders that are written whole or not at all, and folders that a run keeps for itself."""
+"""Write files and folders atomically; lock an output folder against a second run, and notice when it is lost."""
 
 import errno
 import glob
@@ -13,24 +13,24 @@ from typing import BinaryIO
 
 from appearance.cli import InputError
 
-UNFINISHED = ".unfinished"  # how the names of hidden folders end in which something is being written
-RESCUED = "-rescued-"  # in the names of folders with what could not be written where it belongs
+UNFINISHED = ".unfinished"  # suffix of hidden temporary folders
+RESCUED = "-rescued-"  # in the names of folders that replace a lost output folder
 
-_held: dict[Path, tuple[int, int] | None] = {}  # the folders of `held`, with their device and inode
+_held: dict[Path, tuple[int, int] | None] = {}  # output folders of `held`: device and inode
 
 
 class FolderLost(InputError):
-    """A folder of `held` was deleted or unmounted; there may be another in its place."""
+    """An output folder of `held` was deleted or unmounted, or is another folder now."""
 
 
 def atomic_write(path: str | os.PathLike, write: Callable[[BinaryIO], None]) -> None:
-    """Call `write(file)` on a file `beside` `path`, then put it in place in one step.
+    """Call `write(file)` on a temporary file, then rename it to `path`.
 
-    The old file stays whole until the new one is safely on disk: a crash, a kill or a full disk never costs it.
+    The old file stays until the new one is on disk, even after a crash, a kill or with a full disk.
 
     Raises:
-        FolderLost: the folder was `held` and is lost; it is not made anew.
-        InputError: the folder cannot be written or the disk is full.
+        FolderLost: the folder is one of `held` and is lost.
+        InputError: the folder cannot be written, or the disk is full.
     """
     with explained(path), beside(path) as new, open(new, "wb") as file:
         write(file)
@@ -39,40 +39,41 @@ def atomic_write(path: str | os.PathLike, write: Callable[[BinaryIO], None]) -> 
 
 
 def write_text(path: str | os.PathLike, text: str) -> None:
-    """`atomic_write` of a text, in UTF-8; names in it need not be."""
+    """`atomic_write` of a text in UTF-8; characters that UTF-8 cannot encode (in file names) are escaped."""
     atomic_write(path, lambda file: file.write(text.encode(errors="backslashreplace")))
 
 
 @contextmanager
 def explained(path: str | os.PathLike) -> Iterator[None]:
-    """Turns what is said of a folder that cannot be written, or of a full disk, into an InputError about `path`."""
+    """Context that turns write errors (no permission, full disk) into an InputError about `path`."""
     try:
         yield
     except (OSError, RuntimeError) as error:
-        # torch reports a full disk as a RuntimeError of its zip writer, of its own or about the system's error
+        # torch reports a full disk as a RuntimeError of its zip writer, with or without the OSError as context
         cause = error.__context__ if isinstance(error, RuntimeError) else error
         if not isinstance(cause, OSError) and "PytorchStreamWriter" not in str(error):
             raise
         _refuse_lost(Path(path).parent)
         reason = getattr(cause, "strerror", None) or "the disk may be full"
         raise InputError(
-            f"{path}: cannot be written ({reason}); choose another folder. What was there before is unchanged"
+            f"{path}: cannot be written ({reason}); choose another folder (an existing file is unchanged)"
         ) from None
 
 
 @contextmanager
 def beside(path: str | os.PathLike, replace: bool = False) -> Iterator[Path]:
-    """The path for a new file or folder, which is put in the place of `path` when the context ends well.
+    """Context with a temporary path for a new file or folder, which is renamed to `path` if the context succeeds.
 
-    It lies in a hidden folder beside `path`, which goes away however the context ends: an interrupted program leaves
-    nothing half-written. What a killed one leaves is removed by the next that writes into the same folder.
+    The temporary path is in a hidden folder next to `path`, which is removed in any case. After a kill, the next write
+    into the same folder removes it.
 
     Args:
-        replace: a folder with content at `path` is replaced, as a file or an empty folder always is.
+        replace: also replace a folder with content; files and empty folders always are.
 
     Raises:
-        FolderLost: the folder that it lies in was `held` and is lost; it is not made anew.
-        OSError: the folder cannot be written or was lost meanwhile, or `path` is a folder with content by then.
+        FolderLost: the folder is one of `held` and is lost.
+        OSError: the folder cannot be written or was lost meanwhile, or `path` is a folder with content (without
+            `replace`).
     """
     path = Path(path)
     make_folder(path.parent)
@@ -80,10 +81,10 @@ def beside(path: str | os.PathLike, replace: bool = False) -> Iterator[Path]:
     hidden, lock = _hidden_folder(path)
     begun = _identity(hidden)
     try:
-        new = hidden / path.name  # one level down, so that its permissions are the usual ones
+        new = hidden / path.name  # one level down: mkdtemp's own folder has private permissions
         yield new
         _refuse_lost(path.parent)
-        if _identity(hidden) != begun:  # a writer that makes missing folders has written a part of it into a new one
+        if _identity(hidden) != begun:  # the writer may have made the folder again, with a part of the content only
             raise OSError(errno.ENOENT, "its folder was deleted or unmounted meanwhile", str(path))
         if replace and path.is_dir():
             os.replace(path, hidden / f"{path.name}.old")
@@ -95,7 +96,7 @@ def beside(path: str | os.PathLike, replace: bool = False) -> Iterator[Path]:
 
 
 def make_folder(folder: Path) -> None:
-    """Make the folder if need be, but none of `held`: raises FolderLost where that is lost."""
+    """Create the folder if it is missing; a folder of `held` is never created again, but raises FolderLost."""
     if folder in _held:
         _refuse_lost(folder)
     else:
@@ -104,13 +105,13 @@ def make_folder(folder: Path) -> None:
 
 @contextmanager
 def claimed(folder: Path, patience: float = 10.0) -> Iterator[None]:
-    """Make `folder` and keep other runs out of it for as long as this process lives, however it ends.
+    """Context that creates an output folder and locks it against other runs, at most until this process ends.
 
     Args:
-        patience: seconds to wait for a run that is just ending (a killed one's helpers live on for a moment).
+        patience: seconds to wait for the lock: the workers of a killed run end a moment later.
 
     Raises:
-        InputError: the folder cannot be written, or another run is writing to it.
+        InputError: the folder cannot be written, or another run holds the lock.
     """
     try:
         folder.mkdir(parents=True, exist_ok=True)
@@ -121,7 +122,7 @@ def claimed(folder: Path, patience: float = 10.0) -> Iterator[None]:
         lock = _lock(folder, patience)
     except BlockingIOError:
         raise InputError(
-            f"--output {folder}: another run is writing to it; wait for it, or choose another folder"
+            f"--output {folder}: another run is writing to this folder; wait until it ends, or choose another folder"
         ) from None
     try:
         with held(folder):
@@ -133,12 +134,12 @@ def claimed(folder: Path, patience: float = 10.0) -> Iterator[None]:
 
 @contextmanager
 def held(folder: str | os.PathLike) -> Iterator[None]:
-    """Make `folder`, and refuse within the context to write into it once it is deleted, moved away or unmounted.
+    """Context that creates `folder` and refuses to write into it once it was deleted, moved away or unmounted.
 
-    Else work would go on, with nobody the wiser, in a folder made anew or on the disk below a mount point.
+    Otherwise a run would silently go on in a new folder, or on the disk below a mount point.
 
     Raises:
-        InputError: the folder cannot be made.
+        InputError: the folder cannot be created.
     """
     folder, before, handle = Path(folder), dict(_held), None
     with explained(folder):
@@ -156,9 +157,9 @@ def held(folder: str | os.PathLike) -> Iterator[None]:
 
 
 def save_elsewhere(lost: str | os.PathLike, write: Callable[[Path], None]) -> Path | None:
-    """Call `write(folder)` with a new folder to replace the lost one, and return it.
+    """Call `write(folder)` with a new folder that replaces the lost one; returns that folder.
 
-    It lies in the current folder, or else in the temporary one; None where neither can be written.
+    It is in the current folder or, if that cannot be written, in the temporary folder. None if neither can be written.
     """
     for parent in (os.getcwd, tempfile.gettempdir):
         with suppress(OSError, InputError):
@@ -173,7 +174,7 @@ def save_elsewhere(lost: str | os.PathLike, write: Callable[[Path], None]) -> Pa
 
 
 def saved_elsewhere(lost: str | os.PathLike) -> list[Path]:
-    """The folders of `save_elsewhere`."""
+    """The folders that `save_elsewhere` has made for this lost folder."""
     found = []
     for parent in (os.getcwd, tempfile.gettempdir):
         with suppress(OSError):
@@ -182,7 +183,7 @@ def saved_elsewhere(lost: str | os.PathLike) -> list[Path]:
 
 
 def _identity(folder: str | os.PathLike) -> tuple[int, int] | None:
-    """What tells a folder from another one of its name; None where it cannot be reached."""
+    """Device and inode, by which a folder differs from a new one of the same name; None if there is no such folder."""
     try:
         status = os.stat(folder)
     except OSError:
@@ -191,17 +192,17 @@ def _identity(folder: str | os.PathLike) -> tuple[int, int] | None:
 
 
 def _refuse_lost(folder: Path) -> None:
-    """Raises FolderLost where a folder of `held` is no longer the same."""
+    """Raises FolderLost if `folder` is one of `held` and no longer the same."""
     if folder in _held and _identity(folder) != _held[folder]:
         raise FolderLost(f"{folder}: was deleted or unmounted in mid-run")
 
 
 def _hidden_folder(path: Path) -> tuple[Path, int | None]:
-    """A new folder beside `path`, and the lock that says for as long as this process lives that somebody needs it."""
+    """A new hidden folder next to `path`, and its lock, which shows other processes that it is in use."""
     folder = Path(tempfile.mkdtemp(UNFINISHED, f".{path.name}.", path.parent))
     try:
         lock = _lock(folder)
-    except (BlockingIOError, FileNotFoundError):  # another process was faster, and took it for a killed one's
+    except (BlockingIOError, FileNotFoundError):  # another process took it for a leftover before it was locked
         return _hidden_folder(path)
     if lock is not None and not folder.exists():
         os.close(lock)
@@ -210,11 +211,11 @@ def _hidden_folder(path: Path) -> tuple[Path, int | None]:
 
 
 def _remove_unfinished(folder: Path) -> None:
-    """Remove what killed processes left half-written in `folder`."""
+    """Remove the temporary folders of killed processes in `folder`."""
     for leftover in folder.glob(f".*{UNFINISHED}"):
         try:
             lock = _lock(leftover)
-        except OSError:  # its process lives, or has just removed it
+        except OSError:  # in use, or just removed
             continue
         if lock is not None:
             for old in leftover.glob("*.old"):  # killed between the two steps of `beside(replace=True)`
@@ -225,15 +226,15 @@ def _remove_unfinished(folder: Path) -> None:
 
 
 def _lock(folder: Path, patience: float = 0.0) -> int | None:
-    """A handle that holds the lock of a folder until it is closed, at the latest with the process.
+    """Lock a folder. Returns a file descriptor that holds the lock until it is closed or the process ends.
 
-    None where folders cannot be locked: other systems, some network drives.
+    None if folders cannot be locked here (Windows, some network drives).
 
     Args:
-        patience: seconds to wait for another process that holds it.
+        patience: seconds to wait while another process holds the lock.
 
     Raises:
-        BlockingIOError: another process holds it.
+        BlockingIOError: another process holds the lock.
         OSError: there is no such folder.
     """
     try:

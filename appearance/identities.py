@@ -1,9 +1,9 @@
-"""Who is a person, a distractor or junk: the one rule for folders, features files and metrics.
+"""The special identities -1 (junk) and 0 (distractor), as used in folders, features files and metrics.
 
-- -1 is junk: a bad box, neither a right nor a wrong answer. It is left out everywhere.
-- 0 in a gallery is a distractor, a wrong answer for every query (people and background that nobody asks for), unless a
-  query has identity 0. Then 0 is a person like any other: whoever counts people from 0 has one.
-- Among training images, 0 is a person.
+- -1 is junk: a bad box, ignored everywhere.
+- 0 in a gallery is a distractor: people and background that are wrong answers to every query. Exception: if a query has
+  identity 0, the dataset counts people from 0, and 0 is an ordinary person.
+- In training images, 0 is an ordinary person.
 """
 
 from collections.abc import Iterable
@@ -15,11 +15,11 @@ DISTRACTOR = 0
 
 
 def nobody(queries: Iterable[int]) -> frozenset[int]:
-    """Identities that are no person in the query and gallery of a test set, whose `queries` have these identities."""
+    """The identities that are not people in a test set: {-1, 0}, or {-1} if one of the `queries` has identity 0."""
     return frozenset({JUNK, DISTRACTOR} - (set(queries) - {JUNK}))
 
 
 def are_people(labels: Tensor, queries: Tensor) -> Tensor:
-    """(N,) bool: which of `labels` (N,) are people, in a test set whose queries have the identities `queries` (Nq,)."""
+    """(N,) identities `labels` and (Nq,) identities of the `queries` -> (N,) bool: which labels are people."""
     people = labels != JUNK
     return people if bool((queries == DISTRACTOR).any()) else people & (labels != DISTRACTOR)

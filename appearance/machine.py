@@ -1,4 +1,4 @@
-"""What this machine has to give: cores, memory, and processes and threads to work side by side."""
+"""Cores, memory, the data folder, and maps over threads or processes."""
 
 import multiprocessing
 import os
@@ -12,33 +12,33 @@ from pathlib import Path
 
 from appearance.cli import SCRIPTS, RunFailed
 
-AT_ONCE = 16  # images that a thread is given each time: asking costs as much as decoding a small one
+AT_ONCE = 16  # jobs handed to a thread at once: handing over costs as much as decoding a small image
 
 
 def cores() -> int:
-    """The cores that this process may use."""
+    """Number of CPU cores that this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def decoders() -> int:
-    """Threads that decode images: one a core, at most 16."""
+    """Number of threads that decode images: one per core, at most 16."""
     return min(cores(), 16)
 
 
 def free_memory() -> int:
-    """Bytes of memory that can be used without swapping."""
+    """Bytes of memory available without swapping; 4 GiB if unknown."""
     try:
         for line in Path("/proc/meminfo").read_text().splitlines():
             if line.startswith("MemAvailable:"):
                 return int(line.split()[1]) * 1024
     except OSError:
         pass
-    return 4 << 30  # not Linux: a cautious guess
+    return 4 << 30  # not Linux: a conservative guess
 
 
 def data_folder() -> Path:
-    """Where the sample and files of decoded images lie: the folder that APPEARANCE_DATA names, else `data` beside the
-    scripts, or where that cannot be written the user's cache."""
+    """Folder of the sample dataset and cache files: $APPEARANCE_DATA, else `data` next to the scripts, else (if that is
+    not writable) the user's cache folder."""
     if os.environ.get("APPEARANCE_DATA"):
         return Path(os.environ["APPEARANCE_DATA"])
     beside = SCRIPTS / "data"
@@ -48,45 +48,47 @@ def data_folder() -> Path:
 
 
 def by_threads(work: Callable, jobs: Sequence, workers: int) -> Iterator:
-    """`work(job)` of each, in order, by so many threads: for work that is mostly done without the interpreter."""
+    """`map(work, jobs)` with `workers` threads, results in order; for work that releases the GIL."""
     with ThreadPoolExecutor(max(1, workers)) as pool:
         for results in pool.map(lambda part: list(map(work, part)), chunks(jobs)):
             yield from results
 
 
 def chunks(jobs: Sequence) -> list[Sequence]:
-    """`AT_ONCE` of them each, in order."""
+    """Cut jobs into parts of AT_ONCE."""
     return [jobs[start : start + AT_ONCE] for start in range(0, len(jobs), AT_ONCE)]
 
 
 def side_by_side(work: Callable, jobs: Sequence, workers: int, chunk: int = 1) -> Iterator:
-    """`work(job)` of each, in order, by so many processes; by this one alone with one worker.
+    """`map(work, jobs)` with `workers` processes, results in order; in this process if there is one worker or job.
 
     Args:
-        work: a function at the top of a module, which other processes can find.
-        chunk: jobs that a process is given at a time.
+        work: a top-level function, so that it can be pickled.
+        chunk: jobs handed to a process at once.
 
     Raises:
-        RunFailed: a process was killed.
+        RunFailed: a worker process was killed.
     """
     if min(workers, len(jobs)) <= 1:
         yield from map(work, jobs)
         return
-    # Forked workers start at once; elsewhere than on Linux forking is not safe or not there.
+    # Forked workers start fastest, but forking is only safe on Linux.
     context = multiprocessing.get_context("fork" if sys.platform == "linux" else None)
     pool = ProcessPoolExecutor(workers, context, _begin_worker)
     try:
         yield from pool.map(work, jobs, chunksize=chunk)
     except BrokenProcessPool:
-        raise RunFailed("a process that worked along was killed; is the memory full?") from None
+        raise RunFailed(
+            "a worker process was killed, probably because memory is full; free some memory and run again"
+        ) from None
     finally:
         pool.shutdown(cancel_futures=True)
 
 
 def _begin_worker() -> None:
-    """An interrupt (Ctrl-C) reaches every process: workers leave it to their parent, which ends them.
+    """Set up a worker process: ignore Ctrl-C, which the parent handles, and exit when the parent is killed.
 
-    Where the parent is killed, nobody does, and they would wait for its next job for ever. So each watches it.
+    Otherwise the workers of a killed parent would wait for jobs for ever.
     """
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     threading.Thread(target=_end_with_parent, daemon=True).start()

@@ -1,4 +1,4 @@
-"""How far long work has come: a bar where somebody watches, a line every five minutes in a log."""
+"""Progress of long work: a bar in a terminal, a line every five minutes in a log."""
 
 import sys
 from collections.abc import Iterable
@@ -10,16 +10,16 @@ LINE = "{desc}: {percentage:.0f}% after {elapsed}, {remaining} left, {rate_noinv
 
 
 def progress(things: Iterable | None = None, *, desc: str, unit: str, hidden: bool = False, **options) -> tqdm:
-    """A bar that counts `things` as they are taken, or one to `update` by hand; gone when it is done.
+    """A tqdm bar over `things`, or without them one to `update` by hand; cleared at the end.
 
-    Where standard error is no terminal (a file, a batch system, a notebook), a bar would be thousands of lines, and
-    nothing at all would look like a run that hangs. So there work of under five minutes prints nothing, longer work a
-    line every five minutes.
+    If standard error is not a terminal (a file, a batch system, a notebook), a bar would print thousands of lines, and
+    silence would look like a hang. So work prints one line every five minutes there, and nothing if it is shorter.
 
     Args:
-        desc: what is done; `unit`: to what.
-        hidden: print nothing, as all processes but one do.
-        options: tqdm's, `total` for one.
+        desc: name of the work.
+        unit: name of one item.
+        hidden: print nothing (ranks other than 0).
+        options: further options of tqdm, such as `total`.
     """
     hidden = hidden or sys.stderr is None
     if not hidden and not sys.stderr.isatty():
@@ -30,7 +30,7 @@ def progress(things: Iterable | None = None, *, desc: str, unit: str, hidden: bo
 
 
 class _Lines:
-    """A file for tqdm's bars where each state is a line of its own, and a bar that is wiped away none."""
+    """A file for tqdm that prints each state on its own line and ignores the clearing of the bar."""
 
     def write(self, text: str) -> None:
         if text.strip():

@@ -1,7 +1,7 @@
-"""Files that somebody else may have made: what is opened, and how much of it is taken into memory.
+"""Read untrusted files safely.
 
-A name in a folder, in a list or in another file can stand for anything: a named pipe, which nobody ever writes to, a
-device that never ends, a few bytes that unpack to gigabytes. So only ordinary files are opened, of a size that fits.
+A path may lead to a named pipe that blocks, a device that never ends, or a small file that unpacks to gigabytes. So
+only ordinary files are opened, and only if their content fits into memory.
 """
 
 import hashlib
@@ -16,10 +16,10 @@ from torch import Tensor
 from appearance.cli import InputError
 from appearance.machine import free_memory
 
-LARGEST_TEXT = 1 << 30  # bytes of a table, a list or a description
-UNPACKED = 50  # times its size, up to which a file may unpack; what is compressed otherwise is made of zeros
-SMALL = 64 << 20  # bytes that any file may unpack to
-MATLAB_NUMBERS = {
+LARGEST_TEXT = 1 << 30  # bytes of a text file
+UNPACKED = 50  # largest compression ratio that is accepted
+SMALL = 64 << 20  # bytes that a file may unpack to at any ratio
+MATLAB_NUMBERS = {  # numeric class -> bytes per element
     "double": 8,
     "single": 4,
     "logical": 1,
@@ -35,13 +35,13 @@ KINDS = (
 
 
 def size_of(path: str | os.PathLike, most: int | None = None) -> int:
-    """The size of an ordinary file in bytes, before anything opens it.
+    """The size of a file in bytes, without opening it.
 
     Args:
-        most: bytes that it may have. None: as many as there is free memory.
+        most: largest accepted size in bytes. None: the free memory.
 
     Raises:
-        InputError: it is missing, no ordinary file, or larger; names it.
+        InputError: the file is missing, not an ordinary file, or larger than `most`.
     """
     try:
         found = os.stat(path)
@@ -50,34 +50,34 @@ def size_of(path: str | os.PathLike, most: int | None = None) -> int:
     except OSError as error:
         raise InputError(f"{path}: cannot be read ({error.strerror})") from None
     except ValueError:  # a zero in the name
-        raise InputError(f"{path}: cannot be read (no possible name)") from None
+        raise InputError(f"{path}: cannot be read (not a valid file name)") from None
     for is_kind, name in KINDS:
         if is_kind(found.st_mode):
-            raise InputError(f"{path}: is {name}, not a file that can be read")
+            raise InputError(f"{path}: is {name}; give an ordinary file")
     most = free_memory() if most is None else most
     if found.st_size > most:
-        raise InputError(f"{path}: {found.st_size:,} bytes are more than the {most:,} that can be read")
+        raise InputError(f"{path}: has {found.st_size:,} bytes, more than the {most:,} that can be read")
     return found.st_size
 
 
 def text_of(path: str | os.PathLike, encoding: str = "utf-8", errors: str = "strict") -> str:
-    """The text of an ordinary file.
+    """The text of a file.
 
     Raises:
-        InputError: as `size_of`; or it cannot be opened, or is of another encoding.
+        InputError: as `size_of`, or the file cannot be opened or has another encoding.
     """
     size = size_of(path, LARGEST_TEXT)
     try:
         with open(path, "rb") as file:
-            return file.read(size).decode(encoding, errors)  # no further: files of the system may never end
+            return file.read(size).decode(encoding, errors)  # with a limit, as system files may never end
     except OSError as error:
         raise InputError(f"{path}: cannot be read ({error.strerror})") from None
     except UnicodeDecodeError as error:
-        raise InputError(f"{path}: cannot be read as text ({error})") from None
+        raise InputError(f"{path}: is not {encoding.removesuffix('-sig').upper()} text ({error})") from None
 
 
 def digest(path: str | os.PathLike, most: int | None = None) -> str:
-    """16 hexadecimal digits that tell the content of an ordinary file; errors as of `size_of`."""
+    """A 64-bit hash of a file's content, as 16 hexadecimal digits. Raises InputError as `size_of`."""
     left, found = size_of(path, most), hashlib.blake2b(digest_size=8)
     with open(path, "rb") as file:
         while left > 0 and (part := file.read(min(left, 1 << 20))):
@@ -87,32 +87,36 @@ def digest(path: str | os.PathLike, most: int | None = None) -> str:
 
 
 def refuse_bomb(path: str | os.PathLike, compressed: bool = True) -> None:
-    """Raises InputError where a zip file would unpack to far more than itself, or is compressed and may not be."""
+    """Raise InputError if a zip file (torch, numpy) unpacks to far more than its size.
+
+    Args:
+        compressed: whether the file may be compressed at all; torch files never are.
+    """
     try:
         with zipfile.ZipFile(path) as file:
             entries = file.infolist()
             unpacked, packed = (sum(getattr(one, name) for one in entries) for name in ("file_size", "compress_size"))
-    except Exception:  # no zip file, or a broken one: for its reader to say
+    except Exception:  # not a zip file, or broken: its reader reports that
         return
     if unpacked > packed and not compressed:
-        raise InputError(f"{path}: refused: its contents are compressed, as torch never writes them")
+        raise InputError(f"{path}: refused: the file is compressed, which torch files never are")
     if unpacked > max(SMALL, UNPACKED * packed) or unpacked > free_memory():
-        raise InputError(f"{path}: refused: its {packed:,} bytes unpack to {unpacked:,}")
+        raise InputError(f"{path}: refused: {packed:,} bytes unpack to {unpacked:,}")
 
 
 def is_plain(tensor: Tensor) -> bool:
-    """Whether a tensor is numbers in memory, all of them there: not sparse, nested, or one number under many names."""
+    """Whether a tensor is dense and all its elements are in memory: not sparse, nested, quantized, meta or expanded."""
     if tensor.is_nested or tensor.layout != torch.strided or tensor.is_quantized or tensor.is_meta:
         return False
     return tensor.numel() * tensor.element_size() <= tensor.untyped_storage().nbytes()
 
 
 def matlab_arrays(path: str | os.PathLike, names: tuple[str, ...] = ()) -> dict[str, np.ndarray]:
-    """The numeric arrays of a MATLAB file, or those of these names.
+    """The numeric arrays of a MATLAB file, or only those called `names`.
 
     Raises:
         ImportError: scipy is missing.
-        InputError: as `size_of`; or the file is broken, or its arrays are larger than the memory.
+        InputError: as `size_of`, or the file is broken or too large when unpacked.
     """
     from scipy.io import loadmat, whosmat
 
@@ -125,4 +129,4 @@ def matlab_arrays(path: str | os.PathLike, names: tuple[str, ...] = ()) -> dict[
             return {name: value for name, value in loadmat(path, variable_names=wanted).items() if name in wanted}
     except Exception as error:  # scipy raises almost anything on a broken file
         raise InputError(f"{path}: cannot be read as a MATLAB file ({error})") from None
-    raise InputError(f"{path}: refused: its {packed:,} bytes unpack to {unpacked:,}")
+    raise InputError(f"{path}: refused: {packed:,} bytes unpack to {unpacked:,}")

@@ -1,6 +1,6 @@
-"""What a network's vectors are compared with: no appearance at all, and histograms of colours.
+"""Baselines for a network's vectors: no appearance, and colour histograms.
 
-Each turns a list of RGB crops into (n, D) unit rows.
+Each function turns n RGB crops, (h, w, 3) uint8, into (n, D) float32 unit rows.
 """
 
 import numpy as np
@@ -8,13 +8,14 @@ from PIL import Image
 
 
 def nothing(crops: list[np.ndarray]) -> np.ndarray:
+    """The same vector for every crop: (n, 1)."""
     return np.ones((len(crops), 1), np.float32)
 
 
 def colours(crops: list[np.ndarray]) -> np.ndarray:
-    """Hue and saturation histograms of the upper and the lower half, as square roots (n, 2 * 16 * 4).
+    """Square roots of hue-saturation histograms (16 x 4 bins) of the upper and lower half: (n, 128).
 
-    The cosine of two such vectors is their Bhattacharyya coefficient.
+    The cosine similarity of two such vectors is the mean Bhattacharyya coefficient of the halves.
     """
     rows = []
     for crop in crops:

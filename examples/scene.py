@@ -1,10 +1,10 @@
-"""Draw a moving scene with ground truth: people who walk, stop, turn round behind things, leave and come back.
+"""Render a synthetic video with ground truth: people walk, stop, turn behind occluders, leave and return.
 
     python examples/scene.py OUT && python examples/track_mot.py OUT
 
-OUT becomes a sequence in MOT format, with a detector's boxes in det/ and the truth in gt/. It is drawn as the
-sample dataset is, by one camera that changes its exposure, under light that differs from place to place. Nobody in it
-is in the sample dataset: the people come from streams of their own.
+OUT becomes a sequence in MOT format, with simulated detections in det/ and annotations in gt/. It is rendered like the
+sample dataset, by one camera with changing exposure, in a scene with sun and shade. The people are not in the sample
+dataset: they have random streams of their own.
 """
 
 import functools
@@ -13,7 +13,7 @@ import sys
 from dataclasses import dataclass
 from pathlib import Path
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # the scripts of the collection
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # the repository
 
 import numpy as np
 from PIL import Image, ImageDraw
@@ -28,43 +28,43 @@ from appearance.drawn.variety import EVERYTHING
 from appearance.files import beside
 from appearance.flags import count, positive
 
-# Apart from those of the sample.
+# First part of the stream keys; other numbers than in the sample dataset.
 PERSON_STREAM, WALK_STREAM, DEVELOP_STREAM, DETECTOR_STREAM, PLACE_STREAM = 100, 101, 102, 103, 104
 CAMERA = Camera.random(0, 1, EVERYTHING.without("exposure", "night", "contrast", "haze", "saturation", "noise"))
-WIDTH, HEIGHT = 1024, 384  # pixels in which the scene is drawn; a frame has half as many
+WIDTH, HEIGHT = 1024, 384  # pixels at which the scene is drawn; frames are smaller by SCALE
 SCALE = 2
-RATE = 8  # frames a second
+RATE = 8  # frames per second
 HEADINGS = {"front": 0.0, "right": math.pi / 2, "back": math.pi, "left": -math.pi / 2}  # see drawn/solids.py
-OCCLUDERS = ((300, 372, (96, 104, 96)), (690, 790, (120, 92, 70)))  # left, right, colour
-PHASES = 12  # drawings of a walking cycle
-EXPOSURE_FRAMES = 25  # from one exposure of the camera to the next
-VISIBLE = 0.5  # share of a person that must be seen for the detector to find it, and for the ground truth to ask for it
+OCCLUDERS = ((300, 372, (96, 104, 96)), (690, 790, (120, 92, 70)))  # left, right, RGB
+PHASES = 12  # images per walking cycle
+EXPOSURE_FRAMES = 25  # frames between changes of the exposure
+VISIBLE = 0.5  # least visible fraction of a person in ground truth and detections
 
 
 @dataclass(frozen=True)
 class Pose:
-    """Where a person is in one frame, in drawing pixels."""
+    """Position of a person in one frame, in pixels of the drawing (SCALE per pixel of a frame)."""
 
     person: int
-    x: float  # of the body's centre line
-    feet: float
+    x: float  # column of the body's centre line
+    feet: float  # row of the soles
     height: int
-    view: str
-    phase: int  # of PHASES
+    view: str  # one of HEADINGS
+    phase: int  # of the walking cycle, below PHASES
 
 
 @dataclass
 class Scene:
-    """A sequence: everything per frame, boxes as (n, 4) left, top, width, height in pixels of the frame."""
+    """A sequence, one list item per frame. Boxes are left, top, width, height in pixels of the frame."""
 
     frames: list[np.ndarray]  # (H, W, 3) uint8 RGB
-    people: list[np.ndarray]  # (n,) int: who is to be found
-    boxes: list[np.ndarray]  # (n, 4) float: where
-    detections: list[np.ndarray]  # (m, 4) float: what a detector finds; misses some, is a little off, sees ghosts
+    people: list[np.ndarray]  # (n,) int: ground truth identities
+    boxes: list[np.ndarray]  # (n, 4) float: ground truth boxes
+    detections: list[np.ndarray]  # (m, 4) float: simulated detections, see `detect`
 
 
 def record(seed: int = 0, frames: int = 300, people: int = 8) -> Scene:
-    """Draw a scene; the same arguments give the same pixels."""
+    """Render a scene; the same arguments give the same pixels."""
     walks = [walk(person, seed, frames) for person in range(people)]
     scene = Scene([], [], [], [])
     for number in range(frames):
@@ -78,7 +78,7 @@ def record(seed: int = 0, frames: int = 300, people: int = 8) -> Scene:
 
 
 def walk(person: int, seed: int, frames: int) -> list[Pose | None]:
-    """One person's pose in each frame, None while out of sight."""
+    """One person's pose in each frame; None while outside the image."""
     rng = stream(seed, WALK_STREAM, person)
     poses: list[Pose | None] = [None] * int(rng.integers(0, 60))
     while len(poses) < frames:
@@ -100,7 +100,7 @@ def walk(person: int, seed: int, frames: int) -> list[Pose | None]:
 
 
 def _stop(rng: np.random.Generator) -> float:
-    """Where somebody stops or turns round: half of the time behind something."""
+    """A random column where a person stops or turns: with probability 0.5 behind an occluder."""
     if rng.random() < 0.5:
         left, right, _ = OCCLUDERS[rng.integers(len(OCCLUDERS))]
         return (left + right) / 2
@@ -109,21 +109,21 @@ def _stop(rng: np.random.Generator) -> float:
 
 @functools.lru_cache(maxsize=4096)
 def sheet(person: int, seed: int, view: str, phase: int, height: int) -> Image.Image:
-    """A person's drawing: (height, 0.8 height) RGBA."""
+    """The image of a person: RGBA, `height` pixels high, 0.8 * `height` wide."""
     identity = Identity.random(stream(seed, PERSON_STREAM, person))
     return figure(identity, poses.Pose(2 * math.pi * phase / PHASES), HEADINGS[view], height)
 
 
 @functools.lru_cache(maxsize=1)
 def backdrop() -> Image.Image:
-    """The empty place, drawn once."""
+    """The background, drawn once."""
     return draw_place(stream(0, PLACE_STREAM), 0.1, WIDTH, HEIGHT).picture
 
 
 def draw(poses: list[Pose], seed: int) -> tuple[Image.Image, list[tuple[int, list[float]]]]:
-    """The picture of these people, far ones first, and (person, box) of each that is visible enough."""
+    """Draw people (sorted, far ones first). Returns the image and (person, box) of those visible enough."""
     picture = backdrop().copy()
-    owner = Image.new("I", picture.size, -1)  # whose pixel it is
+    owner = Image.new("I", picture.size, -1)  # index of the person that each pixel shows
     shapes = []
     for index, pose in enumerate(poses):
         person = sheet(pose.person, seed, pose.view, pose.phase, pose.height)
@@ -147,9 +147,9 @@ def draw(poses: list[Pose], seed: int) -> tuple[Image.Image, list[tuple[int, lis
 
 
 def develop(picture: Image.Image, number: int, seed: int) -> np.ndarray:
-    """The camera's frame: (H, W, 3) uint8 RGB, sun on the left, shade on the right, a new exposure now and then.
+    """The camera's frame, (H, W, 3) uint8 RGB: sun on the left, shade on the right.
 
-    Its noise stays between two exposures, so that a GIF need not store what does not move.
+    Exposure and noise change every EXPOSURE_FRAMES frames only, so that GIFs of the scene stay small.
     """
     light = np.linspace(1.15, 0.62, WIDTH // SCALE, dtype=np.float32)[:, None] * np.array([1.0, 1.0, 1.04], np.float32)
     lit = Image.fromarray((np.asarray(picture.reduce(SCALE)) * light).clip(0, 255).astype(np.uint8))
@@ -157,7 +157,8 @@ def develop(picture: Image.Image, number: int, seed: int) -> np.ndarray:
 
 
 def detect(boxes: np.ndarray, number: int, seed: int) -> np.ndarray:
-    """What a detector makes of the true boxes: 4 % missed, edges off by 3 % of the height, a ghost in 3 % of frames."""
+    """Simulated detections of (n, 4) boxes: 4 % are missed, edges vary by 3 % of the height, 3 % of frames have a false
+    detection."""
     rng = stream(seed, DETECTOR_STREAM, number)
     noise = rng.normal(0, 0.03, boxes.shape) * boxes[:, 3:4] * [0.5, 1, 0.5, 1]
     found = (boxes + noise)[rng.random(len(boxes)) > 0.04]
@@ -168,7 +169,11 @@ def detect(boxes: np.ndarray, number: int, seed: int) -> np.ndarray:
 
 
 def save(scene: Scene, folder: Path) -> None:
-    """As a sequence in MOT format (`appearance/data/sequences.py`); PNG, so that what does not move stays as it is."""
+    """Write a sequence in MOT format (`appearance/data/sequences.py`), with lossless PNG frames.
+
+    Raises:
+        InputError: the folder cannot be written.
+    """
     detections, truth = [], []
     try:
         with beside(folder) as new:
@@ -191,18 +196,18 @@ def _box(box: np.ndarray) -> str:
 
 
 def get_args_parser() -> cli.ArgumentParser:
-    parser = cli.ArgumentParser(description="Draw people who walk about, as a sequence in MOT format.")
+    parser = cli.ArgumentParser(description="Render a synthetic video of walking people, as a sequence in MOT format.")
     add = parser.add_argument
-    add("output", type=Path, metavar="OUT", help="folder for the sequence")
-    add("--frames", type=positive, default=300, help="length of the scene (default: 300)")
-    add("--people", type=positive, default=8, help="people in the scene (default: 8)")
-    add("--seed", type=count, default=0, help="another number draws other people (default: 0)")
+    add("output", type=Path, metavar="OUT", help="new folder for the sequence")
+    add("--frames", type=positive, default=300, help="number of frames (default: 300)")
+    add("--people", type=positive, default=8, help="number of people (default: 8)")
+    add("--seed", type=count, default=0, help="seed of people and walks (default: 0)")
     return parser
 
 
 def main(args) -> None:
     if args.output.is_dir() and any(args.output.iterdir()):
-        raise cli.InputError(f"{args.output}: is not empty; choose another folder")
+        raise cli.InputError(f"{args.output}: exists and is not empty; choose a new folder")
     save(record(args.seed, args.frames, args.people), args.output)
     print(f"{args.frames} frames with {args.people} people in {args.output}")
 

@@ -1,7 +1,7 @@
-"""A small DeepSORT: Kalman filter, cascade of appearance matches, then overlap.
+"""A small DeepSORT: Kalman filter, matching cascade by appearance, then matching by overlap.
 
-Wojke et al., "Simple Online and Realtime Tracking with a Deep Association Metric", ICIP 2017. Written to show what
-appearance vectors do for a tracker; its numbers are those of the paper where not said otherwise.
+Wojke et al., "Simple Online and Realtime Tracking with a Deep Association Metric", ICIP 2017. It shows the effect
+of appearance vectors on a tracker. Constants are those of the paper unless noted.
 """
 
 from collections.abc import Sequence
@@ -10,14 +10,17 @@ from dataclasses import dataclass
 import numpy as np
 
 GATE = 9.4877  # 95 % quantile of the chi-squared distribution with 4 degrees of freedom
-REFUSED = 1e5  # cost of a pair that must not be matched
+REFUSED = 1e5  # cost of a forbidden match
 
 
 class Kalman:
-    """Constant velocity of (centre x, centre y, aspect ratio, height); noise grows with the height (paper, 2.1)."""
+    """Constant-velocity Kalman filter over (centre x, centre y, aspect ratio, height) in pixels; paper, section 2.1.
 
-    POSITION, VELOCITY = 1 / 20, 1 / 160  # standard deviations as shares of the height, per frame
-    STEP = np.eye(8) + np.eye(8, k=4)  # positions grow by velocities
+    Noise is proportional to the height.
+    """
+
+    POSITION, VELOCITY = 1 / 20, 1 / 160  # standard deviations per frame, as fractions of the height
+    STEP = np.eye(8) + np.eye(8, k=4)  # transition matrix: position += velocity
 
     def __init__(self, measured: np.ndarray):
         self.mean = np.concatenate([measured, np.zeros(4)])  # (8,)
@@ -29,6 +32,7 @@ class Kalman:
         return np.array([p, p, 1e-2, p, v, v, 1e-5, v])
 
     def predict(self) -> None:
+        """Advance by one frame."""
         self.mean = self.STEP @ self.mean
         self.covariance = self.STEP @ self.covariance @ self.STEP.T
         self.covariance[range(8), range(8)] += self._deviations(1, 1) ** 2
@@ -39,6 +43,7 @@ class Kalman:
         return self.mean[:4], self.covariance[:4, :4] + np.diag(np.array([p, p, 1e-1, p]) ** 2)
 
     def update(self, measured: np.ndarray) -> None:
+        """Correct the state with a measurement (4,)."""
         mean, covariance = self.expected()
         gain = np.linalg.solve(covariance, self.covariance[:4]).T  # (8, 4)
         self.mean = self.mean + gain @ (measured - mean)
@@ -46,7 +51,7 @@ class Kalman:
 
 
 def distances(motions: Sequence[Kalman], measured: np.ndarray) -> np.ndarray:
-    """Squared Mahalanobis distances of measurements (n, 4) from where each of m motions expects one: (m, n)."""
+    """(m, n) squared Mahalanobis distances between m predictions and n measurements (n, 4)."""
     means, covariances = zip(*(motion.expected() for motion in motions), strict=True)
     away = measured - np.stack(means)[:, None]  # (m, n, 4)
     return (away @ np.linalg.inv(np.stack(covariances)) * away).sum(2)
@@ -54,35 +59,38 @@ def distances(motions: Sequence[Kalman], measured: np.ndarray) -> np.ndarray:
 
 @dataclass
 class Track:
+    """The state of one track."""
+
     number: int
     motion: Kalman
-    memory: np.ndarray  # (budget, D) room for the last appearance vectors
-    hits: int = 0
-    age: int = 0  # frames since it was last seen
+    memory: np.ndarray  # (budget, D) ring buffer of the last appearance vectors
+    hits: int = 0  # number of matched detections
+    age: int = 0  # frames since the last match
     confirmed: bool = False
 
     def remember(self, vector: np.ndarray) -> None:
+        """Store the vector (D,) of a matched detection."""
         self.memory[self.hits % len(self.memory)] = vector
         self.hits += 1
 
     def gallery(self) -> np.ndarray:
-        """The vectors of the last times it was seen: (n, D)."""
+        """The stored vectors: (n, D)."""
         return self.memory[: self.hits]
 
     def box(self) -> np.ndarray:
-        """Left, top, width, height, as predicted."""
+        """The predicted box (4,): left, top, width, height in pixels."""
         x, y, aspect, height = self.motion.mean[:4]
         return np.array([x - aspect * height / 2, y - height / 2, aspect * height, height])
 
 
 class Tracker:
-    """Detections and their appearance in, track numbers out, frame by frame.
+    """Assign track numbers to detections, frame by frame.
 
     Args:
-        max_distance: largest cosine distance of an appearance match; None tracks by motion alone.
-        max_age: frames after which a track that is not seen is given up.
-        n_init: detections in a row that make a track.
-        budget: vectors kept of each track.
+        max_distance: largest cosine distance of an appearance match; None: track by motion alone.
+        max_age: frames without a match after which a track is deleted.
+        n_init: consecutive matches that confirm a track.
+        budget: number of vectors stored per track.
         min_overlap: smallest intersection over union of an overlap match.
     """
 
@@ -93,14 +101,14 @@ class Tracker:
         self.made = 0
 
     def update(self, boxes: np.ndarray, vectors: np.ndarray) -> np.ndarray:
-        """One frame.
+        """Process one frame.
 
         Args:
-            boxes: (n, 4) left, top, width, height.
+            boxes: (n, 4) left, top, width, height in pixels.
             vectors: (n, D) unit rows; ignored when tracking by motion alone.
 
         Returns:
-            (n,) the number of each detection's track, -1 where there is none yet.
+            (n,) int: track number of each detection, -1 while a track is not confirmed.
         """
         measured = np.column_stack([boxes[:, :2] + boxes[:, 2:] / 2, boxes[:, 2] / boxes[:, 3], boxes[:, 3]])
         for track in self.tracks:
@@ -110,7 +118,7 @@ class Tracker:
         waiting = [track for track in self.tracks if track.confirmed]
         if self.max_distance is not None:
             ages = {track.age for track in waiting if track.age <= self.max_age}
-            for age in sorted(ages):  # those seen last come first (paper, 2.3)
+            for age in sorted(ages):  # recently seen tracks first (paper, 2.3)
                 self._match([t for t in waiting if t.age == age], free, self._appearance, measured, vectors, numbers)
         recent = 1 if self.max_distance is not None else self.max_age
         left = [t for t in self.tracks if t.age and t.age <= (recent if t.confirmed else 1)]
@@ -124,7 +132,7 @@ class Tracker:
         return numbers
 
     def _match(self, tracks, free, cost_of, measured, vectors, numbers, boxes=None) -> None:
-        """Match tracks to the free detections at least cost; matched detections leave `free`."""
+        """Match tracks to the detections in `free` at minimum cost; writes `numbers`, removes matches from `free`."""
         if not tracks or not free:
             return
         pairs = assign(cost_of(tracks, measured[free], vectors[free], None if boxes is None else boxes[free]))
@@ -140,25 +148,26 @@ class Tracker:
         free[:] = [index for column, index in enumerate(free) if column not in taken]
 
     def _appearance(self, tracks, measured, vectors, boxes) -> np.ndarray:
-        """Smallest cosine distance to any vector of the track, where the motion allows it: (tracks, detections)."""
+        """(tracks, detections) costs: smallest cosine distance to a stored vector, REFUSED if too far away."""
         cost = np.stack([1 - (track.gallery() @ vectors.T).max(0) for track in tracks])
         gate = distances([track.motion for track in tracks], measured)
         return np.where((cost > self.max_distance) | (gate > GATE), REFUSED, cost)
 
     def _overlap(self, tracks, measured, vectors, boxes) -> np.ndarray:
+        """(tracks, detections) costs: 1 - intersection over union, REFUSED below `min_overlap`."""
         shared = overlap(np.stack([track.box() for track in tracks]), boxes)
         return np.where(shared < self.min_overlap, REFUSED, 1 - shared)
 
 
 def assign(cost: np.ndarray) -> list[tuple[int, int]]:
-    """The pairs (row, column) of least total cost, without refused ones."""
+    """The (row, column) pairs of minimum total cost, without forbidden ones. Needs scipy."""
     from scipy.optimize import linear_sum_assignment
 
     return [(r, c) for r, c in zip(*linear_sum_assignment(cost), strict=True) if cost[r, c] < REFUSED]
 
 
 def overlap(a: np.ndarray, b: np.ndarray) -> np.ndarray:
-    """Intersection over union of boxes (n, 4) and (m, 4), left, top, width, height: (n, m)."""
+    """(n, m) intersection over union of boxes (n, 4) and (m, 4): left, top, width, height."""
     a, b = a[:, None], b[None]
     low = np.maximum(a[..., :2], b[..., :2])
     high = np.minimum(a[..., :2] + a[..., 2:], b[..., :2] + b[..., 2:])

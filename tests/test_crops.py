@@ -49,16 +49,16 @@ def test_every_filter_counts_what_it_leaves_out(folder):
         add_row(path, 1, track, left, 0, width, height, 1, 1, 1)
     kept, steps = chosen(folder)
     assert [(step.reason, step.left_out) for step in steps[1:]] == [
-        ("of other classes than pedestrian", 1),
-        ("not to be considered", 1),
-        ("without a track number", 1),
-        ("of frames that are missing", 1),
-        ("without width or height", 2),
-        ("second boxes of a track in one frame", 1),
+        ("not of class pedestrian", 1),
+        ("marked to be ignored (column 7 is 0)", 1),
+        ("no track number", 1),
+        ("no image for the frame", 1),
+        ("no width or height", 2),
+        ("second box of a track in one frame", 1),
         ("outside the frame", 2),
-        ("less than 30% visible", 1),
-        ("lower than 48 pixels", 1),
-        ("narrower than 16 pixels", 2),
+        ("under 30% visible", 1),
+        ("under 48 pixels high", 1),
+        ("under 16 pixels wide", 2),
     ]
     assert steps[0].boxes == 173
     assert (steps[-1].boxes, steps[-1].identities) == (160, 4) == (len(kept), len(np.unique(kept.track)))
@@ -71,7 +71,7 @@ def test_visibility_where_nothing_tells_it(folder):
     add_row(path, 1, 13, -40, 20, 56, 64, 1, -1, -1, -1)  # 16 of 56 pixels inside
     kept, steps = chosen(folder)
     assert kept.track.tolist() == [12]
-    assert steps[-1].reason == "less than 30% visible"
+    assert steps[-1].reason == "under 30% visible"
 
 
 def test_overlaps_by_hand():
@@ -87,7 +87,7 @@ def test_a_trackers_results_leave_out_who_overlaps(folder, tmp_path):
     for frame in range(1, 11):
         add_row(results, frame, 50, 4 + frame, 20, 24, 64, 1, -1, -1, -1)
     kept, steps = chosen(folder, tracks=results)
-    assert steps[1].reason == "more than 30% in another track's box"
+    assert steps[1].reason == "over 30% inside another track's box"
     assert steps[1].left_out == 20  # of both
     assert 50 not in kept.track
 
@@ -103,9 +103,9 @@ def test_classes_of_tracks(folder):
     results = annotate(folder, "0.9,3,-1", people=2)
     add_row(results, 1, 30, 100, 20, 24, 64, 0.9, 1, -1)
     kept, steps = chosen(folder, Rules(classes=("car",)), tracks=results)
-    assert (len(kept), steps[1].reason, steps[1].left_out) == (80, "of other classes than car", 1)
+    assert (len(kept), steps[1].reason, steps[1].left_out) == (80, "not of class car", 1)
     assert len(chosen(folder, tracks=results)[0]) == 81
-    with pytest.raises(InputError, match=r"--classes: .*gt.txt does not tell classes; --columns says which"):
+    with pytest.raises(InputError, match=r"--classes: .*gt.txt has no class column .* with --columns"):
         chosen(folder, Rules(classes=("car",)), tracks=annotate(folder, "1,-1,-1,-1"))
 
 
@@ -114,7 +114,7 @@ def test_a_track_that_was_lost_may_be_somebody_else_after_it(folder, tmp_path):
     frames = [*range(1, 9), *range(11, 21), *range(25, 35)]  # 3 frames from 8 to 11, 5 from 20 to 25
     results.write_text("".join(f"{frame},1,5,20,24,64,1,-1,-1,-1\n" for frame in frames))
     kept, steps = chosen(folder, tracks=results)
-    assert (steps[-1].reason, steps[-1].left_out) == ("beside a track's longest unbroken run", 10)
+    assert (steps[-1].reason, steps[-1].left_out) == ("outside the track's longest unbroken run", 10)
     assert kept.frame.tolist() == frames[:18]
 
 
@@ -161,7 +161,7 @@ def test_all_are_for_testing_where_nothing_is_trained(folder, split):
     made = plan([Sequence(folder)], [kept], Rules(split=split, test_ratio=1))
     assert not made.splits["train"]
     assert len({crop.who for crop in made.splits["query"]}) == 4
-    with pytest.raises(InputError, match="1 person in the boxes that are left, 1 to test with: two are needed"):
+    with pytest.raises(InputError, match="only 1 person left after filtering, 1 to test, but at least two"):
         plan([Sequence(folder)], [kept[kept.track == kept.track[0]]], Rules(split=split, test_ratio=1))
 
 
@@ -173,7 +173,7 @@ def test_time_is_cut(folder):
     assert max(frames["train"]) == 15  # 5 frames, a second, before 21
     assert min(frames["query"]) == 21
     assert {crop.who for crop in made.splits["train"]} == {crop.who for crop in made.splits["query"]}
-    assert made.left_out["between the times to train and to test on"] == 4 * 5
+    assert made.left_out["between the training and the test part"] == 4 * 5
 
 
 def test_no_more_of_an_identity_than_asked_for(folder):
@@ -181,7 +181,7 @@ def test_no_more_of_an_identity_than_asked_for(folder):
     kept, _ = chosen(folder)
     made = plan([Sequence(folder)], [kept], Rules(per_identity=10))
     assert len(made.splits["train"]) == 3 * 10
-    assert made.left_out["more than 10 of an identity"] == 4 * 30
+    assert made.left_out["over 10 crops of a person"] == 4 * 30
 
 
 def test_few_people(folder):
@@ -189,7 +189,7 @@ def test_few_people(folder):
     made = plan([Sequence(folder)], [chosen(folder)[0]], RULES)
     assert {split: len(crops) for split, crops in made.splits.items()} == {"train": 80, "query": 0, "gallery": 0}
     annotate(folder, people=1)
-    with pytest.raises(InputError, match="1 person in the boxes that are left, 1 to train on: two are needed"):
+    with pytest.raises(InputError, match="only 1 person left after filtering, 1 to train on, but at least two"):
         plan([Sequence(folder)], [chosen(folder)[0]], RULES)
 
 
@@ -247,7 +247,7 @@ def test_command(tmp_path, folder):
     annotate(folder)
     done = call_script("datasets.py", "crops", "street", "--min-images", 2, "--per-identity", 9, "out", cwd=tmp_path)
     assert done.code == 0, done.stderr
-    for line in ("in the file 160 4", "more than 9 of an identity -124", "train 3 27 1", "train.py --data-dir out"):
+    for line in ("in the file 160 4", "over 9 crops of a person -124", "train 3 27 1", "train.py --data-dir out"):
         assert line in " ".join(done.stdout.split())
     assert len(list((tmp_path / "out" / "train").glob("*/*_c1_*_*.jpg"))) == 27
     done = call_script("datasets.py", "crops", "street", "out", cwd=tmp_path)
@@ -268,13 +268,13 @@ def test_command_with_tracks(tmp_path, folder):
 @pytest.mark.parametrize(
     ("flags", "words"),
     [
-        (("street",), "give the sequences"),
+        (("street",), "give one or more sequences"),
         (("street", "out", "--min-visibility", 3), "argument --min-visibility: 3 is not a number from 0 to 1"),
         (("street", "out", "--per-identity", 0), "argument --per-identity: 0 is not a whole number above 0"),
         (("street", "out", "--classes", "bus"), "--classes bus"),
         (("street", "out", "--wrong", 1), "--wrong"),
-        (("street", "out", "--gt-columns", "frame,id"), "--gt-columns: id is no column"),
-        (("nowhere", "out"), "nowhere: no such sequence"),
+        (("street", "out", "--gt-columns", "frame,id"), "--gt-columns: unknown column id"),
+        (("nowhere", "out"), "nowhere: no such folder"),
     ],
 )
 def test_wrong_commands(tmp_path, folder, flags, words):

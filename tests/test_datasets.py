@@ -98,9 +98,9 @@ def test_wrong_extension_does_not_matter(tmp_path):
         (lambda path: path.write_bytes(b""), "cannot be read as an image"),
         (lambda path: path.write_bytes(b"<html>404</html>"), "cannot identify"),
         (lambda path: path.symlink_to("nowhere.jpg"), "broken link"),
-        (lambda path: os.mkfifo(path), "no file"),
+        (lambda path: os.mkfifo(path), "not an ordinary file"),
         (lambda path: (paint(path, size=(64, 128)), path.write_bytes(path.read_bytes()[:-300])), "truncated"),
-        (lambda path: Image.new("1", (9000, 9000)).save(path), "too many"),
+        (lambda path: Image.new("1", (9000, 9000)).save(path), "over the limit of 50,000,000"),
         (lambda path: Image.new("1", (20000, 20000)).save(path, "png"), "decompression bomb"),
     ],
     ids=["empty", "html", "link", "pipe", "truncated", "large", "bomb"],
@@ -199,7 +199,7 @@ def test_check_lists_everything_in_one_pass(tmp_path):
         "000777_00.jpg: cannot be read",
         "8x8 pixels",
         "broken link",
-        "1 identities are both",
+        "1 identity in both",
         "1 of 7 query",
     ):
         assert words in result.stdout
@@ -226,7 +226,7 @@ def test_names_with_line_breaks_and_bad_bytes_stay_on_one_line(tmp_path):
 def test_check_fails_where_training_or_evaluation_cannot_work(tmp_path, prepare, words):
     prepare(tmp_path / "root")
     result = call_script("datasets.py", "check", tmp_path / "root", cwd=tmp_path)
-    assert_one_line_error(result, "must be mended")
+    assert_one_line_error(result, "are errors; fix them")
     assert words in result.stdout
 
 
@@ -238,8 +238,8 @@ def test_warnings_that_do_not_stop(class_folders):
     (class_folders / "empty").mkdir()
     paint(class_folders / "alone" / "c1_a.jpg")
     found = " ".join(problems_of(class_folders))
-    assert "empty: an identity folder without any image" in found
-    assert "1 identities have a single image (alone)" in found
+    assert "empty: this identity folder has no images" in found
+    assert "1 identity with a single image (alone)" in found
     assert "no query/ and gallery/" in found
 
 
@@ -267,7 +267,7 @@ def test_split_gives_a_dataset_that_checks(tmp_path, flags):
     [
         (["split", "people", "out", "--test-ratio", "nan"], "--test-ratio"),
         (["split", "few", "out"], "at least 3 identities"),
-        (["split", "market", "out"], "already has its splits"),
+        (["split", "market", "out"], "is already split"),
         (["split", "people", "file"], "not an empty folder"),
         (["split", "nowhere", "out"], "no such folder"),
         (["check", "nowhere"], "no such folder"),

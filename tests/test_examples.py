@@ -245,7 +245,7 @@ def test_a_scene_is_a_sequence_that_can_be_tracked(tmp_path, recorded):
         tmp_path / "printed",
     )
     assert [drawn.code, tracked.code] == [0, 0], (drawn.stderr, tracked.stderr)
-    assert_one_line_error(again, "walk: is not empty; choose another folder")
+    assert_one_line_error(again, "walk: exists and is not empty; choose a new folder")
     assert (tmp_path / "tracks" / "walk.txt").is_file()
     sequence = track_mot.Sequence(tmp_path / "walk")
     recording = track_mot.record(sequence, sequence.detections)
@@ -369,7 +369,7 @@ def road(folder):
 def test_vehicles(tmp_path):
     """The truth and the detections are of the classes that are asked for."""
     sequence = track_mot.Sequence(road(tmp_path / "road"))
-    with pytest.raises(InputError, match=r"--classes choose what to keep .* it has car, truck, bus"):
+    with pytest.raises(InputError, match=r"--classes is needed: .* has car, truck, bus"):
         track_mot.record(sequence, sequence.detections)
     recording = track_mot.record(sequence, sequence.detections, ["car", "bus"])
     assert {number for numbers in recording.people for number in numbers.tolist()} == {11, 13}
@@ -457,7 +457,7 @@ def test_wrong_flags(flags, words):
 
 def test_what_is_wrong_is_said_in_one_line(street, tmp_path):
     [done] = run_all([("examples/track_mot.py", street, "--classes", "car")], tmp_path, tmp_path / "printed")
-    assert_one_line_error(done, "gt.txt are of other classes than car; choose from pedestrian (1)")
+    assert_one_line_error(done, "gt.txt are not of class car; choose from pedestrian (1)")
 
 
 def test_jittered_boxes(street):

@@ -52,7 +52,7 @@ def test_a_failed_write_leaves_the_old_file_and_no_litter(tmp_path, raised, seen
     assert os.listdir(tmp_path) == ["file"]
     if seen is InputError:
         assert str(path) in str(caught.value)
-        assert "What was there before is unchanged" in str(caught.value)
+        assert "an existing file is unchanged" in str(caught.value)
 
 
 def test_a_folder_that_cannot_be_made_is_a_sentence(tmp_path):

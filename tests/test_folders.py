@@ -126,7 +126,9 @@ def test_the_command_of_a_refusal_makes_the_tree_readable(tmp_path):
         call_script("datasets.py", "check", "w", cwd=tmp_path), "Market/ (4 images)", "check w/Market"
     )
     tree(tmp_path / "s", *(f"cam_{c}/person_{n:04d}.jpg" for c in "ab" for n in range(3)))
-    assert_one_line_error(call_script("datasets.py", "check", "s", cwd=tmp_path), "called after cameras", "--identity")
+    assert_one_line_error(
+        call_script("datasets.py", "check", "s", cwd=tmp_path), "its folders are cameras", "--identity"
+    )
 
 
 def test_upper_and_lower_case_do_not_matter(tmp_path):
@@ -159,10 +161,10 @@ def test_what_lies_beside_is_named(tmp_path):
     train = [f"train/{p}/c{n}_a.jpg" for p in ("anna", "bert", "carl") for n in (1, 2)]
     tree(tmp_path / "a", *train, *(f"test/{p}/c3_a.jpg" for p in ("anna", "bert")))
     [text] = texts(tmp_path / "a")
-    assert text.startswith("test/: 2 images in 2 folders not used: the identities of train/ again")
+    assert text.startswith("test/: 2 images in 2 folders not used: it has the identities of train/")
     tree(tmp_path / "b", *train, *(f"test/{p}/c{n}_a.jpg" for p in ("dora", "emil") for n in (1, 2)))
     [text] = texts(tmp_path / "b")
-    assert text.startswith("test/: 4 images in 2 folders not used: other identities than in train/")
+    assert text.startswith("test/: 4 images in 2 folders not used: its identities are not in train/")
     assert f"split {tmp_path / 'b' / 'test'} OUT --test-ratio 1" in text
     told = call_script("datasets.py", "split", "b/test", "out", "--test-ratio", "1", cwd=tmp_path)
     assert (told.code, told.stdout.splitlines()[-1].endswith("test.py --data-dir out")) == (0, True)
@@ -170,7 +172,7 @@ def test_what_lies_beside_is_named(tmp_path):
     tree(tmp_path / "c", *train, "val/anna/c3_a.jpg", "val/dora/c3_a.jpg", "thumbs/x.jpg", "x.jpg")
     told = texts(tmp_path / "c")
     assert len(told) == 3
-    assert any("val/: 2 images in 2 folders not used: 1 of its identities are in train/ too (anna)" in t for t in told)
+    assert any("val/: 2 images in 2 folders not used: 1 identity in train/ as well (anna)" in t for t in told)
 
 
 def test_most_images_unread_are_no_reason_to_refuse_what_training_takes(tmp_path):
@@ -182,8 +184,8 @@ def test_most_images_unread_are_no_reason_to_refuse_what_training_takes(tmp_path
     )
     result = call_script("datasets.py", "check", "own", cwd=tmp_path)
     assert (result.code, result.stderr) == (0, "")
-    assert "test/: 8 images in 2 folders not used: the identities of train/ again" in result.stdout
-    assert "most images below own are not used: 8 of 12; those of train are; if others are meant" in result.stdout
+    assert "test/: 8 images in 2 folders not used: it has the identities of train/" in result.stdout
+    assert "most images in own are not used: 8 of 12; used: only train; to use the others" in result.stdout
     args = SimpleNamespace(data_dir=[tmp_path / "own"], skip_bad_images=False, cache="auto", workers=1)
     assert len(prepare.for_training(args, World(torch.device("cpu"))).train) == 4
 
@@ -195,7 +197,7 @@ def test_most_images_unread_and_none_to_train_on_is_fatal_and_training_says_so(t
         *(f"datasets_v2/cow{p}/{n}.jpg" for p in range(4) for n in range(2)),
     )
     result = call_script("datasets.py", "check", root, cwd=tmp_path)
-    assert_one_line_error(result, "problems must be mended")
+    assert_one_line_error(result, "problems are errors")
     assert "datasets_v2/: 8 images in 4 folders not used" in result.stdout
     assert f"check {root / 'datasets_v2'}" in result.stdout
     assert "are not used: 8 of 12" in result.stdout
@@ -214,7 +216,7 @@ def test_official_extras_are_named_and_count_for_nothing(market):
     [problem] = unread(layouts.find(market))
     assert (problem.fatal, problem.text.split(":")[:2]) == (False, ["gt_bbox/", " 60 images not used"])
     paint(market / "bounding_box_train" / "-1_c1s1_000001_00.jpg")
-    assert any("1 image in it not used (bounding_box_train/-1_c1s1" in p.text for p in unread(layouts.find(market)))
+    assert any("1 image not used (bounding_box_train/-1_c1s1" in p.text for p in unread(layouts.find(market)))
 
 
 def test_a_folder_of_folders_among_identities_is_named(tmp_path):
@@ -222,7 +224,7 @@ def test_a_folder_of_folders_among_identities_is_named(tmp_path):
         tmp_path, *(f"{p}/{n}.jpg" for p in ("anna", "bert") for n in "ab"), "more/carl/a.jpg", "more/dora/a.jpg"
     )
     found = [problem.text for problem in check.find_problems(layouts.find(root))]
-    assert any(text.startswith(f"{root / 'more'}: the images of 2 folders in it (carl, dora)") for text in found)
+    assert any(text.startswith(f"{root / 'more'}: its 2 subfolders (carl, dora)") for text in found)
 
 
 # -------------------------------------------------------------------------------------------------------------- names
@@ -252,7 +254,7 @@ def test_serial_numbers_are_no_frames(tmp_path):
     assert Order(frames).neighbours().shape == (2, 12)
     data = layouts.find(tree(tmp_path / "a", *(f"{i // 3}/{i // 3:04d}_c1_{i:07d}_0.jpg" for i in range(12))))
     assert {sample.time for sample in data.train} == {-1}
-    assert "are not read as frames" in data.notes[0]
+    assert "are not used as frame numbers" in data.notes[0]
     apart = tree(tmp_path / "b", *(f"{i // 3}/{i // 3:04d}_c1_{9 * i:07d}_0.jpg" for i in range(12)))
     assert {sample.time for sample in layouts.find(apart).train} == {9 * i for i in range(12)}
 

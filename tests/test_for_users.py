@@ -180,13 +180,14 @@ def test_test_leaves_bad_images_out_where_asked(tmp_path):
     done = call_script("test.py", *flags, "--skip-bad-images", cwd=tmp_path)
     assert done.code == 0, done.stderr
     assert "Left out 1 of 14 images" in done.stdout
-    assert "does not say what it was trained on" in done.stdout
+    assert "does not record its training data" in done.stdout
     found = features_file.load(tmp_path / "features.pth")
     assert len(found["ql"]) == len(layouts.find(data).query) - 1
     for path in (data / "query").iterdir():
         path.write_bytes(b"no image")
     assert_one_line_error(
-        call_script("test.py", *flags, "--skip-bad-images", cwd=tmp_path), "no query or no gallery image"
+        call_script("test.py", *flags, "--skip-bad-images", cwd=tmp_path),
+        "all query images or all gallery images are unreadable",
     )
 
 
@@ -254,7 +255,7 @@ def test_the_two_losses_say_that_they_are_different_sums(tmp_path, monkeypatch):
     monkeypatch.setattr(plots, "save", lambda figure, path: drawn.append(figure))
     plots.training_curves([{"epoch": 1, "train_loss": 3.0, "val_loss": 1.0}], tmp_path / "c.png")
     labels = [text.get_text() for text in drawn[0].axes[0].get_legend().get_texts()]
-    assert labels == ["training, all losses 3", "validation, classifier's only 1"]
+    assert labels == ["training, all losses 3", "validation, classification only 1"]
 
 
 def test_all_bars_are_of_one_kind():

@@ -79,7 +79,7 @@ def test_crops(done):
         (n, first + place): (place, place) for n, (first, _) in enumerate(COUNTED, 1) for place in range(PICTURES)
     }
     assert shown(root / "people") == places
-    assert "boxes.txt; frame 0 is the first picture, 00001.png" in results["crops"].stdout
+    assert "boxes.txt; frame 0 is the first image, 00001.png" in results["crops"].stdout
 
 
 def test_features(done):
@@ -104,7 +104,11 @@ def test_tracks_have_the_frame_numbers_of_the_detections(done):
 
 @pytest.mark.parametrize("command", ["crops", "track", "features"])
 def test_what_is_open_is_asked(done, command):
-    assert_one_line_error(done[1][f"{command} open"], "undecided/boxes.txt: has frames 1 to 7 for 8 pictures", OPEN)
+    assert_one_line_error(
+        done[1][f"{command} open"],
+        "undecided/boxes.txt: numbers its frames 1 to 7, and the sequence has 8 images",
+        OPEN,
+    )
     assert not (done[0] / "out").exists()
 
 

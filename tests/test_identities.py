@@ -100,7 +100,7 @@ def test_person_0_among_the_training_images(tmp_path):
     train, _, gallery = check.summary(data).splitlines()[2:]
     assert train.split() == ["train", "3", "6", "2"]
     assert gallery.split() == ["gallery", "1", "1", "1", "and", "1", "distractors"]
-    assert not [problem for problem in check.find_problems(data) if "both in train" in problem.text]
+    assert not [problem for problem in check.find_problems(data) if "both train" in problem.text]
     whole = layouts.merged([data])
     assert len(whole.train_pids()) == 3
     assert [s.pid for s in whole.gallery if "0000_" in s.path] == [identities.DISTRACTOR]
@@ -112,7 +112,7 @@ def test_person_0_in_train_and_test_is_named(tmp_path):
     rows += [("query", 0, 1), ("bounding_box_test", 0, 2), ("query", 7, 1), ("bounding_box_test", 7, 2)]
     data = market(tmp_path, rows)
     (text,) = (problem.text for problem in check.find_problems(data))
-    assert text == "1 identities are both in train and in query/gallery: 0000"
+    assert text == "1 identity in both train and query/gallery: 0000; move each to one side"
     met = provenance.people_met(provenance.describe(data), ["0000", "0001"], data)
     assert met == {0}
 

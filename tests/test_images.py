@@ -47,9 +47,9 @@ def test_grey_of_any_depth_comes_out_in_its_range(tmp_path, suffix, kind, white)
 @pytest.mark.parametrize(
     ("suffix", "kind", "white", "words"),
     [
-        *[(suffix, "uint16", 4095, "up to 4,095 only") for suffix in (".tiff", ".png")],
-        *[(suffix, "uint16", 16383, "up to 16,383 only") for suffix in (".tiff", ".png")],
-        (".tiff", "int32", 4095, "up to 4,095 only"),
+        *[(suffix, "uint16", 4095, "a maximum of only 4,095") for suffix in (".tiff", ".png")],
+        *[(suffix, "uint16", 16383, "a maximum of only 16,383") for suffix in (".tiff", ".png")],
+        (".tiff", "int32", 4095, "a maximum of only 4,095"),
         (".tiff", "int32", 10**9, "to 1,000,000,000"),
         (".tiff", "int32", -9, "from -9"),
         (".tiff", "float32", 4095, "from 0 to 4095"),
@@ -77,7 +77,7 @@ def test_colours_of_16_bits(tmp_path):
     save_rgb_of_16_bits(path, np.repeat((65_535 * RAMP)[..., None], 3, 2))
     assert np.abs(np.asarray(load_rgb(path), int) - EIGHT_BITS[..., None]).max() <= 1
     save_rgb_of_16_bits(path, np.repeat((4095 * RAMP)[..., None], 3, 2))
-    with pytest.raises(InputError, match="of 12, 14 or 16 bits"):
+    with pytest.raises(InputError, match="only 3,840: 12, 14 or 16 bits"):
         load_rgb(path)
 
 
@@ -94,7 +94,7 @@ def test_check_names_blank_images(tmp_path):
     noise = np.random.default_rng(0).integers(0, 12, (64, 32), dtype=np.uint8)
     Image.fromarray(noise).save(data / "person1" / "c1_901.png")
     shown = call_script("datasets.py", "check", data, cwd=tmp_path).stdout
-    assert f"{data}/person1/c1_900.png: blank: all pixels have nearly one colour" in shown
+    assert f"{data}/person1/c1_900.png: blank: all pixels have nearly the same colour" in shown
     assert "c1_901.png: blank" not in shown
     for number in range(6):
         Image.new("RGB", (32, 64), (number, 0, 0)).save(data / "person2" / f"c1_90{number}.jpg")

@@ -153,7 +153,7 @@ def test_links_to_identity_folders_are_followed_and_loops_end(tmp_path):
     [
         (lambda root: None, "no such folder"),
         (lambda root: root.mkdir(), "no images found"),
-        (lambda root: paint(root / "a.jpg"), "a folder of their own"),
+        (lambda root: paint(root / "a.jpg"), "move each person's images into a folder"),
     ],
 )
 def test_what_is_no_dataset_says_what_to_do(tmp_path, make, words):
@@ -266,7 +266,7 @@ def test_a_video_is_no_person(tmp_path, below):
 def test_only_kinds_that_are_not_read(tmp_path):
     (tmp_path / "anna").mkdir()
     (tmp_path / "anna" / "a.HEIC").write_bytes(b"")
-    with pytest.raises(InputError, match=r"1 images of kinds that are not read.*a\.HEIC"):
+    with pytest.raises(InputError, match=r"1 images in formats that are not supported.*a\.HEIC"):
         layouts.find(tmp_path)
 
 
@@ -328,5 +328,5 @@ def test_a_broken_mat_file_is_named(tmp_path):
 def test_tracks_beyond_the_name_list_are_refused(tmp_path):
     make_mars(tmp_path)
     (tmp_path / "info" / "test_name.txt").write_text("0002C1T0001F001.jpg\n")
-    with pytest.raises(InputError, match="do not fit"):
+    with pytest.raises(InputError, match="does not fit"):
         layouts.find(tmp_path)

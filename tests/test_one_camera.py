@@ -35,9 +35,9 @@ def test_one_camera_has_no_dead_end(tmp_path, times):
         return result.stdout
 
     make_people(tmp_path / "people", times)
-    assert "one camera in all names" in run("datasets.py", "check", "people")
+    assert "all images are from one camera" in run("datasets.py", "check", "people")
     told = run("datasets.py", "split", "people", "data", "--test-ratio", "0.5")
-    assert "not whether they are in another camera" in told
+    assert "at another time, not in another camera" in told
     small = ("--height", 32, "--width", 16, "--workers", 1)
     told = run("train.py", "--data-dir", "data", "--epochs", 1, "--model", "osnet_x0_25", *small)
     assert "rank-1" in told

@@ -81,5 +81,5 @@ def test_a_broken_cache_file_is_made_anew(class_folders, tmp_path):
 def test_a_cache_folder_that_cannot_be_written_is_a_sentence(tmp_path):
     images = images_of(make_class_folders(tmp_path / "people", identities=2, images=2))
     (tmp_path / "taken").write_bytes(b"")
-    with pytest.raises(InputError, match=r"--cache disk: .*taken cannot hold the pixels .* APPEARANCE_DATA"):
+    with pytest.raises(InputError, match=r"--cache disk: cannot write to .*taken .* APPEARANCE_DATA"):
         pixels.load(images, "disk", 1, folder=tmp_path / "taken")

@@ -160,7 +160,7 @@ def run():
 
 
 def test_save_refuses_what_is_no_picture(tmp_path):
-    with pytest.raises(InputError, match=r"a picture's name ends in \.png"):
+    with pytest.raises(InputError, match=r"unknown image format; use a name that ends in \.png"):
         plots.save(Figure(), tmp_path / "cmc.txt")
     assert list(tmp_path.iterdir()) == []
 

@@ -49,7 +49,7 @@ def test_a_network_remembers_what_its_first_weights_were_trained_on(tmp_path):
     assert again["sets"] == second["sets"]
     assert torch.equal(again["fingerprints"], second["fingerprints"])
     assert provenance.sentence(second) == (
-        f"trained on {tmp_path}/b (2 identities, 6 images), and on {tmp_path}/a (3 identities, 12 images)"
+        f"trained on {tmp_path}/b (2 identities, 6 images), and before on {tmp_path}/a (3 identities, 12 images)"
     )
 
 
@@ -58,7 +58,7 @@ def test_files_that_say_nothing_or_nonsense_are_no_trouble():
     assert provenance.of_checkpoint({"trained_on": good}) is good
     for broken in (None, 3, {}, good | {"sets": []}, good | {"sets": [3]}, good | {"fingerprints": torch.ones(3)}):
         assert provenance.of_checkpoint({"trained_on": broken}) is None
-    assert provenance.sentence(None) == "does not say what it was trained on"
+    assert provenance.sentence(None) == "does not record its training data"
     assert provenance.people_met(None, ["1"], layouts.ReIDData("x", "y")) == set()
 
 

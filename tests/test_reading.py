@@ -81,13 +81,13 @@ def test_only_ordinary_files_of_a_size_that_fits_are_opened(here):
         ("loop", "cannot be read"),
         ("a" * 300, "cannot be read"),
         ("a\0b", "cannot be read"),
-        ("hole", r"4,398,046,511,104 bytes are more than the [\d,]+ that can be read"),
+        ("hole", r"4,398,046,511,104 bytes, more than the [\d,]+ that can be read"),
     ):
         for read in (reading.size_of, reading.text_of, reading.digest):
             with pytest.raises(InputError, match=words):
                 read(path)
     assert (reading.size_of("text"), reading.text_of("text")) == (5, "12345")
-    with pytest.raises(InputError, match="5 bytes are more than the 4"):
+    with pytest.raises(InputError, match="has 5 bytes, more than the 4"):
         reading.size_of("text", 4)
 
 
@@ -103,7 +103,9 @@ def test_no_image_of_a_data_set_is_waited_for(here):
     with patience():
         assert len(provenance.fingerprints([str(path) for path in train.iterdir()])) == 16
         result = call_script("train.py", "--data-dir", "data", *TRAIN, "--epochs", 1, "--device", "cpu", cwd=here)
-        assert_one_line_error(result, "3 of 18 images cannot be read", "no file", "4,398,046,511,104 bytes are more")
+        assert_one_line_error(
+            result, "3 of 18 images cannot be read", "not an ordinary file", "4,398,046,511,104 bytes, more"
+        )
         assert_one_line_error(call_script("datasets.py", "check", "data", cwd=here), "3 of 3 problems")
 
 
@@ -191,7 +193,7 @@ def test_a_small_file_takes_little_memory(here, name):
     """What would unpack to far more than itself is refused before it does."""
     BOMBS[name](name)
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    with pytest.raises(InputError, match=r"refused: its|compressed, as torch never|cannot be read|entries for 12"):
+    with pytest.raises(InputError, match=r"refused: |compressed, which torch|cannot be read|entries for 12"):
         features_file.load(name)
     assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 50_000  # kilobytes
 
@@ -369,5 +371,5 @@ def test_a_full_disk_under_the_output_fails_the_command_and_not_the_work(here):
     with open("/dev/full", "w") as full:
         result = run_script("evaluate.py", "f.pth", "--json", "m.json", cwd=here, stdout=full)
     assert result.code == 1
-    assert result.stderr.endswith("failed: standard output could not be written (No space left on device)\n")
+    assert result.stderr.endswith("failed: cannot write to standard output (No space left on device)\n")
     assert json.loads(Path("m.json").read_text())["queries"] == 5

@@ -166,7 +166,7 @@ def test_a_full_disk_leaves_the_last_good_checkpoint(here):
         result = call_script("train.py", "--resume", "--epochs", 2, cwd=here)
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
-    assert_one_line_error(result, "checkpoint/", "cannot be written", "What was there before is unchanged")
+    assert_one_line_error(result, "checkpoint/", "cannot be written", "an existing file is unchanged")
     after = files_of("checkpoint")
     assert after["last.pth"] == before["last.pth"]
     assert sorted(after) == sorted(before)
@@ -466,8 +466,8 @@ def replace_a_query(data):
 
 
 CHANGES = {
-    swap_two_people: r"train: 12 of 36 images are others by name, identity or content: bounding_box_train/0001_c1s1_",
-    invert_everything: "train: 36 of 36 images are others",
+    swap_two_people: r"train: 12 of 36 images differ in name, identity or content: bounding_box_train/0001_c1s1_",
+    invert_everything: "train: 36 of 36 images differ",
     move_an_image: r"train: 1 of 36 images are others.*: bounding_box_train/0002_c1s1_000900_00\.bmp",
     replace_a_query: r"query: 1 of 6 images are others.*: query/0007_c1s1_000000_00\.bmp",
 }
@@ -563,9 +563,9 @@ def other_people(data):
 @pytest.mark.parametrize(
     ("change", "told"),
     [
-        (another_image, "train: 1 of 36 images are others by name, identity or content: bounding_box_train/0001_c1s1"),
+        (another_image, "train: 1 of 36 images differ in name, identity or content: bounding_box_train/0001_c1s1"),
         (an_image_less, "train: 35 images instead of 36"),
-        (other_people, "train: 1 of 36 images are others by name, identity or content: bounding_box_train/0002_c1s1"),
+        (other_people, "train: 1 of 36 images differ in name, identity or content: bounding_box_train/0002_c1s1"),
     ],
 )
 def test_other_data_on_another_machine_is_refused_there_and_here(here, change, told):

@@ -136,23 +136,23 @@ def test_ensure_draws_once_and_is_silent_afterwards(small, capfd):
 
 def test_ensure_touches_no_foreign_folder(tmp_path):
     (tmp_path / "photo.jpg").write_bytes(b"mine")
-    with pytest.raises(cli.InputError, match="not a sample dataset"):
+    with pytest.raises(cli.InputError, match="is not a dataset of"):
         sample.ensure(tmp_path, identities=SMALL)
     assert read_bytes(tmp_path) == {"photo.jpg": b"mine"}
-    with pytest.raises(cli.InputError, match="not a sample dataset"):
+    with pytest.raises(cli.InputError, match="is not a dataset of"):
         sample.ensure(tmp_path / "photo.jpg", identities=SMALL)
 
 
 def test_ensure_refuses_another_or_a_damaged_sample(tmp_path):
     root = sample.ensure(tmp_path / "sample", identities=3, workers=1)
     with pytest.raises(
-        cli.InputError, match=r"seed 0, identities 3, cameras 6; not version \d+, seed 5, identities 3, "
+        cli.InputError, match=r"seed 0, identities 3, cameras 6; wanted: version \d+, seed 5, identities 3, "
     ):
         sample.ensure(root, seed=5, identities=3)
-    with pytest.raises(cli.InputError, match=r"cameras 6, with another noise and bag\)"):
+    with pytest.raises(cli.InputError, match=r"cameras 6, but other settings of noise, bag\)"):
         sample.ensure(root, identities=3, variety=EVERYTHING.without("noise", "bag"))
     next((root / sample.TRAIN).iterdir()).unlink()
-    with pytest.raises(cli.InputError, match=r"delete .* to draw it anew"):
+    with pytest.raises(cli.InputError, match=r"delete .* to draw it again"):
         sample.ensure(root, identities=3)
 
 
@@ -162,7 +162,7 @@ def test_a_sample_from_before_some_settings_is_the_same_sample(tmp_path):
     del marker["variety"]["vivid"]
     (root / sample.MARKER).write_text(json.dumps(marker))
     assert sample.ensure(root, identities=3) == root
-    with pytest.raises(cli.InputError, match=r"with another vivid\)"):
+    with pytest.raises(cli.InputError, match=r"but other settings of vivid\)"):
         sample.ensure(root, identities=3, variety=replace(EVERYTHING, vivid=(0.5, 1.5)))
 
 
@@ -270,7 +270,7 @@ def run(*arguments):
 def test_command_line_draws_the_same_and_a_picture(small, tmp_path):
     result = run(tmp_path / "new" / "sample", "--identities", SMALL, "--contact-sheet", tmp_path / "sheet.png")
     assert result.returncode == 0, result.stderr
-    assert result.stdout.startswith("Drawing the sample dataset into")
+    assert result.stdout.startswith("Drawing a synthetic dataset into")
     assert read_bytes(tmp_path / "new" / "sample") == read_bytes(small)
     with Image.open(tmp_path / "sheet.png") as image:
         assert image.format == "PNG"

@@ -58,7 +58,7 @@ def test_a_table_without_rows(tmp_path):
     [
         ("1,2,3,4,5\n", "5 columns"),
         ("1,2,3,4,five,6\n", "not a table"),
-        ("frame,id,left,top,width,height\n1,2,3,4,5,6\n", r"names the columns \(frame,id,left.*delete that line"),
+        ("frame,id,left,top,width,height\n1,2,3,4,5,6\n", r"is a header \(frame,id,left.*delete it"),
         ("1,2,3,4,5,6\n1,2,3\n", "not a table"),
         ("1,1,3,4,5,6\n1,1,nan,4,5,6\n", "row 2"),
         ("1.5,1,3,4,5,6\n", "row 1"),
@@ -114,7 +114,7 @@ def test_visdrone_has_classes_of_its_own(folder):
     assert set(sequence.people().track.tolist()) == {11, 12, 20}  # pedestrians and people
     assert sequence.people(["car"]).track.tolist() == [21]
     path.write_text("1,5,0,0,50,50,1,4,0,1\n")
-    with pytest.raises(InputError, match=r"of other classes than pedestrian, people; choose from car \(4\)"):
+    with pytest.raises(InputError, match=r"not of class pedestrian, people; choose from car \(4\)"):
         Sequence(folder).people()
 
 
@@ -149,13 +149,13 @@ def test_fractions_of_the_frame(folder, centre):
     as_fractions(folder, centre)
     rows = Sequence(folder).detections
     np.testing.assert_allclose(rows.box[5], place(1, 2), atol=1e-3)
-    assert rows.source.notes == ("boxes are fractions of the frame; read as pixels of 160x120",)
+    assert rows.source.notes == ("boxes are fractions of the frame, scaled to 160x120 pixels",)
 
 
 def test_fractions_that_may_be_of_the_corner_or_of_the_centre(folder):
     path = folder / "det" / "det.txt"
     path.write_text("1,-1,0.4,0.5,0.2,0.4,0.9\n")
-    with pytest.raises(InputError, match=r"det.txt: its boxes are fractions .*--columns frame,.* or --columns frame,"):
+    with pytest.raises(InputError, match=r"det.txt: the boxes are fractions .*--columns frame,.* or --columns frame,"):
         _ = Sequence(folder).detections
     corner, centre = (
         Sequence(folder, Reading(columns=f"frame,track,{names},width,height")).detections
@@ -172,9 +172,9 @@ def test_columns_that_the_user_names(folder):
     assert (rows.frame[0], rows.track[0], rows.kind[0], rows.confidence[0]) == (1, 7, 3, 0.5)
     assert rows.box.tolist() == [[10, 20, 30, 60]]
     for names, words in (
-        ("frame,track,left,top,width", "needs top and height"),
-        ("track,left,top,width,height", "frame is missing"),
-        ("frame,id,left,top,width,height", "id is no column"),
+        ("frame,track,left,top,width", "name top and height"),
+        ("track,left,top,width,height", "the column frame is missing"),
+        ("frame,id,left,top,width,height", "unknown column id"),
         ("frame,frame,left,top,width,height", "twice"),
         ("frame,track,left,top,width,height,-,-,-", "names 9 columns"),
     ):
@@ -193,7 +193,7 @@ def test_label_files_of_ultralytics(folder):
     assert (rows.track.tolist(), rows.kind.tolist()) == ([7, 8, -1, 7], [2, 0, 2, 2])
     np.testing.assert_allclose(rows.confidence, [1, 1, 0.6, 0.8])
     np.testing.assert_allclose(rows.box[0], [32, 36, 16, 48])
-    with pytest.raises(InputError, match=r"street_1.txt: .*YOLO: .*name no frame: give the folder"):
+    with pytest.raises(InputError, match=r"street_1.txt: .*YOLO label file .*no frame numbers; give the folder"):
         Sequence(folder).read(labels / "street_1.txt", TRACKS)
 
 
@@ -282,9 +282,11 @@ def test_each_file_counts_on_its_own(tmp_path):
     assert sequence.frames[0].name == "frame_000000.jpg"
     assert np.unique(sequence.annotations.frame).tolist() == [0, 1, 2]
     assert sequence.detections.frame.tolist() == [0, 1]
-    assert sequence.annotations.source.notes == ("frame 1 is the first picture, frame_000000.jpg",)
+    assert sequence.annotations.source.notes == ("frame 1 is the first image, frame_000000.jpg",)
     det.write_text("1,-1,5,2,30,40,0.9\n")
-    with pytest.raises(InputError, match=r"det.txt: has frames 1 to 1 for 3 pictures.*0 \(frame 1 is frame_000001.jpg"):
+    with pytest.raises(
+        InputError, match=r"det.txt: numbers its frames 1 to 1, .* 3 images.*0 \(frame 1 is frame_000001.jpg"
+    ):
         _ = Sequence(folder).detections
     assert Sequence(folder, Reading("1")).detections.frame.tolist() == [0]
     assert Sequence(folder, Reading("0")).detections.frame.tolist() == [1]
@@ -308,14 +310,14 @@ def test_what_is_no_sequence(tmp_path, folder):
     ffmpeg = r"mkdir -p '.*my walk/img1' && ffmpeg -i '.*my walk.mp4' -q:v 2 '.*my walk/img1/%06d.jpg'"
     with pytest.raises(InputError, match=ffmpeg):
         Sequence(tmp_path / "my walk.mp4")
-    with pytest.raises(InputError, match="no such sequence"):
+    with pytest.raises(InputError, match="no such folder"):
         Sequence(tmp_path / "nowhere")
-    with pytest.raises(InputError, match=r"name the sequences in it, such as .*street"):
+    with pytest.raises(InputError, match=r"give the sequences inside it, such as .*street"):
         Sequence(tmp_path)
     empty = tmp_path / "empty"
     empty.mkdir()
     (empty / "walk.avi").write_bytes(b"")
-    with pytest.raises(InputError, match=r"has no img1/.*ffmpeg -i .*walk.avi -q:v 2 .*empty/img1/%06d.jpg"):
+    with pytest.raises(InputError, match=r"has no folder img1/.*ffmpeg -i .*walk.avi -q:v 2 .*empty/img1/%06d.jpg"):
         Sequence(empty)
     with pytest.raises(InputError, match=r"gt.txt: missing.*--tracks"):
         _ = Sequence(folder).annotations
@@ -332,7 +334,7 @@ def test_classes_of_motchallenge(folder):
         cars = rows[sequence.of_classes(rows, names)[0]]
         assert cars.track.tolist() == [20]
         assert sequence.considered(cars, names).all()  # the flag says nothing of a class that has none set
-    with pytest.raises(InputError, match=r"--classes bus: no class .* pedestrian, person on vehicle, car"):
+    with pytest.raises(InputError, match=r"--classes bus: unknown class; .* pedestrian, person on vehicle, car"):
         sequence.of_classes(rows, ["bus"])
 
 
@@ -342,12 +344,12 @@ def test_classes_of_cvat(folder):
     (folder / "gt" / "labels.txt").write_text("dog\nPerson\n")
     assert len(Sequence(folder).people()) == 6
     (folder / "gt" / "labels.txt").write_text("dog\nworker\n")
-    with pytest.raises(InputError, match=r"--classes choose what to keep .* it has dog, worker"):
+    with pytest.raises(InputError, match=r"--classes is needed: .* has dog, worker"):
         Sequence(folder).people()
     sequence = Sequence(folder)
     assert sequence.of_classes(sequence.annotations, ["worker"])[0].all()
     add_row(folder / "gt" / "gt.txt", 1, 30, 0, 0, 50, 50, 1, 0, 1)
-    with pytest.raises(InputError, match=r"gt.txt has a class 0, .* choose by number: --classes 0 2"):
+    with pytest.raises(InputError, match=r"gt.txt has a class 0, .* give numbers: --classes 0 2"):
         Sequence(folder).people(["worker"])
     assert Sequence(folder).people(["0"]).track.tolist() == [30]
 

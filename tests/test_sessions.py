@@ -81,8 +81,8 @@ def test_sessions_go_the_whole_way(tmp_path):
         return result.stdout
 
     told = run("datasets.py", "split", "cows", "data", "--test-ratio", "0.5")
-    assert "18 sessions told by the names" in told
-    assert "recognised in another session, not in another camera" in told
+    assert "18 sessions read from the names" in told
+    assert "recognition in another session, not in another camera" in told
     assert told.splitlines()[-1].endswith("--data-dir data --weights drawn --height 48 --width 48 --output runs/data")
     data = layouts.find(tmp_path / "data")
     assert data.by_session
@@ -107,7 +107,7 @@ def test_sessions_go_the_whole_way(tmp_path):
 def test_a_session_that_is_asked_for(tmp_path):
     root = cows(tmp_path / "cows", "{n:03d}-{clip}x.png")
     told = call_script("datasets.py", "split", root, "a", "--session", r"\d-(\d)x", cwd=tmp_path)
-    assert (told.code, "3 sessions told" in told.stdout) == (0, True)
+    assert (told.code, "3 sessions read" in told.stdout) == (0, True)
     data = layouts.find(tmp_path / "a")
     clip = {int(s.path.rsplit("@session")[-1].split(".")[0]): s.path.rsplit("-", 1)[1][0] for s in data.train}
     assert clip == {1: "0", 2: "1", 3: "2"}
@@ -156,14 +156,14 @@ def places(root):
 def test_a_flat_folder(tmp_path):
     root = flat(tmp_path / "flat", "shop-{who}-cam{n}.png")
     result = call_script("datasets.py", "check", root, cwd=tmp_path)
-    assert_one_line_error(result, "16 images lie in no identity's folder", f"split {root} OUT --identity")
+    assert_one_line_error(result, "16 images are not in identity folders", f"split {root} OUT --identity")
     assert call_script("datasets.py", "split", root, "a", "--identity", r"^shop-(\d)", cwd=tmp_path).code == 0
     expected = {f"{who}/shop-{who}-cam{n}.png" for who in range(1, 5) for n in range(4)}
     assert places(tmp_path / "a") == expected
     rows = [f"shop-{who}-cam{n}.png;who{who};{n // 2}" for who in range(1, 5) for n in range(3)]
     (tmp_path / "ids.csv").write_text("\n".join(["File;Identity;Camera", *rows]))
     told = call_script("datasets.py", "split", root, "b", "--identity", "ids.csv", cwd=tmp_path)
-    assert "4 images left out: --identity ids.csv tells no identity" in told.stdout
+    assert "4 images left out: --identity ids.csv gives no identity" in told.stdout
     data = layouts.find(tmp_path / "b")
     assert {path.name for path in (tmp_path / "b").glob("*/*")} == {"who1", "who2", "who3", "who4"}
     assert {(s.path[-8:], s.camera) for s in data.train if "cam2" in s.path} == {("cam1.png", 1)}
@@ -174,10 +174,10 @@ def test_a_flat_folder(tmp_path):
         ("none.csv", "must name the columns"),
         ("gone.csv", "no such file"),
         ("shop", "group"),
-        ("(", "not a regular expression"),
-        ("(dog)", "fits none of 16 images"),
-        ("^()", "fits none of 16 images"),
-        ("([.].*)", "cannot be a folder's name"),
+        ("(", "not a valid regular expression"),
+        ("(dog)", "matches none of 16 images"),
+        ("^()", "matches none of 16 images"),
+        ("([.].*)", "not a valid folder name"),
     ):
         result = call_script("datasets.py", "split", root, "c", "--identity", value, cwd=tmp_path)
         assert_one_line_error(result, words)
@@ -199,7 +199,7 @@ def test_broken_images_stop_a_split_or_are_left_out(tmp_path):
     assert_one_line_error(result, "c1_broken.jpg", "--skip-bad-images", "1 of 17 images")
     assert not (tmp_path / "a").exists()
     result = call_script("datasets.py", "split", root, "a", "--skip-bad-images", cwd=tmp_path)
-    assert (result.code, "1 image left out: cannot be read" in result.stdout) == (0, True)
+    assert (result.code, "1 image left out: unreadable" in result.stdout) == (0, True)
     assert not [*(tmp_path / "a").rglob("*broken*")]
 
 
@@ -210,7 +210,7 @@ def test_a_folder_with_nothing_to_divide_is_an_error(tmp_path):
         (tmp_path / "broken" / f"p{n}").mkdir(parents=True)
         (tmp_path / "broken" / f"p{n}" / "a.jpg").write_bytes(b"")
     result = call_script("datasets.py", "split", "broken", "a", "--skip-bad-images", cwd=tmp_path)
-    assert_one_line_error(result, "none of its 3 images can be read")
+    assert_one_line_error(result, "all images (3) are unreadable")
 
 
 def test_a_mark_reads_as_a_session():

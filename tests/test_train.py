@@ -380,7 +380,7 @@ def class_folders(root: Path, data: Path, identities: int) -> Path:
 
 def test_wrong_folders_get_one_line(data, here):
     assert_one_line_error(call_script("train.py", "--data-dir", "nowhere", cwd=here), "nowhere: no such folder")
-    with pytest.raises(InputError, match="its 14 images lie in no identity's folder"):
+    with pytest.raises(InputError, match="its 14 images are not in identity folders"):
         run("--data-dir", data / "query", *SMALL)
     (here / "empty").mkdir()
     with pytest.raises(InputError, match="no images found"):
@@ -401,7 +401,7 @@ def test_several_datasets_train_as_one(data, here, capsys):
     run("--data-dir", own, data, "--epochs", 1, *SMALL)
     out = capsys.readouterr().out
     images = len(layouts.find(data).train) + len(layouts.find(own).train)
-    assert f"Together 11 identities, {images} training images; tested on {data}" in out
+    assert f"All 2 datasets: 11 identities, {images} training images; rank-1 and mAP on {data}" in out
     assert f"/test.py --data-dir {data}" in out
     last = torch.load(here / "checkpoint/last.pth", weights_only=True)
     assert last["class_names"][:4] == ["own/person1", "own/person2", "own/person3", "sample/0001"]

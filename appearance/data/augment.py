@@ -1,8 +1,7 @@
-"""Augmentation and normalisation of whole uint8 batches, on the device the batch lies on.
+"""Augment and normalise uint8 batches on the device.
 
-All random numbers of a batch are drawn first, by `draw`, from a generator on the CPU; `apply` is a pure function of
-pixels and numbers. So CPU and GPU see the same augmentation, and N processes that each take their part of the numbers
-see what one process would.
+`draw` draws all random numbers of a batch on the CPU; `apply` is a pure function of pixels and numbers. So CPU and GPU
+augment alike, and N ranks that each take their rows of the numbers augment as one process would.
 """
 
 from collections.abc import Sequence
@@ -20,15 +19,15 @@ IMAGENET_STD = (0.229, 0.224, 0.225)
 
 
 def normalize(pixels: Tensor) -> Tensor:
-    """(N, 3, H, W) uint8 -> float32 with ImageNet's mean and standard deviation, channels-last."""
+    """(N, 3, H, W) uint8 -> float32, normalised with ImageNet's mean and standard deviation, channels-last."""
     mean, std = _mean_and_std(pixels.device)
     return ((pixels.float() - mean) / std).contiguous(memory_format=torch.channels_last)
 
 
 @cache
 def _mean_and_std(device: torch.device) -> tuple[Tensor, Tensor]:
-    """(1, 3, 1, 1) each, for 0..255: copied to a device once, because its host waits for such a copy."""
-    with torch.inference_mode(False):  # whatever asks first, all may use them
+    """(1, 3, 1, 1) each, for pixels 0 to 255. Cached, as each copy to a GPU is a host sync."""
+    with torch.inference_mode(False):  # inference tensors could not be used in training
         mean, std = (
             torch.tensor(values, dtype=torch.float32).view(1, 3, 1, 1) * 255 for values in (IMAGENET_MEAN, IMAGENET_STD)
         )
@@ -50,31 +49,31 @@ class Numbers:
         return Numbers(*(getattr(self, f.name)[rows] for f in fields(self)))
 
     def to(self, device: torch.device) -> "Numbers":
-        """On the device, in one copy; from another one whole numbers come with 32 bits."""
+        """Copy to the device in one transfer; integers become int32 there."""
         return self if self.flip.device == device else Numbers.unpacked(to_device(self.packed(), device))
 
     def packed(self) -> Tensor:
-        """All of them as (N, 10) int32."""
+        """All fields as (N, 10) int32, floats by their bits."""
         factors = torch.stack([self.brightness, self.contrast, self.saturation], 1).view(torch.int32)
         return torch.cat([self.flip[:, None], self.shift, factors, self.erase], 1).to(torch.int32)
 
     @classmethod
     def unpacked(cls, packed: Tensor) -> "Numbers":
-        """The inverse, on the device of `packed`."""
+        """The inverse of `packed`, on the same device."""
         flip, shift, factors, erase = packed.split([1, 2, 3, 4], 1)
         return cls(flip[:, 0] != 0, shift, *factors.view(torch.float32).unbind(1), erase)
 
 
 @dataclass(frozen=True)
 class Augment:
-    """What is done to training images, and how strongly.
+    """The augmentations and their strengths.
 
     Args:
-        flip: probability of mirroring.
-        pad: crop at random from the image padded by this share of its height and width on each side.
-        jitter: brightness, contrast and saturation factors are drawn from [1 - jitter, 1 + jitter].
+        flip: probability of a horizontal flip.
+        pad: padding on each side before a random crop, as a fraction of height and width.
+        jitter: brightness, contrast and saturation factors are uniform in [1 - jitter, 1 + jitter].
         erase: probability of erasing a rectangle (Zhong et al., "Random Erasing Data Augmentation", AAAI 2020).
-        erase_area: smallest and largest erased share of the image.
+        erase_area: smallest and largest erased fraction of the image.
     """
 
     flip: float = 0.5
@@ -84,8 +83,7 @@ class Augment:
     erase_area: tuple[float, float] = (0.02, 0.3)
 
     def draw(self, count: int, height: int, width: int, generator: torch.Generator) -> Numbers:
-        """The random numbers for `count` images of height x width pixels, on the CPU."""
-
+        """Random numbers for `count` images of height x width pixels, on the CPU."""
         uniform = torch.rand(11 * count, generator=generator).split([count, 2 * count, 3 * count, 5 * count])
         flip, shift, factors, boxes = uniform
         padding = torch.tensor(self.padding(height, width))
@@ -100,7 +98,7 @@ class Augment:
         )
 
     def padding(self, height: int, width: int) -> tuple[int, int]:
-        """Pixels added above and below, left and right."""
+        """(rows, columns) of padding on each side, in pixels."""
         return round(self.pad * height), round(self.pad * width)
 
     def _draw_boxes(self, numbers: Tensor, height: int, width: int) -> Tensor:
@@ -127,7 +125,7 @@ class Augment:
 
 
 def _crop_and_flip(pixels: Tensor, padding: Sequence[int], numbers: Numbers) -> Tensor:
-    """Shift each image by its own offset inside a black border, mirror some: one gather for the whole batch."""
+    """Random crop of the black-padded images and flip, as one gather: (N, 3, H, W) uint8 -> the same."""
     n, _, height, width = pixels.shape
     device = pixels.device
     padded = F.pad(pixels, (padding[1], padding[1], padding[0], padding[0]))
@@ -140,7 +138,7 @@ def _crop_and_flip(pixels: Tensor, padding: Sequence[int], numbers: Numbers) -> 
 
 
 def _jitter(images: Tensor, numbers: Numbers) -> Tensor:
-    """Brightness, contrast, saturation, in this order, as torchvision defines them, on 0..255."""
+    """Brightness, contrast, saturation, in this order, as in torchvision, on float pixels 0 to 255."""
 
     def per_image(factors: Tensor) -> Tensor:
         return factors.view(-1, 1, 1, 1)
@@ -165,5 +163,5 @@ def _erase(images: Tensor, boxes: Tensor) -> Tensor:
     column = torch.arange(images.shape[3], device=images.device)
     in_rows = (row >= top[:, None]) & (row < (top + box_height)[:, None])  # (N, H)
     in_columns = (column >= left[:, None]) & (column < (left + box_width)[:, None])  # (N, W)
-    # in place, because masked_fill gives back another memory format
+    # in place: masked_fill would change the memory format
     return images.masked_fill_((in_rows[:, :, None] & in_columns[:, None, :])[:, None], 0.0)

@@ -1,6 +1,6 @@
-"""Which images make a batch, and how its pixels get to the device.
+"""Batch sampling, and batches on the device.
 
-An epoch's order is a pure function of seed and epoch, the same on every process; a process then takes its own columns.
+An epoch's order is a pure function of seed and epoch, the same on every rank; each rank takes its own columns of it.
 """
 
 import math
@@ -19,64 +19,66 @@ from appearance.distributed import World
 
 
 def seed_for(*numbers: int) -> int:
-    """A seed for (seed, epoch, step, ...), so that no random state has to be saved. Zeros at the end do not count."""
+    """A seed derived from (seed, epoch, step, ...), so that no random state is saved. Trailing zeros are ignored."""
     return int(np.random.SeedSequence(numbers).generate_state(1, np.uint64)[0])
 
 
 def generator_for(seed: int, epoch: int, step: int = 0) -> torch.Generator:
-    """A generator that starts from `seed_for`."""
+    """A CPU generator seeded with `seed_for(seed, epoch, step)`."""
     return torch.Generator().manual_seed(seed_for(seed, epoch, step))
 
 
 def order(recipe, labels: Tensor, epoch: int) -> Tensor:
-    """(steps, B) int64: which training images, with labels (N,), each step of an epoch takes, by `recipe.sampler`."""
+    """(steps, B) int64 rows of the training images for each step of an epoch, by `recipe.sampler`. `labels`: (N,)."""
     if recipe.sampler == "balanced":
         return balanced_order(labels, recipe.batch_size, recipe.images_per_identity, recipe.seed, epoch)
     return shuffled_order(len(labels), recipe.batch_size, recipe.seed, epoch)
 
 
 def shuffled_order(count: int, batch_size: int, seed: int, epoch: int) -> Tensor:
-    """(steps, B) int64: every image at most once an epoch; a last batch that is not full is left out."""
+    """(steps, B) int64: a random permutation in batches, without an incomplete last one."""
     order = torch.randperm(count, generator=generator_for(seed, epoch))
     steps = max(1, count // batch_size)
     batch_size = min(batch_size, count)
     return order[: steps * batch_size].view(steps, batch_size)
 
 
-MOST_LEFT_OUT = 0.05  # share of the images that an epoch may leave for another one, so that its batches are full
+MOST_LEFT_OUT = 0.05  # fraction of the images that an epoch may leave out to have full batches
 
 
 def balanced_order(labels: Tensor, batch_size: int, per_identity: int, seed: int, epoch: int) -> Tensor:
     """(steps, P * K) int64: batches of P groups, each of K images of one identity (Hermans et al., 2017, section 2).
 
-    Each identity's shuffled images are dealt into groups of K, the last one filled up by repeating images, and its
-    groups are spread evenly over the batches. So every image is used, although some identities have many more images
-    than others. P and the number of steps depend on these numbers alone and are the same in all epochs.
+    Each identity's shuffled images are cut into groups of K (the last one filled by repeating images), and its groups
+    are spread evenly over the batches. So all images are used, even if some identities have many more than others.
+    P and the number of steps depend only on the image counts and are the same in all epochs.
 
     Args:
         labels: (N,) int64 identities.
-        batch_size: maximum number of images in a batch.
-        per_identity: K; raised where there are too few identities to fill a batch with groups of K.
-        seed, epoch: of the shuffling.
+        batch_size: largest number of images in a batch.
+        per_identity: K; raised if there are too few identities to fill a batch with groups of K.
+        seed, epoch: seed the shuffling.
     """
     generator = generator_for(seed, epoch)
-    images = labels.unique(return_counts=True)[1]  # (I,) of each identity
+    images = labels.unique(return_counts=True)[1]  # (I,) images of each identity
     shuffled = torch.randperm(len(labels), generator=generator)
-    by_identity = shuffled[labels[shuffled].argsort(stable=True)]  # (N,) each identity's images side by side
+    by_identity = shuffled[labels[shuffled].argsort(stable=True)]  # (N,) images sorted by identity
 
     size = _group_size(images, batch_size, per_identity)
-    groups, steps = _shares(images, size, max(2, batch_size // size), generator)  # (I,) of each identity
-    owner = torch.arange(len(images)).repeat_interleave(groups)  # (G,) identities
-    number = torch.arange(len(owner)) - (groups.cumsum(0) - groups)[owner]  # (G,) among the groups of its owner
-    nth = (number[:, None] * size + torch.arange(size)) % images[owner, None]  # (G, K) among the images of its owner
+    groups, steps = _shares(images, size, max(2, batch_size // size), generator)  # (I,) groups of each identity
+    owner = torch.arange(len(images)).repeat_interleave(groups)  # (G,) identity of each group
+    number = torch.arange(len(owner)) - (groups.cumsum(0) - groups)[owner]  # (G,) index among its identity's groups
+    nth = (number[:, None] * size + torch.arange(size)) % images[
+        owner, None
+    ]  # (G, K) index among its identity's images
     dealt = by_identity[(images.cumsum(0) - images)[owner, None] + nth]  # (G, K) images
     return dealt[_spread(groups, steps, generator)].flatten(1)
 
 
 def _group_size(images: Tensor, batch_size: int, per_identity: int) -> int:
-    """The K of `balanced_order`: `per_identity`, or more where the batch has room for more of each identity.
+    """The K of `balanced_order`: `per_identity`, or more if the batch has room for more images of every identity.
 
-    10 identities with 40 images each and batches of 64: room for 6 each, so K = 6.
+    Example: 10 identities with 40 images each and batches of 64 have room for 6 of each, so K = 6.
     """
     fewest = int(images.min())
     part = min(batch_size // len(images), fewest)
@@ -84,21 +86,24 @@ def _group_size(images: Tensor, batch_size: int, per_identity: int) -> int:
 
 
 def _shares(images: Tensor, size: int, most: int, generator: torch.Generator) -> tuple[Tensor, int]:
-    """How many groups of `size` images each identity gives to an epoch, (I,) int64, and the number of steps.
+    """(I,) int64 groups of `size` images per identity and epoch, and the number of steps.
 
-    Enough to show all its images, except a few that the largest identities leave out, or that are repeated, so that
-    all steps have equally many groups, at most `most`, of two or more identities.
+    Enough groups for all images, give or take a few, so that every step has the same number of groups, at most `most`,
+    from at least two identities. The largest identities leave images out; those with the least repetition repeat some.
+
+    Args:
+        images: (I,) number of images of each identity.
     """
     groups = -(-images // size)
 
     def give_more(givers: Tensor, count: int) -> None:
-        """One group each time, of the identity that then repeats its images least."""
+        """Add `count` groups, each to the identity that then repeats its images least."""
         for _ in range(count):
             repetition = (groups + 1) * size / images + 1e-3 * torch.rand(len(images), generator=generator)
             groups[repetition.masked_fill(~givers, math.inf).argmin()] += 1
 
     others = torch.arange(len(groups)) != groups.argmax()
-    if others.any():  # a batch full of the largest identity needs a group of another one
+    if others.any():  # every batch needs a group of another identity than the largest
         give_more(others, math.ceil(int(groups.max()) / (most - 1)) - int(groups[others].sum()))
     total = int(groups.sum())
     steps, width = _grid(total, most, spare=int(MOST_LEFT_OUT * images.sum()) // size)
@@ -109,9 +114,9 @@ def _shares(images: Tensor, size: int, most: int, generator: torch.Generator) ->
 
 
 def _grid(total: int, most: int, spare: int) -> tuple[int, int]:
-    """Steps, and groups in each, for `total` groups: full batches or else smaller ones that leave out `spare` at most.
+    """(steps, groups per step) for `total` groups: full batches or smaller ones, leaving out at most `spare`.
 
-    Where neither does, in small sets, some groups have to be repeated.
+    If neither is possible (small datasets), some groups are repeated.
     """
     steps = math.ceil(total / most)
     for some, width in ((total // most, most), (steps, total // steps)):
@@ -121,10 +126,10 @@ def _grid(total: int, most: int, spare: int) -> tuple[int, int]:
 
 
 def _spread(groups: Tensor, steps: int, generator: torch.Generator) -> Tensor:
-    """(I,) numbers of groups -> (steps, P) int64, each group once; they are numbered identity by identity.
+    """(I,) number of groups per identity -> (steps, P) int64 group numbers (sorted by identity), each group once.
 
-    A step takes floor(groups left / steps left) of each identity, and draws the rest of its groups at random, with the
-    remainders as weights.
+    Each step takes floor(groups left / steps left) groups of each identity, and fills up at random with the remainders
+    as weights.
     """
     left, width = groups.clone(), int(groups.sum()) // steps
     rows = []
@@ -142,15 +147,15 @@ def _spread(groups: Tensor, steps: int, generator: torch.Generator) -> Tensor:
 
 
 class Feed:
-    """Delivers the batches of an order as (uint8 pixels, labels) on the device.
+    """Iterate over the batches of an order as (pixels, labels) on the device: (B, 3, H, W) uint8, (B,) int64.
 
-    `size` is the height and width of its images.
+    `size` is the (height, width) of the images in pixels.
 
     Args:
-        images: `datasets.PersonImages` at the size of this stage, with their labels.
-        pixels: (N, 3, H, W) uint8, or None to decode anew each epoch.
-        world: this process; of each batch it takes its own part.
-        workers: decoding processes, when `pixels` is None.
+        images: `datasets.PersonImages` at this size.
+        pixels: (N, 3, H, W) uint8, or None to decode every epoch.
+        world: this rank, which takes its own part of each batch.
+        workers: decoding processes, if `pixels` is None.
     """
 
     def __init__(self, images, pixels: Tensor | None, world: World, workers: int = 0):
@@ -167,21 +172,21 @@ class Feed:
                 pin_memory=world.device.type == "cuda",
                 persistent_workers=workers > 0,
                 prefetch_factor=4 if workers else None,
-                generator=torch.Generator(),  # else each epoch would take a seed from the global generator
+                generator=torch.Generator(),  # else each epoch would advance the global generator
             )
 
     def _placed(self, pixels: Tensor) -> Tensor:
-        """On a GPU with room for it the whole set lies there, so that no batch is copied to it."""
+        """Keep all pixels on the GPU if they need under 40 % of its free memory: no copy per batch."""
         if self.world.device.type == "cuda" and pixels.nbytes < 0.4 * torch.cuda.mem_get_info(self.world.device)[0]:
             return pixels.to(self.world.device)
         return pixels
 
     def mine(self, order: Tensor) -> Tensor:
-        """This process's part of each batch: (steps, B) -> (steps, B // size)."""
+        """This rank's part of each batch: (steps, B) -> (steps, B // size)."""
         return order[:, self.columns(order.shape[1])]
 
     def columns(self, batch_size: int) -> slice:
-        """Where this process's part of a batch lies; a remainder that cannot be shared equally is left out."""
+        """This rank's columns of a batch; a remainder that ranks cannot share equally is left out."""
         share = batch_size // self.world.size
         return slice(self.world.rank * share, (self.world.rank + 1) * share)
 
@@ -192,7 +197,7 @@ class Feed:
             try:
                 for pixels, labels in self._loader:
                     yield pixels.to(device, non_blocking=True), labels.to(device, non_blocking=True)
-            except InputError as error:  # a worker's comes wrapped in its traceback
+            except InputError as error:  # a worker's error contains its traceback
                 raise InputError(str(error).rsplit("InputError: ", 1)[-1].strip()) from None
             return
         labels = to_device(self.labels, device)
@@ -211,14 +216,14 @@ class Feed:
 
 
 class Feeds:
-    """Training and validation images, at the size that an epoch asks for.
+    """Feeds of the training and validation images at any input size.
 
     Args:
-        dataset: `datasets.PersonImages`.
+        dataset: the class `datasets.PersonImages`.
         train, val: samples.
         pids: identities in label order.
-        cache: where decoded images are kept, see `pixels.load`.
-        workers: that decode.
+        cache: see `pixels.load`.
+        workers: decoding threads, or processes with cache "none".
     """
 
     def __init__(self, dataset, train: list, val: list, pids: list[int], cache: str, workers: int, world: World):
@@ -231,7 +236,7 @@ class Feeds:
         self._feeds: list[Feed] = []
 
     def images(self, samples: list, height: int, width: int):
-        """Any samples as a dataset; images that were decoded at another size are not decoded again."""
+        """Any samples as a dataset; shares the cache of decoded images with all input sizes."""
         return self._dataset(samples, height, width, self._pids, self._decoded)
 
     def at(self, size: tuple[int, int]) -> list[Feed]:
@@ -250,7 +255,7 @@ class Feeds:
 
 
 class _Current:
-    """A batch sampler over a list that is replaced each epoch, so that one loader's workers live on."""
+    """A batch sampler over a list that changes each epoch, so that the loader's workers persist."""
 
     def __init__(self, rows: list[list[int]]):
         self.rows = rows

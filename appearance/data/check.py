@@ -1,6 +1,6 @@
-"""What a dataset holds and what is wrong with it, before any work begins: all that names and folders tell.
+"""Summarise a dataset and find its problems from names, folders and single images, before training or testing.
 
-`duplicates.py` tells what only a look at the pictures shows.
+`duplicates.py` finds the problems that need a comparison of images.
 """
 
 import os
@@ -22,30 +22,30 @@ from appearance.identities import DISTRACTOR, JUNK, nobody
 from appearance.machine import by_threads, cores, side_by_side
 from appearance.progress import progress
 
-SMALLEST_SIDE = 16  # pixels; below it a crop holds nothing to recognise
-BLANK = 4  # grey levels between the darkest and the brightest pixel of an image that shows nothing
-FEW_LINES = 5  # images with one fault that get a line each
-WORTH_PROCESSES = 1000  # images, fewer are looked at before processes have begun
-STEP = 16  # pixels, of which height and width of a network's input are multiples
-FAR = 1.4  # times taller or wider than 128x64, from which another shape is proposed
-MOST_CAMERAS = 20  # from which a number in nearly every name is doubted to be a camera's
+SMALLEST_SIDE = 16  # pixels; smaller crops are warned about
+BLANK = 4  # largest difference between pixel values (0 to 255) of an image that counts as blank
+FEW_LINES = 5  # up to so many images of one problem get a line each
+WORTH_PROCESSES = 1000  # images; fewer are read faster by one process
+STEP = 16  # pixels; proposed heights and widths are multiples
+FAR = 1.4  # ratio to the aspect ratio of 128x64 above which another input size is proposed
+MOST_CAMERAS = 20  # more camera numbers than this are warned about
 
 
 @dataclass
 class Problem:
-    """One thing found by `check`; a fatal one makes training or evaluation impossible."""
+    """A problem of a dataset. A fatal one makes training or evaluation impossible."""
 
     fatal: bool
     text: str
-    path: str = ""  # of the image, where it is about one
+    path: str = ""  # of the image, if the problem is about one
 
 
 def summary(data: ReIDData) -> str:
-    """The table of identities, images and cameras, or sessions in their place, per split."""
+    """A table with the identities, images and cameras (or sessions) of each split, as text."""
     seen_by = "sessions" if data.by_session else "cameras"
     lines = [f"{data.root}: {data.layout}", f"  {'split':<8} {'identities':>10} {'images':>8} {seen_by:>8}"]
     for split, samples in data.splits().items():
-        # everybody among the training images is a person
+        # in train, identity 0 is a person
         without = nobody(s.pid for s in (samples if split == "train" else data.query))
         people = [s for s in samples if s.pid not in without]
         known = [s.camera for s in people if s.camera != UNKNOWN]
@@ -55,44 +55,42 @@ def summary(data: ReIDData) -> str:
             f"{extras[pid]:,} {name}" for pid, name in ((DISTRACTOR, "distractors"), (JUNK, "junk")) if extras[pid]
         ]
         line += f"   and {', '.join(notes)}" if notes else ""
-        lines.append(line + (f"   ({len(known):,} names tell one)" if 0 < len(known) < len(people) else ""))
+        lines.append(line + (f"   (in {len(known):,} file names)" if 0 < len(known) < len(people) else ""))
     return "\n".join(lines)
 
 
 def find_problems(data: ReIDData) -> list[Problem]:
-    """Everything wrong that names and folders tell, without opening an image."""
+    """The problems that show in names and folders, without opening an image."""
     return _folder_problems(data) + _training_problems(data) + _camera_problems(data) + _evaluation_problems(data)
 
 
 def one_camera(samples: Iterable[Sample]) -> bool:
-    """Whether all names tell a camera, and each person is seen by one alone: nobody can be recognised in another."""
+    """Whether all cameras are known and each person is in one only: no cross-camera matches."""
     cameras = {(sample.pid, sample.camera) for sample in samples}
     return 0 < len(cameras) == len({pid for pid, _ in cameras}) and all(camera != UNKNOWN for _, camera in cameras)
 
 
 def _folder_problems(data: ReIDData) -> list[Problem]:
-    """What lies there and is not used."""
+    """Files and folders of the dataset that are not used."""
     problems = [Problem(True, f"train: {sequence_hint(folder)}") for folder in data.sequences]
     problems += [Problem(False, note) for note in data.notes]
     for folder in _empty_identity_folders(data):
-        problems.append(Problem(False, f"{folder}: an identity folder without any image"))
+        problems.append(Problem(False, f"{folder}: this identity folder has no images"))
     problems += _deeper_identities(data)
     kinds = defaultdict(list)
     for path in (path for root in split_folders(data) for path in images(root, OTHER_KINDS)):
         kinds[os.path.splitext(path)[1].lower()].append(path)
     for kind, paths in sorted(kinds.items()):
-        text = (
-            f"{counted(len(paths), kind + ' file')} left out ({few(inside(data, paths))}): that kind is not read; save "
-        )
-        problems.append(Problem(False, text + "them as .jpg or .png"))
+        text = f"{counted(len(paths), kind + ' file')} not used ({few(inside(data, paths))}): format not supported; "
+        problems.append(Problem(False, text + "convert to .jpg or .png"))
     if data.folders:
         inner = [path for root in split_folders(data) for path in sorted(root.iterdir())]
         beside = [path for path in inner if path.suffix.lower() in IMG_EXTENSIONS]
         if beside:
             text = (
-                f"{counted(len(beside), 'image')} left out ({few(inside(data, beside))}), beside the identity folders; "
+                f"{counted(len(beside), 'image')} not used ({few(inside(data, beside))}): not in an identity folder; "
             )
-            problems.append(Problem(False, text + "give each person a folder"))
+            problems.append(Problem(False, text + "move each person's images into a folder"))
     return problems
 
 
@@ -101,63 +99,64 @@ def _training_problems(data: ReIDData) -> list[Problem]:
     counts = Counter(sample.pid for sample in data.train)
     if len(counts) == 1:
         name = data.names.get(next(iter(counts)), "?")
-        problems.append(Problem(True, f"train: only one identity ({name}); a network learns by telling people apart"))
+        problems.append(Problem(True, f"train: only one identity ({name}); training needs at least two"))
     if not counts:
-        problems.append(Problem(not data.can_evaluate, "train: no images, so there is nothing to train on"))
+        problems.append(Problem(not data.can_evaluate, "train: no images"))
     alone = [data.names.get(pid, str(pid)) for pid, count in counts.items() if count == 1]
     if alone and len(counts) > 1:
-        problems.append(Problem(False, f"train: {len(alone)} identities have a single image ({few(alone)})"))
+        problems.append(Problem(False, f"train: {counted(len(alone), 'identity')} with a single image ({few(alone)})"))
     (pid, most), *_ = counts.most_common(1) or [(0, 0)]
     if len(counts) > 2 and most > len(data.train) / 2:
-        text = f"train: {data.names.get(pid, pid)} has {most:,} of {len(data.train):,} images; the network sees little "
-        text += "else and learns little from the others: delete most of them, such as frames that hardly differ"
+        text = f"train: {data.names.get(pid, pid)} has {most:,} of {len(data.train):,} images, so training sees "
+        text += "little else; delete most of them, for example near-identical frames"
         problems.append(Problem(False, text))
     return problems
 
 
 def _camera_problems(data: ReIDData) -> list[Problem]:
-    """What the names tell of cameras, and what that makes impossible."""
+    """Problems with cameras and sessions, which are read from file names."""
     test = data.tested()
     people = data.train + test
     known = {s.camera for s in people} - {UNKNOWN}
     problems = []
     if data.by_session:
-        text = "the names tell sessions and no cameras: images of an identity count as answers in another session; "
-        return [Problem(False, text + "whether it is recognised in another camera is not measured")]
+        text = "sessions are used in place of cameras: a right answer is an image of the same identity from another "
+        return [Problem(False, text + "session, and recognition across cameras is not measured")]
     if people and one_camera(people):
-        text = "one camera in all names" if len(known) == 1 else "each person is seen by one camera alone"
-        text += ": whether a person is recognised in another camera can be neither learnt nor measured; images of the "
-        text += "same camera count as matches (`evaluate.py --protocol reappear` asks for a gap in time between them)"
+        text = "all images are from one camera" if len(known) == 1 else "each person is in one camera only"
+        text += ": recognition across cameras can be neither trained nor measured, so images of the same camera count "
+        text += "as right answers (`evaluate.py --protocol reappear` requires a time gap between them)"
         problems.append(Problem(False, text))
     if len(known) > MOST_CAMERAS and len(known) > len(people) / 4:
-        text = f"the names tell {len(known):,} cameras of {len(people):,} images ({few([s.path for s in people])}); if "
-        text += "that number is not the camera's, rename them: what follows a c, cam or camera is taken for one"
+        text = f"{len(known):,} different cameras in the file names of {len(people):,} images "
+        text += f"({few([s.path for s in people])}); the number after c, cam or camera is read as the camera: if it is "
+        text += "something else, rename the files"
         problems.append(Problem(False, text))
     unknown = [s for s in test if s.camera == UNKNOWN]
     if unknown:
-        text = f"{len(unknown)} of {len(test)} test images have no known camera: same-camera images count as matches"
-        problems.append(Problem(False, f"{text} for them"))
+        text = f"{len(unknown)} of {len(test)} test images have no camera in the file name"
+        problems.append(Problem(False, f"{text}, so same-camera images count as right answers for them"))
     unknown = [s for s in data.train if s.camera == UNKNOWN]
     if known and unknown and not test:
-        text = f"{len(data.train) - len(unknown):,} of {len(data.train):,} names tell a camera; images of the others "
-        text += f"({few(inside(data, [s.path for s in unknown]))}) will count as matches of any image: rename them, "
-        problems.append(Problem(False, text + "as anna_cam2_0017.jpg"))
+        text = f"{len(unknown):,} of {len(data.train):,} images have no camera in the file name "
+        text += f"({few(inside(data, [s.path for s in unknown]))}) and will count as right answers in every camera; "
+        problems.append(Problem(False, text + "rename them, as in anna_cam2_0017.jpg"))
     return problems
 
 
 def _evaluation_problems(data: ReIDData) -> list[Problem]:
     if data.untestable:
         return [
-            Problem(False, f"query and gallery are not read, so rank-1 and mAP cannot be measured: {data.untestable}")
+            Problem(False, f"rank-1 and mAP cannot be measured, as query and gallery cannot be read: {data.untestable}")
         ]
     if not data.query and not data.gallery:
         return [
-            Problem(False, "no query/ and gallery/: rank-1 and mAP need them; `python datasets.py split` makes them")
+            Problem(False, "no query/ and gallery/, which rank-1 and mAP need; `python datasets.py split` makes them")
         ]
     problems = []
     for split in ("query", "gallery"):
         if not getattr(data, split):
-            problems.append(Problem(True, f"{split}: no images, so nothing can be evaluated"))
+            problems.append(Problem(True, f"{split}: no images, so evaluation is impossible"))
     if problems:
         return problems
 
@@ -165,7 +164,12 @@ def _evaluation_problems(data: ReIDData) -> list[Problem]:
     both = {s.pid for s in data.train} & {s.pid for s in people}
     if both:
         names = few([data.names.get(pid, str(pid)) for pid in sorted(both)])
-        problems.append(Problem(False, f"{len(both)} identities are both in train and in query/gallery: {names}"))
+        problems.append(
+            Problem(
+                False,
+                f"{counted(len(both), 'identity')} in both train and query/gallery: {names}; move each to one side",
+            )
+        )
     lost = unmatched_queries(data.query, data.gallery)
     if lost:
         whole = len(lost) == len(data.query)
@@ -176,9 +180,9 @@ def _evaluation_problems(data: ReIDData) -> list[Problem]:
 
 
 def unmatched_queries(query: Sequence[Sample], gallery: Sequence[Sample]) -> list[Sample]:
-    """Query samples without any correct gallery sample: same identity, and another or an unknown camera.
+    """Query samples without a right answer in the gallery: same identity, and another or an unknown camera.
 
-    Where all are of one camera, it counts like an unknown one.
+    If everything is from one camera, that camera counts as unknown.
     """
     without = nobody(s.pid for s in query)
     single = one_camera(s for s in (*query, *gallery) if s.pid not in without)
@@ -193,17 +197,15 @@ def unmatched_queries(query: Sequence[Sample], gallery: Sequence[Sample]) -> lis
 
 
 def across_cores(work: Callable, paths: Sequence[str]) -> Iterator:
-    """`map` by processes, where they are worth starting."""
+    """`map` in parallel processes if there are at least WORTH_PROCESSES paths."""
     return side_by_side(work, paths, cores() if len(paths) >= WORTH_PROCESSES else 1, chunk=64)
 
 
 def look(samples: Sequence[Sample], apply: Callable = across_cores) -> tuple[list[Problem], list[bytes | None]]:
-    """Open every image, in one pass: unreadable files, blank images and those too small to show anyone; and thumbnails.
-
-    The thumbnail of an image that cannot be read is None.
+    """Open every image once: unreadable, blank and tiny images, and N thumbnails (None for an unreadable image).
 
     Args:
-        apply: as `map`; calls a function with each of the paths, in order.
+        apply: like `map`: calls a function on each path, results in order.
     """
     problems, thumbnails, _ = survey(samples, apply)
     return problems, thumbnails
@@ -212,7 +214,7 @@ def look(samples: Sequence[Sample], apply: Callable = across_cores) -> tuple[lis
 def survey(
     samples: Sequence[Sample], apply: Callable = across_cores
 ) -> tuple[list[Problem], list[bytes | None], np.ndarray]:
-    """`look`, and the width and height of each image that can be read, in pixels (n, 2)."""
+    """As `look`, and (n, 2) int: width and height in pixels of the n readable images."""
     seen = apply(_open, [sample.path for sample in samples])
     bar = progress(seen, total=len(samples), desc="reading images", unit="img")
     problems, thumbnails, sizes, blank = zip(*bar, strict=True) if samples else ((), (), (), ())
@@ -222,16 +224,16 @@ def survey(
     ]
     found += _one_by_one(
         [path for path, _ in small],
-        [f"{width}x{height} pixels, smaller than {SMALLEST_SIDE}" for _, (width, height) in small],
-        f"images are smaller than {SMALLEST_SIDE} pixels",
+        [f"only {width}x{height} pixels (under {SMALLEST_SIDE})" for _, (width, height) in small],
+        f"images are under {SMALLEST_SIDE} pixels wide or high",
     )
     empty = [sample.path for sample, it_is in zip(samples, blank, strict=True) if it_is]
-    found += _one_by_one(empty, ["blank: all pixels have nearly one colour"] * len(empty), "images are blank")
+    found += _one_by_one(empty, ["blank: all pixels have nearly the same colour"] * len(empty), "images are blank")
     return found, list(thumbnails), np.array([size for size in sizes if size], int).reshape(-1, 2)
 
 
 def _open(path: str) -> tuple[Problem | None, bytes | None, tuple[int, int] | None, bool]:
-    """What is wrong with an image that cannot be read; its thumbnail, width and height, and whether it is blank."""
+    """(problem or None, thumbnail, (width, height), whether it is blank) of an image."""
     try:
         image = load_rgb(path)
     except InputError as error:
@@ -240,14 +242,14 @@ def _open(path: str) -> tuple[Problem | None, bytes | None, tuple[int, int] | No
 
 
 def _one_by_one(paths: Sequence[str], faults: Sequence[str], together: str) -> list[Problem]:
-    """A warning for each of a few images, or one for all of many."""
+    """One warning per image, or a single one if there are more than FEW_LINES images."""
     if len(paths) > FEW_LINES:
         return [Problem(False, f"{len(paths):,} {together} ({few(paths)})")]
     return [Problem(False, f"{path}: {fault}", path) for path, fault in zip(paths, faults, strict=True)]
 
 
 def size_line(sizes: np.ndarray) -> str:
-    """The median image size and the smallest and largest ones by area, with a proposal where 128x64 fits them badly.
+    """A line with the median, smallest and largest image size, and flags for train.py if 128x64 fits badly.
 
     Args:
         sizes: width and height in pixels (n, 2).
@@ -259,13 +261,13 @@ def size_line(sizes: np.ndarray) -> str:
     line = f"image sizes, width x height: median {width:.0f}x{height:.0f}, smallest {smallest[0]}x{smallest[1]}, "
     line += f"largest {largest[0]}x{largest[1]}"
     flags = " ".join(fitting_size(sizes))
-    return f"{line}; their shape is not that of 128x64: train with {flags}" if flags else line
+    return f"{line}; unlike the default input of 128x64, so train with {flags}" if flags else line
 
 
 def fitting_size(sizes: np.ndarray) -> list[str]:
-    """The flags of train.py for a network input of the images' shape; none where 128x64, the default, is near enough.
+    """Flags of train.py for an input size with the images' aspect ratio; none if the default, 128x64, is close.
 
-    Multiples of STEP with about the area of 128x64, or that of the images where they are smaller.
+    The size is in multiples of STEP, with about the area of 128x64, or of the images if they are smaller.
 
     Args:
         sizes: width and height in pixels (n, 2).
@@ -281,7 +283,7 @@ def fitting_size(sizes: np.ndarray) -> list[str]:
 
 
 def image_problems(samples: Sequence[Sample], threads: int) -> list[Problem]:
-    """The problems that `look` finds; by threads, as a process that holds a GPU had better not fork."""
+    """The problems that `look` finds, with threads: a process that uses a GPU must not fork."""
     return look(samples, lambda work, paths: by_threads(work, paths, threads))[0]
 
 
@@ -296,7 +298,7 @@ def _empty_identity_folders(data: ReIDData) -> list[Path]:
 
 
 def _deeper_identities(data: ReIDData) -> list[Problem]:
-    """Folders that hold folders of images, where the others hold images: other identities, or an identity's tracks."""
+    """Warnings about identity folders with images in several subfolders: each may be an identity of its own."""
     below = defaultdict(set)  # identity folder -> its folders with images, "" for itself
     for split, folder in data.folders.items() if data.layout == "class folders" else ():
         for sample in getattr(data, split):
@@ -305,18 +307,18 @@ def _deeper_identities(data: ReIDData) -> list[Problem]:
     deeper = {folder: sorted(inner) for folder, inner in below.items() if len(inner) > 1 and "" not in inner}
     if len(deeper) > len(below) / 2:
         return []
-    how = "are read as one identity's; if each is an identity, move it up"
+    how = "count as one identity; if each is a person, move the folders one level up"
     return [
-        Problem(False, f"{folder}: the images of {len(inner)} folders in it ({few(inner)}) {how}")
+        Problem(False, f"{folder}: its {len(inner)} subfolders ({few(inner)}) {how}")
         for folder, inner in sorted(deeper.items())
     ]
 
 
 def split_folders(data: ReIDData) -> list[Path]:
-    """The folders that hold the identity folders; of other layouts, the whole."""
+    """The folders that hold the identity folders; the root for other layouts."""
     return list(data.folders.values()) or [data.root]
 
 
 def inside(data: ReIDData, paths: Iterable[str | Path]) -> list[str]:
-    """Paths as seen from the dataset's folder."""
+    """Paths relative to the dataset's root."""
     return [os.path.relpath(path, data.root) for path in paths]

@@ -1,4 +1,4 @@
-"""Sequences become class folders: which boxes are worth a crop, who is tested, and the crops themselves."""
+"""Cut crops out of sequences: select boxes, assign people to train, query and gallery, write class folders."""
 
 import csv
 import math
@@ -22,28 +22,28 @@ from appearance.files import beside
 from appearance.progress import progress
 
 NARROWEST = 16  # pixels
-BREAK = 3  # frames; a track that was lost for longer, or overlapped, may have come back on somebody else
+BREAK = 3  # frames; after a longer gap, or an overlap, a track may have switched to another person
 JPEG_QUALITY = 95
 
 
 @dataclass(frozen=True)
 class Rules:
-    """Which boxes become crops, and of which split."""
+    """Which boxes become crops, and in which split. The flags of `datasets.py crops`."""
 
-    classes: tuple[str, ...] = ()  # names or numbers; none: people
-    min_visibility: float = 0.3  # share of a box that is seen
+    classes: tuple[str, ...] = ()  # names or numbers; empty: people
+    min_visibility: float = 0.3  # fraction of a box
     min_height: int = 48  # pixels
-    min_images: int = 4  # of an identity
-    per_identity: int = 50  # crops of an identity at most
-    max_overlap: float = 0.3  # share of a tracker's box that another one may cover
-    split: str = "person"  # nobody is in both train and test; or "time": train on the first part, test on the later
-    test_ratio: float = 0.3  # share of the people, or of the time, to test with; 1: all, and nothing to train on
-    seed: int = 0  # which people are tested
-    shared_ids: bool = False  # a track number means the same person in all sequences
+    min_images: int = 4  # crops per identity
+    per_identity: int = 50  # most crops per identity
+    max_overlap: float = 0.3  # with tracks: fraction of a box that may lie inside another track's box
+    split: str = "person"  # no person in both train and test; or "time": train on the first part, test on the rest
+    test_ratio: float = 0.3  # fraction of the people (or of the time) for testing; 1: all, no training images
+    seed: int = 0  # of the random choice of test people
+    shared_ids: bool = False  # a track number is the same person in all sequences
 
 
 class Identity(NamedTuple):
-    sequence: int  # 0 where a number means the same person in all sequences
+    sequence: int  # position in the list of sequences; 0 with `shared_ids`
     track: int
 
 
@@ -51,11 +51,11 @@ class Crop(NamedTuple):
     who: Identity
     sequence: int  # position in the list of sequences
     frame: int
-    box: tuple[int, int, int, int]  # left, top, right, bottom inside the frame
+    box: tuple[int, int, int, int]  # left, top, right, bottom in pixels, inside the frame
 
 
 class Step(NamedTuple):
-    """One filter: what it left out, and what remains."""
+    """One filter: the number of boxes it removed, and what remains."""
 
     reason: str
     left_out: int
@@ -66,17 +66,17 @@ class Step(NamedTuple):
 def cut(
     folders: Rows[Path], tracks: Rows[Path] | None, out: Path, rules: Rules, reading: Reading = AS_FOUND
 ) -> list[str]:
-    """Crops of the people in sequences, as class folders in `out`; prints what was left out and why.
-
-    Returns the flags of `train.py` that fit the crops.
+    """Cut the people of `folders` (sequences) into class folders in `out`; print a table of removed boxes.
 
     Args:
-        folders: the sequences.
-        tracks: results of a tracker, one file a sequence, to take instead of annotations: each track is one identity.
-        reading: how to read files of boxes where they leave it open.
+        tracks: a tracker's results, one file per sequence, instead of annotations; each track is one identity.
+        reading: how to read ambiguous box files.
+
+    Returns:
+        Flags of train.py for an input size that fits the crops; empty if the default does.
 
     Raises:
-        InputError: something cannot be read, `out` is taken, or too few people are left.
+        InputError: a file cannot be read, `out` exists and is not empty, or too few people are left.
     """
     _check(folders, tracks, out, rules)
     sequences, kept = [Sequence(folder, reading) for folder in folders], []
@@ -90,12 +90,12 @@ def cut(
             print(f"  {step.reason:<44} {-step.left_out or step.boxes:>8,} {step.identities:>10,}")
         print(f"  {'kept':<44} {len(chosen):>8,} {len(np.unique(chosen.track)):>10,}")
     made = plan(sequences, kept, rules)
-    print("Of these")
+    print("All sequences")
     for reason, count in made.left_out.items():
         print(f"  {reason:<44} {-count:>8,}")
     print(f"  {'crops':<44} {sum(map(len, made.splits.values())):>8,}")
     if not made.splits["query"]:
-        print("  nobody is left to test with: train/ alone")
+        print("  nobody is seen long enough to be tested: train/ only, no query/ and gallery/")
     write(made.splits, sequences, out)
     boxes = np.array([crop.box for crops in made.splits.values() for crop in crops])  # (n, 4) left, top, right, bottom
     return fitting_size(boxes[:, 2:] - boxes[:, :2])
@@ -103,11 +103,13 @@ def cut(
 
 def _check(folders: Rows[Path], tracks: Rows[Path] | None, out: Path, rules: Rules) -> None:
     if not folders:
-        raise InputError(f"{out}: give the sequences and then a new folder for the crops")
+        raise InputError(f"{out}: give one or more sequences, then a new folder for the crops")
     if tracks and len(tracks) != len(folders):
-        raise InputError(f"--tracks: {len(tracks)} files for {len(folders)} sequences; give one for each, in order")
+        raise InputError(
+            f"--tracks: {len(tracks)} files for {len(folders)} sequences; give one per sequence, in the same order"
+        )
     if out.exists() and not (out.is_dir() and not any(out.iterdir())):
-        raise InputError(f"{out}: exists and is not an empty folder; choose a new one for the crops, as the last name")
+        raise InputError(f"{out}: exists and is not an empty folder; the last name must be a new folder for the crops")
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -115,10 +117,10 @@ def _check(folders: Rows[Path], tracks: Rows[Path] | None, out: Path, rules: Rul
 
 
 def select(sequence: Sequence, rows: Boxes, rules: Rules, tracked: bool) -> tuple[Boxes, list[Step]]:
-    """The boxes worth a crop, clipped to the frame in whole pixels (left, top, width, height), and what was left out.
+    """Filter boxes. Returns those to crop, clipped to the frame in whole pixels, and the filters that removed boxes.
 
     Args:
-        tracked: the rows are a tracker's results, which mix people up where they overlap.
+        tracked: the boxes are a tracker's results, where people are confused when they overlap.
     """
     rows = rows[:]
     steps = [Step("in the file", 0, len(rows), len(np.unique(rows.track)))]
@@ -131,22 +133,22 @@ def select(sequence: Sequence, rows: Boxes, rules: Rules, tracked: bool) -> tupl
 
     keep(*sequence.of_classes(rows, rules.classes))
     if not tracked:
-        keep(sequence.considered(rows, rules.classes), "not to be considered")
-    keep(rows.track >= 0, "without a track number")
-    keep(np.isin(rows.frame, list(sequence.frames)), "of frames that are missing")
-    keep(rows.sized(), "without width or height")
-    keep(_firsts(rows), "second boxes of a track in one frame")
+        keep(sequence.considered(rows, rules.classes), "marked to be ignored (column 7 is 0)")
+    keep(rows.track >= 0, "no track number")
+    keep(np.isin(rows.frame, list(sequence.frames)), "no image for the frame")
+    keep(rows.sized(), "no width or height")
+    keep(_firsts(rows), "second box of a track in one frame")
     covered, nearer = overlaps(rows)
     inside = _inside(rows.box, sequence.size)
     seen = (1 - nearer) * _share(inside, rows.box)
     rows.visibility, rows.box = np.where(np.isnan(rows.visibility), seen, rows.visibility), inside
     if tracked:
-        keep(covered <= rules.max_overlap, f"more than {rules.max_overlap:.0%} in another track's box")
-        keep(_longest_runs(rows), "beside a track's longest unbroken run")
+        keep(covered <= rules.max_overlap, f"over {rules.max_overlap:.0%} inside another track's box")
+        keep(_longest_runs(rows), "outside the track's longest unbroken run")
     keep((rows.box[:, 2:] > 0).all(1), "outside the frame")
-    keep(rows.visibility >= rules.min_visibility, f"less than {rules.min_visibility:.0%} visible")
-    keep(rows.box[:, 3] >= rules.min_height, f"lower than {rules.min_height} pixels")
-    keep(rows.box[:, 2] >= NARROWEST, f"narrower than {NARROWEST} pixels")
+    keep(rows.visibility >= rules.min_visibility, f"under {rules.min_visibility:.0%} visible")
+    keep(rows.box[:, 3] >= rules.min_height, f"under {rules.min_height} pixels high")
+    keep(rows.box[:, 2] >= NARROWEST, f"under {NARROWEST} pixels wide")
     return rows, steps
 
 
@@ -157,7 +159,7 @@ def _firsts(rows: Boxes) -> np.ndarray:
 
 
 def _longest_runs(rows: Boxes) -> np.ndarray:
-    """Which boxes are of their track's longest run without a break (N,)."""
+    """(N,) bool: the box is in its track's longest run of frames without a gap over BREAK."""
     longest = np.zeros(len(rows), bool)
     for track in np.unique(rows.track):
         places = np.flatnonzero(rows.track == track)
@@ -167,7 +169,7 @@ def _longest_runs(rows: Boxes) -> np.ndarray:
 
 
 def _inside(box: np.ndarray, size: tuple[int, int]) -> np.ndarray:
-    """Boxes clipped to a frame of (width, height), in whole pixels; of width or height 0 where nothing is left."""
+    """(N, 4) int: boxes clipped to a frame of `size` (width, height); 0 wide or high if outside."""
     low = np.floor(box[:, :2]).clip(0, size)
     high = np.ceil(box[:, :2] + box[:, 2:]).clip(0, size)
     return np.concatenate([low, (high - low).clip(0)], 1).astype(int)
@@ -178,9 +180,9 @@ def _share(part: np.ndarray, whole: np.ndarray) -> np.ndarray:
 
 
 def overlaps(rows: Boxes) -> tuple[np.ndarray, np.ndarray]:
-    """Share of each box that one other box of its frame covers at most: any box, and any that stands nearer (N,), (N,).
+    """(N,), (N,): the largest fraction of each box that another box covers; by any box, and by a nearer box.
 
-    Nearer to the camera is whose lower edge is lower in the picture.
+    A box is nearer to the camera if its lower edge is lower in the image.
     """
     covered, nearer = np.zeros(len(rows)), np.zeros(len(rows))
     for here in np.split(np.arange(len(rows)), np.unique(rows.frame, return_index=True)[1][1:]):
@@ -196,7 +198,7 @@ def overlaps(rows: Boxes) -> tuple[np.ndarray, np.ndarray]:
 # ---------------------------------------------------------------------------------------------------------------------
 # Who is tested
 
-People = dict[Identity, list[Crop]]  # the crops of each in order of sequence and time
+People = dict[Identity, list[Crop]]  # each person's crops, sorted by sequence and frame
 
 
 class Plan(NamedTuple):
@@ -205,13 +207,13 @@ class Plan(NamedTuple):
 
 
 def plan(sequences: Rows[Sequence], kept: Rows[Boxes], rules: Rules) -> Plan:
-    """Crops for train, query and gallery from the boxes `kept` of each sequence.
+    """Distribute the boxes `kept` of each sequence over train, query and gallery.
 
-    A second lies between the times to train and to test on. Where nobody is seen long enough to be tested, query and
-    gallery are empty.
+    With `split` "time", a second between the training and the test part is left out. If nobody is seen long enough
+    to be tested, query and gallery are empty.
 
     Raises:
-        InputError: there are fewer than two identities to train on, or to test with where all are for testing.
+        InputError: fewer than two identities to train on (with `test_ratio` 1: to test).
     """
     people, left_out = _people(kept, rules.shared_ids), Counter()
     apart = [round(sequence.rate) for sequence in sequences]
@@ -234,24 +236,25 @@ def plan(sequences: Rows[Sequence], kept: Rows[Boxes], rules: Rules) -> Plan:
         if gallery:
             splits["query"] += query
             splits["gallery"] += gallery
-            left_out["beside a query of the same person in time"] += len(crops) - len(query) - len(gallery)
+            left_out["too close in time to a query of the person"] += len(crops) - len(query) - len(gallery)
         else:
-            left_out["of people who are seen too shortly to be tested"] += len(crops)
+            left_out["person seen too briefly to be tested"] += len(crops)
     left = sum(bool(gallery) for _, gallery in roles.values()) if all_tested else len(train)
     if left < 2:
         raise InputError(
-            f"{counted(len(people), 'person', 'people')} in the boxes that are left, {left} to "
-            f"{'test with' if all_tested else 'train on'}: two are needed; loosen --min-images, --min-height or "
-            "--min-visibility, choose other --classes, or add sequences"
+            f"only {counted(len(people), 'person', 'people')} left after filtering, {left} to "
+            f"{'test' if all_tested else 'train on'}, but at least two are needed; lower --min-images, --min-height "
+            "or --min-visibility, choose other --classes, or add sequences"
         )
     return Plan(splits, {reason: count for reason, count in left_out.items() if count})
 
 
 def query_and_gallery(crops: Rows[Crop], apart: Rows[int]) -> tuple[list[Crop], list[Crop]]:
-    """A person's first and last tenth in each sequence as queries, and what is far enough from them in time.
+    """Query and gallery crops of one person: per sequence, the first and last tenth are queries.
 
-    So the times between a query and the gallery go up to nearly all the time that the person is seen. Far enough are
-    `apart` frames, or a third of that time where it is less, but a fifth of `apart` at least.
+    The gallery holds the crops far enough from every query, so that gaps range up to the whole time that the person is
+    seen. Far enough is `apart` frames (of each sequence), or a third of that time if shorter, but at least a fifth of
+    `apart`.
     """
     query, gallery = [], []
     for number in sorted({crop.sequence for crop in crops}):
@@ -268,7 +271,7 @@ def query_and_gallery(crops: Rows[Crop], apart: Rows[int]) -> tuple[list[Crop], 
 
 
 def spread(crops: list[Crop], most: int) -> list[Crop]:
-    """At most `most` of the crops, evenly over them in order of time."""
+    """At most `most` of the crops, evenly spaced."""
     if len(crops) <= most:
         return crops
     return [crops[round(place)] for place in np.linspace(0, len(crops) - 1, most)]
@@ -284,13 +287,13 @@ def _people(kept: Rows[Boxes], shared: bool) -> People:
 
 
 def _by_time(people: People, sequences: Rows[Sequence], apart: Rows[int], ratio: float, left_out: Counter):
-    """People in the first part of each sequence, and in the later one."""
+    """People with their crops in the training part of each sequence, and in the test part."""
     cuts = [min(s.frames) + (1 - ratio) * (max(s.frames) + 1 - min(s.frames)) for s in sequences]
     parts: tuple[People, People] = {}, {}
     for who, crops in people.items():
         early = [crop for crop in crops if crop.frame < cuts[crop.sequence] - apart[crop.sequence]]
         later = [crop for crop in crops if crop.frame >= cuts[crop.sequence]]
-        left_out["between the times to train and to test on"] += len(crops) - len(early) - len(later)
+        left_out["between the training and the test part"] += len(crops) - len(early) - len(later)
         for part, seen in zip(parts, (early, later), strict=True):
             if seen:
                 part[who] = seen
@@ -298,12 +301,12 @@ def _by_time(people: People, sequences: Rows[Sequence], apart: Rows[int], ratio:
 
 
 def _usable(people: People, rules: Rules, left_out: Counter) -> People:
-    """Those with enough crops, and no more of them than asked for."""
+    """People with at least `min_images` crops, thinned to `per_identity` crops each."""
     enough = {who: crops for who, crops in people.items() if len(crops) >= rules.min_images}
     few = sum(map(len, people.values())) - sum(map(len, enough.values()))
     thinned = {who: spread(crops, rules.per_identity) for who, crops in enough.items()}
-    left_out[f"of identities with fewer than {rules.min_images}"] += few
-    left_out[f"more than {rules.per_identity} of an identity"] += sum(
+    left_out[f"person with fewer than {rules.min_images} crops"] += few
+    left_out[f"over {rules.per_identity} crops of a person"] += sum(
         len(crops) - len(thinned[who]) for who, crops in enough.items()
     )
     return thinned
@@ -314,9 +317,9 @@ def _usable(people: People, rules: Rules, left_out: Counter) -> People:
 
 
 def write(splits: dict[str, list[Crop]], sequences: Rows[Sequence], out: Path) -> None:
-    """`out/<split>/<id>/<id>_c<sequence>_<frame>_<n>.jpg` and `out/identities.csv`, all at once or nothing.
+    """Write `out/<split>/<id>/<id>_c<sequence>_<frame>_<n>.jpg` and `out/identities.csv`, all or nothing.
 
-    Identities and sequences count from 1, n is the number of the crop among its identity's in the split.
+    Identities and sequences are numbered from 1; n counts an identity's crops in the split from 0.
 
     Raises:
         InputError: a frame cannot be read, or `out` cannot be written.
@@ -345,7 +348,7 @@ def write(splits: dict[str, list[Crop]], sequences: Rows[Sequence], out: Path) -
 
         with ThreadPoolExecutor(os.cpu_count()) as pool:
             cuts = pool.map(cut, sorted(files))
-            for _ in progress(cuts, total=len(files), desc="cutting out", unit="frame"):
+            for _ in progress(cuts, total=len(files), desc="cutting crops", unit="frame"):
                 pass
         with open(folder / "identities.csv", "w", newline="", encoding="utf-8", errors="surrogateescape") as file:
             table = csv.writer(file)
@@ -357,4 +360,4 @@ def write(splits: dict[str, list[Crop]], sequences: Rows[Sequence], out: Path) -
         with beside(out) as folder:
             write_to(folder)
     except OSError as error:
-        raise InputError(f"{out}: could not be written ({error.strerror})") from None
+        raise InputError(f"{out}: cannot be written ({error.strerror}); choose another folder") from None

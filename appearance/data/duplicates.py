@@ -1,4 +1,4 @@
-"""What is wrong with a dataset that only its pictures show: copies of images, and test images that are no test."""
+"""Problems that show when images are compared: copies under two identities or in two splits, and trivial queries."""
 
 from collections import Counter
 
@@ -13,22 +13,22 @@ from appearance.data.names import UNKNOWN
 from appearance.data.similarity import NEAR, STRANGERS, Order, alike, thumbnail_vectors
 from appearance.identities import JUNK, nobody
 
-NEIGHBOURS = 0.05  # share of queries with a neighbouring frame in the gallery, below which it is no matter
+NEIGHBOURS = 0.05  # fraction of queries with a neighbouring frame in the gallery that is tolerated
 SPLITS = ("train", "query", "gallery")
 TRAIN, QUERY, GALLERY = range(3)
 
 
 def duplicate_problems(data: ReIDData, thumbnails: dict[str, bytes | None]) -> list[Problem]:
-    """What pictures show that lie in two places.
+    """Problems with images that are in the dataset twice, or almost.
 
     Args:
-        thumbnails: of each image by its path, as `check.look` makes them; without one it is like no other.
+        thumbnails: image path -> thumbnail of `check.look`; images without one match no other.
     """
     return _Compared(data, thumbnails).problems()
 
 
 class _Compared:
-    """The images of a dataset side by side: of a tracklet the first, no junk."""
+    """All images of a dataset, for pairwise comparison: one per tracklet, no junk."""
 
     def __init__(self, data: ReIDData, thumbnails: dict[str, bytes | None]):
         self.data = data
@@ -62,10 +62,10 @@ class _Compared:
         return [problem for problem in found if problem]
 
     def _two_identities(self, pairs: np.ndarray) -> list[Problem]:
-        """One picture under two names, on one side of train and test."""
+        """The same picture under two identities, within train or within the test splits."""
         parts = (
-            ("train", {TRAIN}, "the network is taught that one person is two"),
-            ("query and gallery", {QUERY, GALLERY}, "right answers count as wrong ones"),
+            ("train", {TRAIN}, "the network learns one person as two"),
+            ("query and gallery", {QUERY, GALLERY}, "right answers count as wrong"),
         )
         problems = []
         for name, splits, effect in parts:
@@ -74,18 +74,18 @@ class _Compared:
             if here.size:
                 are = "image is" if here.shape[1] == 1 else "images are"
                 text = f"{name}: {here.shape[1]:,} {are} under two identities: {self._who(here)}; "
-                problems.append(Problem(False, f"{text}{effect}: make one folder of the two, or delete the copies"))
+                problems.append(Problem(False, f"{text}{effect}; merge the two folders, or delete the copies"))
         return problems
 
     def _again(self, copies: np.ndarray, frames: np.ndarray) -> Problem | None:
-        """People of train who are tested on, whatever their names."""
+        """People who are in train and in the test splits under any name."""
         pairs = self._in(np.concatenate([copies, frames], 1), {TRAIN}, {QUERY, GALLERY})
         pairs = pairs[:, ~np.isin(self.pid[pairs[1]], list(nobody(s.pid for s in self.data.query)))]
         if not pairs.size:
             return None
         again = counted(len({*self.pid[pairs[0]]}), "identity")
         text = f"train and query/gallery: {again} in both, judged by image content: {self._who(pairs)}; rank-1 and mAP "
-        return Problem(False, text + "are too good for new people: move all images of a person to one side")
+        return Problem(False, text + "will be too high; move all images of a person to one side")
 
     def _copied_queries(self, pairs: np.ndarray) -> Problem | None:
         pairs = self._answers(pairs)
@@ -93,40 +93,38 @@ class _Compared:
             return None
         queries = len(np.unique(pairs[0]))
         have = "has" if queries == 1 else "have"
-        text = (
-            f"query and gallery: {queries:,} of {self._queries():,} query images {have} a copy, or nearly one, in the "
-        )
-        text += f"gallery ({self._names(pairs)}), which any network finds: delete it from one of the two"
+        text = f"query and gallery: {queries:,} of {self._queries():,} query images {have} a copy or near-copy in the "
+        text += f"gallery ({self._names(pairs)}), which any network finds; delete one of each pair"
         return Problem(False, text)
 
     def _neighbours(self, pairs: np.ndarray) -> Problem | None:
-        """Query and gallery images from one moment of one video."""
+        """Queries with a neighbouring video frame in the gallery."""
         pairs = self._answers(pairs)
         queries = len(np.unique(pairs[0]))
         if queries <= NEIGHBOURS * self._queries():
             return None
         have = "has a" if queries == 1 else "have a"
-        text = f"query and gallery: {queries:,} of {self._queries():,} query images {have} neighbouring frame of their "
-        text += f"track in the gallery ({self._names(pairs)}), which any network finds: rank-1 means nothing; take "
-        text += "queries from another time or camera, as `python datasets.py split` does"
+        text = f"query and gallery: {queries:,} of {self._queries():,} query images {have} neighbouring frame in the "
+        text += f"gallery ({self._names(pairs)}), which any network finds, so rank-1 means nothing; take queries from "
+        text += "another time or camera, as `python datasets.py split` does"
         if self.single:
             text += ", or measure with `evaluate.py --protocol reappear`"
         return Problem(False, text)
 
     def _answers(self, pairs: np.ndarray) -> np.ndarray:
-        """Pairs of a query and a right answer to it that counts: not of the same camera, if there are two."""
+        """The pairs of a query and a right answer that counts: from another camera, unless there is only one."""
         pairs = self._in(pairs, {QUERY}, {GALLERY})
         first, second = pairs
         counts = (self.camera[first] != self.camera[second]) | (self.camera[second] == UNKNOWN) | self.single
         return pairs[:, (self.pid[first] == self.pid[second]) & counts]
 
     def _in(self, pairs: np.ndarray, first: set[int], second: set[int]) -> np.ndarray:
-        """Those of the pairs with one image in each of two groups of splits; the images of the first group first."""
+        """The pairs (2, P) with one image in the splits `first` and the other in the splits `second`, in this order."""
         here = np.isin(self.split[pairs[0]], list(first)) & np.isin(self.split[pairs[1]], list(second))
-        return pairs[:, here]  # positions ascend from train to gallery, so they are in order
+        return pairs[:, here]  # samples are sorted by split, so the order holds
 
     def _who(self, pairs: np.ndarray) -> str:
-        """The two identities of most pairs, with a pair of images for each."""
+        """The identities in `pairs`, most frequent first, each with an example of two images."""
         both = list(zip(self.pid[pairs[0]].tolist(), self.pid[pairs[1]].tolist(), strict=True))
         told = []
         for (one, other), _ in Counter(both).most_common():

@@ -1,4 +1,4 @@
-"""Images in any tree as class folders: a pattern, a CSV file or Market-1501's names tell the identity of each."""
+"""Read identities of images in any folder tree, from a pattern, a CSV file or Market-1501 file names."""
 
 import csv
 import io
@@ -15,7 +15,7 @@ from appearance.data.names import parse_name
 from appearance.identities import nobody
 from appearance.reading import text_of
 
-COLUMNS = {  # what a CSV file's columns may be called
+COLUMNS = {  # accepted column names of the CSV file
     "file": ("file", "filename", "file_name", "path", "image", "image_name", "image_path", "img"),
     "identity": ("identity", "id", "pid", "person", "person_id", "label", "class", "name"),
     "camera": ("camera", "cam", "camid", "camera_id"),
@@ -24,7 +24,7 @@ COLUMNS = {  # what a CSV file's columns may be called
 
 
 class Told(NamedTuple):
-    """What a pattern or a table tells of one image; "" for what it does not."""
+    """Identity, camera and session of one image; "" if unknown."""
 
     identity: str
     camera: str = ""
@@ -32,20 +32,19 @@ class Told(NamedTuple):
 
 
 def read(root: Path, identity: str | None) -> tuple[ReIDData, dict[str, str]]:
-    """All images below `root` as one set to train on, and the session of each path as far as it is told.
+    """All images below `root` as training samples, and path -> session for those with a known session.
 
     Args:
-        identity: a pattern or the name of a CSV file, as `split --identity` takes it; None: the names are of the kind
-            of Market-1501's.
+        identity: the value of `split --identity`, a pattern or a CSV file; None: file names are like Market-1501's.
 
     Raises:
-        InputError: a pattern or table that cannot be used, or images whose identity nothing tells.
+        InputError: there are no images, the pattern or table is invalid, or no image has an identity.
     """
     paths = images(root)
     if not paths:
-        raise InputError(f"{root}: no images found")
+        raise InputError(f"{root}: no images in this folder or below")
     if identity is None:
-        tell, flag = _market_name, "the name"
+        tell, flag = _market_name, "the file name"
     elif identity.lower().endswith((".csv", ".tsv")) or os.path.isfile(identity):
         tell, flag = _table(Path(identity), root, paths), f"--identity {identity}"
     else:
@@ -53,23 +52,25 @@ def read(root: Path, identity: str | None) -> tuple[ReIDData, dict[str, str]]:
     told = {path: tell(inside(root, path)) for path in paths}
     lost = [path for path, one in told.items() if one is None or not one.identity]
     if len(lost) == len(paths):
-        raise InputError(f"{flag}: fits none of {len(paths):,} images, such as {few([inside(root, p) for p in paths])}")
+        raise InputError(
+            f"{flag}: matches none of {len(paths):,} images, such as {few([inside(root, p) for p in paths])}"
+        )
     told = {path: one for path, one in told.items() if one is not None and one.identity}
     for path, one in told.items():
         if re.search(r"[/\\\0]|^\.", one.identity):
-            raise InputError(f"{flag}: the identity {one.identity!r} of {inside(root, path)} cannot be a folder's name")
+            raise InputError(f"{flag}: identity {one.identity!r} of {inside(root, path)} is not a valid folder name")
     data = ReIDData(root, "flat folder", folders={"train": root})
     found = [(path, one.identity, one.camera) for path, one in told.items()]
     add_class_samples(data, {"train": found}, number_identities({"train": {who for _, who, _ in found}}))
     if lost:
         examples = few([inside(root, path) for path in lost])
         what = "identity" if identity is not None else "person (-1 is junk, 0000 a distractor)"
-        data.notes.append(f"{counted(len(lost), 'image')} left out: {flag} tells no {what} ({examples})")
+        data.notes.append(f"{counted(len(lost), 'image')} left out: {flag} gives no {what} ({examples})")
     return data, {path: one.session for path, one in told.items() if one.session}
 
 
 def has_market_names(root: Path) -> bool:
-    """Whether images lie in no folder below `root`, and their names tell identities as Market-1501's do."""
+    """Whether all images lie directly in `root` and have Market-1501 file names."""
     paths = images(root) if root.is_dir() else []
     return bool(paths) and all(
         os.path.dirname(path) == str(root) and parse_name(os.path.basename(path)).pid is not None for path in paths
@@ -77,23 +78,24 @@ def has_market_names(root: Path) -> bool:
 
 
 def pattern(flag: str, text: str) -> Callable[[str], Told | None]:
-    """A function of an image's path, as seen from the root with slashes, from a regular expression.
+    """A function: path relative to the root (with slashes) -> what the pattern finds in it, None if no match.
 
-    The group called as the flag tells what the flag asks for, or else the first group; of sessions also the whole.
-    None where it does not fit.
+    Args:
+        flag: "identity" or "session". Its value is the group of this name, else the first unnamed group, else (for
+            sessions) the whole match.
 
     Raises:
-        InputError: no regular expression, or one without a group.
+        InputError: `text` is not a regular expression, or has no group where one is needed.
     """
     try:
         compiled = re.compile(text)
     except re.error as error:
-        raise InputError(f"--{flag} {text}: not a regular expression ({error})") from None
+        raise InputError(f"--{flag} {text}: is not a valid regular expression ({error})") from None
     groups = compiled.groupindex
     if not compiled.groups and flag == "identity":
         raise InputError(
-            f"--identity {text}: neither a file nor a pattern with a group; put what tells the identity in brackets, "
-            "as in '^([0-9]+)_'"
+            f"--identity {text}: is neither a file nor a pattern with a group; put the part for the identity in "
+            "brackets, as in '^([0-9]+)_'"
         )
 
     def tell(path: str) -> Told | None:
@@ -115,7 +117,7 @@ def _market_name(path: str) -> Told | None:
 
 
 def _table(file: Path, root: Path, paths: list[str]) -> Callable[[str], Told | None]:
-    """A function of an image's path from a CSV file with columns file and identity, perhaps camera and session."""
+    """A function: path relative to the root -> its row of a CSV file (file, identity[, camera, session])."""
     try:
         lines = io.StringIO(text_of(file, "utf-8-sig"), newline="")
         first = lines.readline()
@@ -126,7 +128,7 @@ def _table(file: Path, root: Path, paths: list[str]) -> Callable[[str], Told | N
     header = {str(name).strip().lower(): name for name in (rows[0] if rows else ())}
     columns = {key: next((header[n] for n in names if n in header), None) for key, names in COLUMNS.items()}
     if not rows or not columns["file"] or not columns["identity"]:
-        raise InputError(f"--identity {file}: its first line must name the columns, as in file,identity,camera,session")
+        raise InputError(f"--identity {file}: the first line must name the columns, as in file,identity,camera,session")
     table, known = {}, {inside(root, path) for path in paths}
     by_name = {}
     for path in known:
@@ -138,14 +140,16 @@ def _table(file: Path, root: Path, paths: list[str]) -> Callable[[str], Told | N
         found = [one for one in alike if f"/{path}".endswith(f"/{one}") or f"/{one}".endswith(f"/{path}")]
         found = [path] if path in known else found
         if len(found) != 1:
-            what = "is no image in" if not found else f"is {len(found)} images in"
-            text = f"--identity {file}, line {number}: {path} {what} {root}; give its path as seen from there"
+            what = "is not an image in" if not found else f"matches {len(found)} images in"
+            text = f"--identity {file}, line {number}: {path} {what} {root}; give the path relative to that folder"
             raise InputError(text)
         if table.setdefault(found[0], Told(**cells)) != Told(**cells):
-            raise InputError(f"--identity {file}, line {number}: {path} stands twice, with other values")
+            raise InputError(
+                f"--identity {file}, line {number}: {path} is listed twice with different values; delete one line"
+            )
     return table.get
 
 
 def inside(root: Path, path: str) -> str:
-    """The path as seen from `root`, with slashes."""
+    """The path relative to `root`, with slashes."""
     return Path(path).relative_to(root).as_posix()

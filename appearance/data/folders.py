@@ -1,6 +1,6 @@
-"""Which folder of a tree is an identity: read from the names of folders, or asked for.
+"""Decide which level of folders holds the identities, from the folder names, or ask the user.
 
-Most trees have one folder for each identity, and whatever lies below belongs to it. Others have a level above: cameras
+Most trees have one folder per identity, with everything below belonging to it. Others have a level above: cameras
 (`cam_a/person_0001/`), sessions, splits, or a whole dataset.
 """
 
@@ -31,21 +31,25 @@ TRACK = re.compile(
 SPLITS = ("train", "query", "gallery")
 OTHER_SPLITS = {"training", "train_all", "val", "valid", "validation", "dev", "test", "testing", "eval", "probe"}
 DATASETS = {"bounding_box_train", "bounding_box_test", "image_train", "image_test", "bbox_train", "bbox_test", *SPLITS}
-MOST_CAMERAS = 20  # folders that a level of cameras holds at most
-NEARLY_ALL = 0.9
+MOST_CAMERAS = 20  # a level with more folders is not taken for cameras
+NEARLY_ALL = 0.9  # fraction of images that must agree
 
 
-IDENTITY, CAMERA_BELOW, CAMERA_ABOVE = "identity/", "identity/camera/", "camera/identity/"  # what a tree's levels are
+IDENTITY, CAMERA_BELOW, CAMERA_ABOVE = (
+    "identity/",
+    "identity/camera/",
+    "camera/identity/",
+)  # meaning of the upper two folder levels
 
 
 class _Image(NamedTuple):
     path: str
-    upper: str  # the folder among the identities, or above them
-    below: tuple[str, ...]  # the folders from there to the image
+    upper: str  # the folder directly below the root or split
+    below: tuple[str, ...]  # the folders between `upper` and the image
 
 
 def named(folder: Path, *names: str) -> Path | None:
-    """The first of these that is in `folder`, in upper or lower case; where both are, the exact spelling."""
+    """The first of `names` that exists in `folder`, ignoring case but exact spelling first; else None."""
     for name in names:
         if (folder / name).exists():
             return folder / name
@@ -56,9 +60,9 @@ def named(folder: Path, *names: str) -> Path | None:
 
 
 def identity_and_camera(path: str, folder: Path, level: str) -> tuple[str, str] | None:
-    """The folders that are an image's identity and its camera ("" if none is), where `folder` holds the upper level.
+    """(identity, camera) of an image in `folder`, from its folders; camera "" if unknown.
 
-    None for an image that lies beside the identity folders.
+    None for an image that is in no identity folder.
     """
     upper, *below = _folders(path, folder)
     if level == CAMERA_ABOVE:
@@ -67,19 +71,19 @@ def identity_and_camera(path: str, folder: Path, level: str) -> tuple[str, str] 
 
 
 def _folders(path: str, folder: Path) -> list[str]:
-    """The folders from `folder` to an image in it."""
+    """The names of the folders between `folder` and an image in it."""
     return path.split(os.sep)[len(folder.parts) : -1]
 
 
 def level_of(root: Path, listing: dict[Path, dict[str, list[str]]]) -> str:
-    """What the upper two levels of folders are: IDENTITY, CAMERA_BELOW or CAMERA_ABOVE.
+    """The meaning of the upper two folder levels: IDENTITY, CAMERA_BELOW or CAMERA_ABOVE.
 
     Args:
         root: the folder that the user named.
-        listing: of each folder with folders of images (`root`, or those of its splits): their names and their images.
+        listing: `root` or the folders of its splits -> {name of a folder inside: paths of its images}.
 
     Raises:
-        InputError: the names do not tell which folders are identities; says which readings there are.
+        InputError: the folder names are ambiguous; the message has the command for each reading.
     """
     images = []
     for folder, uppers in listing.items():
@@ -95,8 +99,8 @@ def level_of(root: Path, listing: dict[Path, dict[str, list[str]]]) -> str:
         if len(uppers) > 1 and _all(CAMERA, uppers):
             flat = _flat(folder, "^(?P<camera>[^/]+)/(?P<identity>[^/]+)[.]")
             raise InputError(
-                f"{folder}: its folders are called after cameras ({few(uppers)}) and none after an identity; if the "
-                f"file names tell the identity, type `{flat}` with a pattern that fits them"
+                f"{folder}: its folders are cameras ({few(uppers)}) and none is an identity; if the file names "
+                f"contain the identity, run `{flat}` with a pattern that fits them"
             )
         return IDENTITY
     pairs = sorted({(image.upper, image.below[0]) for image in deep})
@@ -104,7 +108,7 @@ def level_of(root: Path, listing: dict[Path, dict[str, list[str]]]) -> str:
     if {upper.lower() for upper in uppers} <= OTHER_SPLITS:
         told = ", ".join(f"{name}/ ({counted(n, 'image')})" for name, n in Counter(i.upper for i in images).items())
         raise InputError(
-            f"{root}: holds {told} and no train/, query/ or gallery/; name one of its folders, as in "
+            f"{root}: holds {told} but no train/, query/ or gallery/; give one of its folders, as in "
             f"`{command('datasets.py', 'check', folder / uppers[0])}`"
         )
     tree = _Tree(deep, uppers, lowers, pairs)
@@ -115,19 +119,20 @@ def level_of(root: Path, listing: dict[Path, dict[str, list[str]]]) -> str:
 
 
 class _Tree:
-    """Two levels of folders, and what their names say of them."""
+    """Two levels of folders, and evidence from their names."""
 
     def __init__(self, images: list[_Image], uppers: list[str], lowers: list[str], pairs: list[tuple[str, str]]):
         self.images, self.uppers, self.lowers = images, uppers, lowers
-        self.in_each = median(Counter(upper for upper, _ in pairs).values())  # lower folders in an upper one
-        self.shared = len(pairs) > len(lowers)  # a name stands in two upper folders
+        self.in_each = median(Counter(upper for upper, _ in pairs).values())  # lower folders per upper folder
+        self.shared = len(pairs) > len(lowers)  # a lower name occurs in several upper folders
         self.tracks = _are_tracks(lowers)
 
     def level(self) -> str | None:
+        """IDENTITY, CAMERA_BELOW or CAMERA_ABOVE; None if ambiguous."""
         people = _all(PERSON, self.lowers)
         if _all(CAMERA, self.uppers):
             alike = len({re.sub(r"\d+", "0", lower) for lower in self.lowers}) == 1
-            # the trackers of two cameras number their tracks without knowing of each other
+            # not for tracks: track 1 of two cameras is not the same person
             return CAMERA_ABOVE if not self.tracks and (self.shared or alike or people) else None
         if _all(CAMERA, self.lowers) or _all(MAYBE_CAMERA, self.lowers):
             return CAMERA_BELOW
@@ -136,11 +141,12 @@ class _Tree:
         return IDENTITY if not people and self._people_above() else None
 
     def _as_cameras(self) -> bool:
-        """Whether upper folders called c1 may be cameras, and are not identities such as C001."""
+        """Whether upper folders named like c1 are cameras, and not identities such as C001."""
         few_uppers = len(self.uppers) <= min(MOST_CAMERAS, self.in_each)
         return few_uppers and self.shared and not self.tracks and not self._files_named_after_upper()
 
     def _people_above(self) -> bool:
+        """Whether the upper folders are the identities."""
         if _all(PERSON, self.uppers):
             return True
         if _are_tracks(self.uppers):
@@ -153,14 +159,14 @@ class _Tree:
         return len(self.uppers) > self.in_each or (numbers and not self.shared and len(self.uppers) > 1)
 
     def _files_named_after_upper(self) -> bool:
-        """Whether file names begin with the upper folder's name and not with the lower one's: DukeMTMC-VideoReID."""
+        """Whether file names begin with the upper folder's name, as in DukeMTMC-VideoReID."""
         telling = [image for image in self.images if image.upper != image.below[0]]
         after = sum(_begins_with(os.path.basename(image.path), image.upper) for image in telling)
         return bool(telling) and after >= NEARLY_ALL * len(telling)
 
 
 def _begins_with(name: str, word: str) -> bool:
-    """Whether a file name begins with a folder's name, and no longer number or word does."""
+    """Whether a file name begins with `word` as a whole word or number."""
     end = r"(?!\d)" if word.isdecimal() else r"(?![^\W_])"
     return bool(re.match(re.escape(word) + end, name, re.IGNORECASE))
 
@@ -170,15 +176,15 @@ def _are_tracks(names: list[str]) -> bool:
 
 
 def _question(folder: Path, images: int, uppers: list[str], lowers: list[str]) -> str:
-    """The two readings of a tree, and what makes each of them plain."""
+    """The error text for an ambiguous tree, with a command for each reading."""
     kind = "session" if _all(TRACK, uppers) else "camera"
     upper = f"{counted(len(uppers), 'upper folder')} ({few(uppers)})"
     lower = f"{counted(len(lowers), 'folder')} below ({few(lowers)})"
     above, below = "^(?P<identity>[^/]+)/", f"^(?P<{kind}>[^/]+)/(?P<identity>[^/]+)/"
     return (
-        f"{folder}: {images:,} images lie two folders deep, and the names do not tell whether an identity is one of "
-        f"the {upper} or one of the {lower}; if an upper one is, type `{_flat(folder, above)}`; if a lower one is, "
-        f"`{_flat(folder, below)}`, or call the upper ones cam1, cam2, ... if they are cameras"
+        f"{folder}: {images:,} images lie two folders deep, and it is unclear which folders are the identities: the "
+        f"{upper} or the {lower}; if the upper ones, run `{_flat(folder, above)}`; if the lower ones, run "
+        f"`{_flat(folder, below)}`, or rename the upper folders to cam1, cam2, ... if they are cameras"
     )
 
 
@@ -187,10 +193,10 @@ def _flat(folder: Path, pattern: str) -> str:
 
 
 def _refuse_datasets(root: Path, deep: list[_Image]) -> None:
-    """Say where the dataset lies, if it is not `root` but a folder below.
+    """Refuse a `root` that holds a dataset in a folder below.
 
     Raises:
-        InputError: it does.
+        InputError: there is one; the message names its folder.
     """
     inside = [(image.upper, *image.below) for image in deep]
     found = {parts[:depth]: 0 for parts in inside for depth in range(1, len(parts)) if parts[depth].lower() in DATASETS}
@@ -201,7 +207,7 @@ def _refuse_datasets(root: Path, deep: list[_Image]) -> None:
         told = ", ".join(f"{'/'.join(parts)}/ ({counted(images, 'image')})" for parts, images in found.items())
         first = root.joinpath(*max(found, key=found.get))
         raise InputError(
-            f"{root}: {told} {'is a dataset' if len(found) == 1 else 'are datasets'} below it; name that folder, as in "
+            f"{root}: the {'dataset is' if len(found) == 1 else 'datasets are'} in {told}; give that folder, as in "
             f"`{command('datasets.py', 'check', first)}`"
         )
 
@@ -211,12 +217,12 @@ def _all(pattern: re.Pattern, names: Iterable[str]) -> bool:
 
 
 def few(names: Sequence[str], limit: int = 3) -> str:
-    """The first of the names, with dots if there are more."""
+    """The first `limit` names as text, with dots if there are more."""
     return ", ".join(names[:limit]) + (", ..." if len(names) > limit else "")
 
 
 def camera_numbers(names: Iterable[str]) -> dict[str, int]:
-    """A number for each camera's folder: the one in its name where all have one of their own, else counted from 1."""
+    """Camera folder -> number: the last number in its name if all differ, else 1, 2, ... in sorted order."""
     names = sorted({name for name in names if name})
     told = [int(found[-1]) for name in names if (found := re.findall(r"\d{1,9}", name))]
     own = len(told) == len(names) == len(set(told))

@@ -1,17 +1,17 @@
-"""From a folder on disk to samples: recognise the layout, read identities and cameras from names.
+"""From a folder to samples: recognise the layout, read identities and cameras from names.
 
-These layouts are recognised:
+Layouts:
 
 * class folders: `ROOT/<identity>/*.jpg`, or `ROOT/train/<identity>/` with `ROOT/query/` and `ROOT/gallery/`; with
-  cameras above (`ROOT/cam_a/<identity>/*.jpg`) or below the identities as `folders.py` tells;
-* Market-1501 and its kin (DukeMTMC-reID, VeRi): `bounding_box_train/`, `query/`, `bounding_box_test/`
+  camera folders above (`ROOT/cam_a/<identity>/*.jpg`) or below the identities (see `folders.py`);
+* Market-1501, DukeMTMC-reID and VeRi: `bounding_box_train/`, `query/`, `bounding_box_test/`
   (`image_train/`, `image_query/`, `image_test/`), identities and cameras in the file names;
 * MARS: `bbox_train/`, `bbox_test/` and `info/` with the official tracklets;
 * MSMT17: `train/`, `test/` (`mask_train_v2/`, `mask_test_v2/`) and the official lists, `list_train.txt` and so on;
-* RandPerson: `randperson_subset/` with images such as `000012_s03_c01_f000776.jpg`, to train on;
+* RandPerson: `randperson_subset/` with images such as `000012_s03_c01_f000776.jpg`, training only;
 * ClonedPerson: the same names in `train/`, `test/query/` and `test/gallery/`.
 
-Names of folders count in upper and lower case.
+Folder names are matched ignoring case.
 """
 
 import os
@@ -47,7 +47,16 @@ from appearance.data.names import (
 from appearance.identities import DISTRACTOR, JUNK, nobody
 from appearance.reading import matlab_arrays, text_of
 
-OTHER_KINDS = (".gif", ".avif", ".heic", ".heif", ".jxl", ".jp2", ".jfif", ".tga")  # pictures that are not read
+OTHER_KINDS = (
+    ".gif",
+    ".avif",
+    ".heic",
+    ".heif",
+    ".jxl",
+    ".jp2",
+    ".jfif",
+    ".tga",
+)  # image formats that are not supported
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -55,7 +64,7 @@ OTHER_KINDS = (".gif", ".avif", ".heic", ".heif", ".jxl", ".jp2", ".jfif", ".tga
 
 
 class Sample(NamedTuple):
-    """One image; `identities.py` says what a `pid` of -1 or 0 is. Camera, tracklet and time are -1 where unknown."""
+    """One image. Camera, tracklet and time (in frames) are -1 if unknown; `identities.py` explains `pid` -1 and 0."""
 
     path: str
     pid: int
@@ -66,29 +75,31 @@ class Sample(NamedTuple):
 
 @dataclass
 class ReIDData:
-    """A dataset's splits, each sorted by path; `names[pid]` is the identity as the folder or file calls it."""
+    """A dataset's splits, each sorted by path."""
 
     root: Path
     layout: str
     train: list[Sample] = field(default_factory=list)
     query: list[Sample] = field(default_factory=list)
     gallery: list[Sample] = field(default_factory=list)
-    names: dict[int, str] = field(default_factory=dict)
-    untestable: str = ""  # why the images to test with could not be listed
-    sequences: list[Path] = field(default_factory=list)  # folders of video among the people, left out
-    folders: dict[str, Path] = field(default_factory=dict)  # of class folders: the one of each split
-    by_session: bool = False  # cameras are numbers of sessions
-    notes: list[str] = field(default_factory=list)  # what names say and is not believed
+    names: dict[int, str] = field(default_factory=dict)  # pid -> name of its folder, or its number in file names
+    untestable: str = ""  # why query and gallery could not be read
+    sequences: list[Path] = field(default_factory=list)  # video folders among the identity folders, not read
+    folders: dict[str, Path] = field(default_factory=dict)  # class folders only: split -> its folder
+    by_session: bool = False  # `camera` is a session number
+    notes: list[str] = field(default_factory=list)  # for the user, mostly about file names
 
     @property
     def can_evaluate(self) -> bool:
+        """Whether query and gallery both have images."""
         return bool(self.query and self.gallery)
 
     def splits(self) -> dict[str, list[Sample]]:
+        """Split name -> its samples."""
         return {"train": self.train, "query": self.query, "gallery": self.gallery}
 
     def tested(self) -> list[Sample]:
-        """The images of people in query and gallery, without distractors and junk."""
+        """The query and gallery samples without distractors and junk."""
         without = nobody(sample.pid for sample in self.query)
         return [sample for sample in self.query + self.gallery if sample.pid not in without]
 
@@ -101,12 +112,12 @@ def find(root: str | os.PathLike) -> ReIDData:
     """Recognise the layout under `root` and list its samples. Images are not opened.
 
     Raises:
-        InputError: no such folder, or nothing in it looks like a dataset.
+        InputError: `root` is not a folder, is a video sequence, or has no recognised layout.
     """
     root = Path(root)
     try:
         if not root.is_dir():
-            raise InputError(f"{root}: no such folder")
+            raise InputError(f"{root}: no such folder; check the path")
         if is_sequence(root):
             raise InputError(sequence_hint(root))
         data = _without_serials(_read(root))
@@ -127,7 +138,7 @@ def _read(root: Path) -> ReIDData:
 
 
 def _below(root: Path, path: str) -> Path | None:
-    """A file or folder below `root`, in upper or lower case; None if there is none."""
+    """The file or folder `path` below `root`, ignoring case; None if missing."""
     found: Path | None = root
     for name in path.split("/"):
         found = found and named(found, name)
@@ -135,22 +146,24 @@ def _below(root: Path, path: str) -> Path | None:
 
 
 def _without_serials(data: ReIDData) -> ReIDData:
-    """The dataset without times, where its names number the images one by one instead of telling frames."""
+    """Drop `time` if the numbers in the file names count all images of the dataset and are not frame numbers."""
     samples = [sample for part in data.splits().values() for sample in part if sample.tracklet == UNKNOWN]
     timed = [sample for sample in samples if sample.time != UNKNOWN]
     if timed and are_serial([s.time for s in timed], [s.pid for s in timed]):
         examples = few([os.path.basename(sample.path) for sample in timed], 2)
-        data.notes.append(f"the numbers in the names count the images ({examples}) and are not read as frames")
+        data.notes.append(
+            f"the numbers in the file names count all images ({examples}) and are not used as frame numbers"
+        )
         for part in data.splits().values():
             part[:] = [sample._replace(time=UNKNOWN) for sample in part]
     return data
 
 
 def merged(sets: Sequence[ReIDData]) -> ReIDData:
-    """Several datasets to train on as one: nobody, and no camera, of one is in another.
+    """Combine datasets for training; identities and cameras of different datasets stay different.
 
-    Query and gallery, and the root, are those of the first that has them. An identity is called by its folder or file
-    behind the name of its dataset's folder.
+    Root, query and gallery are those of the first dataset that has both. The name of an identity is
+    "<dataset folder>/<its name there>".
     """
     tested = next((data for data in sets if data.can_evaluate), sets[0])
     whole = ReIDData(tested.root, " + ".join(data.layout for data in sets))
@@ -179,10 +192,14 @@ def merged(sets: Sequence[ReIDData]) -> ReIDData:
 def _named_images(
     root: Path, folders: dict[str, tuple[str, ...]], as_in: str
 ) -> Iterator[tuple[str, str, str, NameParts]]:
-    """(split, path, name, what the name tells) of each image in the first folder that is there of each split's.
+    """(split, path, file name, parsed name) of each image.
+
+    Args:
+        folders: split -> possible names of its folder; the first that exists is read.
+        as_in: end of the error message: what a name must contain, with an example.
 
     Raises:
-        InputError: a name tells no identity.
+        InputError: a file name has no identity.
     """
     for split, names in folders.items():
         folder = next((found for name in names if (found := _below(root, name)) and found.is_dir()), None)
@@ -190,7 +207,7 @@ def _named_images(
             name = os.path.basename(path)
             parts = parse_name(name)
             if parts.pid is None:
-                raise InputError(f"{path}: the name does not tell {as_in}; rename it, or use class folders")
+                raise InputError(f"{path}: the file name does not have {as_in}; rename it, or use class folders")
             yield split, path, name, parts
 
 
@@ -201,7 +218,7 @@ def _read_market(root: Path, layout: str) -> ReIDData:
         "query": ("query", "image_query"),
         "gallery": ("bounding_box_test", "image_test"),
     }
-    for split, path, name, parts in _named_images(root, folders, "identity and camera as 0002_c1s1_000451_03.jpg does"):
+    for split, path, name, parts in _named_images(root, folders, "identity and camera as in 0002_c1s1_000451_03.jpg"):
         if split == "train" and parts.pid == JUNK:
             continue
         getattr(data, split).append(Sample(path, parts.pid, parts.camera, time=parts.time))
@@ -221,37 +238,39 @@ def _read_mars(root: Path, layout: str) -> ReIDData:
         try:
             data.query, data.gallery = _read_mars_test(root)
             data.names |= {s.pid: f"{s.pid:04d}" for s in data.tested()}
-        except NotThere as missing:  # it can be trained with
+        except NotThere as missing:  # training is still possible
             data.untestable = str(missing)
     return data
 
 
 class NotThere(InputError):
-    """Something that only testing needs is missing."""
+    """Files that only testing needs are missing."""
 
 
 def _mars_sample(path: str, tracklets: dict[str, int]) -> Sample:
     name = os.path.basename(path)
     parts = parse_name(name)
     if parts.pid is None or parts.tracklet == UNKNOWN:
-        raise InputError(f"{path}: not a MARS name such as 0001C1T0002F003.jpg; rename it or take it out")
+        raise InputError(f"{path}: is not a MARS file name such as 0001C1T0002F003.jpg; rename or remove it")
     key = name.split("F")[0]
     tracklet = tracklets.setdefault(key, len(tracklets))
     return Sample(path, parts.pid, parts.camera, tracklet, parts.tracklet * SEQUENCE_FRAMES + parts.frame)
 
 
 def _read_mars_test(root: Path) -> tuple[list[Sample], list[Sample]]:
-    """Query and gallery images by the official tracklets; query tracklets are not in the gallery."""
+    """Query and gallery samples from the official tracklet lists; query tracklets are not in the gallery."""
     info, test = _below(root, "info") or root / "info", _below(root, "bbox_test")
-    tracks = _mat(info / "tracks_test_info.mat", "track_test_info").astype(np.int64)  # (T, 4) first, last, pid, camera
+    tracks = _mat(info / "tracks_test_info.mat", "track_test_info").astype(
+        np.int64
+    )  # (T, 4) first image, last image, pid, camera
     query_rows = set((_mat(info / "query_IDX.mat", "query_IDX").astype(np.int64).ravel() - 1).tolist())
     names_file = info / "test_name.txt"
     if not names_file.is_file():
-        raise NotThere(f"{names_file}: missing; testing on MARS needs its official info/ folder")
+        raise NotThere(f"{names_file}: missing; testing on MARS needs the official info/ folder")
     names = text_of(names_file).split()
     fits = tracks.ndim == 2 and tracks.shape[1] == 4 and len(tracks) > 0
     if not fits or tracks[:, 0].min() < 1 or tracks[:, 1].max() > len(names):
-        raise InputError(f"{info / 'tracks_test_info.mat'}: rows do not fit test_name.txt; is it the official file?")
+        raise InputError(f"{info / 'tracks_test_info.mat'}: does not fit test_name.txt; use the official files")
     query, gallery = [], []
     for row, (first, last, pid, camera) in enumerate(tracks.tolist()):
         split = query if row in query_rows else gallery
@@ -263,21 +282,21 @@ def _read_mars_test(root: Path) -> tuple[list[Sample], list[Sample]]:
 
 
 def _mat(path: Path, key: str) -> np.ndarray:
-    """One array of a MATLAB file; the key is tried first, then the file's only array."""
+    """The array `key` of a MATLAB file, or the file's only array."""
     if not path.is_file():
-        raise NotThere(f"{path}: missing; testing on MARS needs its official info/ folder")
+        raise NotThere(f"{path}: missing; testing on MARS needs the official info/ folder")
     try:
         content = matlab_arrays(path)
     except ImportError:
-        raise NotThere(f"{path}: reading MATLAB files needs scipy: pip install scipy") from None
+        raise NotThere(f"{path}: reading this file needs scipy: pip install scipy") from None
     array = content.get(key, next(iter(content.values())) if len(content) == 1 else None)
     if array is None:
-        raise InputError(f"{path}: has no numeric array {key}")
+        raise InputError(f"{path}: has no numeric array {key}; use the official file")
     return array
 
 
 def _read_msmt(root: Path, layout: str) -> ReIDData:
-    """By the official lists. Both halves number their people from 0; those of the test half follow the others here."""
+    """Samples from the official lists. Train and test both count identities from 0; here test follows after train."""
     data = ReIDData(root, layout)
     lists = {"train": ("train", "val"), "query": ("query",), "gallery": ("gallery",)}
     first = 1
@@ -291,7 +310,7 @@ def _read_msmt(root: Path, layout: str) -> ReIDData:
                     sample = Sample(str(folder / name), first + int(label), int(name.split("_")[2]))
                 except (ValueError, IndexError):
                     raise InputError(
-                        f"{file}: {line[:80]!r} is not an image and its number; is it the official list?"
+                        f"{file}: {line[:80]!r} is not an image and its identity number; use the official list"
                     ) from None
                 getattr(data, split).append(sample)
                 data.names.setdefault(sample.pid, f"{half} {int(label):04d}")
@@ -302,10 +321,10 @@ def _read_msmt(root: Path, layout: str) -> ReIDData:
 
 
 def _read_scenes(root: Path, layout: str) -> ReIDData:
-    """Made by a game engine: identities, counted from 0 in the names, scenes and their cameras."""
+    """RandPerson and ClonedPerson: file names have identities (from 0), scenes, and cameras numbered per scene."""
     data = ReIDData(root, layout)
     folders = {"train": ("randperson_subset", "train"), "query": ("test/query",), "gallery": ("test/gallery",)}
-    as_in = "identity, scene and camera as 000012_s03_c01_f000776.jpg does"
+    as_in = "identity, scene and camera as in 000012_s03_c01_f000776.jpg"
     for split, path, name, parts in _named_images(root, folders, as_in):
         getattr(data, split).append(Sample(path, parts.pid + 1, parts.camera, time=parts.time))
         data.names.setdefault(parts.pid + 1, name.split("_")[0])
@@ -350,12 +369,12 @@ def _read_class_folders(root: Path) -> ReIDData:
 def add_class_samples(
     data: ReIDData, found: dict[str, list[tuple[str, str, str]]], pids: dict[str, int], always: bool = True
 ) -> None:
-    """Samples of images whose identity and camera ("" if unknown) are told by name.
+    """Add samples to `data`, with identity and camera given by name.
 
     Args:
-        found: of each split, (path, identity, camera).
-        pids: of each identity.
-        always: the camera's name counts even where the file name tells a camera.
+        found: split -> list of (path, identity, camera); camera "" if unknown.
+        pids: identity -> pid.
+        always: use `camera` even if the file name contains a camera as well.
     """
     data.names = {pid: name for name, pid in pids.items()}
     everything = [one for part in found.values() for one in part]
@@ -373,25 +392,25 @@ def add_class_samples(
         samples.sort(key=lambda sample: sample.path.split(os.sep))
     people = [s for s in (*data.train, *data.tested()) if s.camera != UNKNOWN]
     if own:
-        data.notes.append(f"the names repeat the identity ({few(sorted(own))}), which is not read as a camera")
+        data.notes.append(f"the file names contain the identity ({few(sorted(own))}), which is not used as a camera")
     elif _number_identity(people):
         data.notes.append(
-            f"the number behind c in the names ({few([os.path.basename(s.path) for s in people], 2)}) changes with the "
-            "identity alone and is not read as a camera"
+            f"the number after c in the file names ({few([os.path.basename(s.path) for s in people], 2)}) numbers the "
+            "identities and is not used as a camera"
         )
         for part in data.splits().values():
             part[:] = [sample._replace(camera=UNKNOWN) for sample in part]
 
 
 def _own_names(images: list[tuple[str, str]]) -> set[str]:
-    """Identities called as cameras may be (C001), if their images' names repeat it (C001_0007.jpg)."""
+    """Identities that look like cameras (C001) and are repeated in their images' names (C001_0007.jpg)."""
     images = [(path, who) for path, who in images if OWN_CAMERA.match(who)]
     repeated = [who for path, who in images if without_word(os.path.basename(path), who) != os.path.basename(path)]
     return set(repeated) if len(repeated) >= NEARLY_ALL * len(images) else set()
 
 
 def _number_identity(samples: list[Sample]) -> bool:
-    """Whether what was read as a camera, a number behind a mere c, numbers the identities."""
+    """Whether the number read as a camera (after a plain c) is really an identity number."""
     pairs = {(sample.pid, sample.camera) for sample in samples}
     one_each = len(pairs) == len({pid for pid, _ in pairs}) == len({camera for _, camera in pairs}) >= 3
     return one_each and all(
@@ -401,10 +420,10 @@ def _number_identity(samples: list[Sample]) -> bool:
 
 
 def number_identities(listing: dict[str, Iterable[str]]) -> dict[str, int]:
-    """Folder name -> pid. Numbers stay as they are; other names are counted from 1, in sorted order.
+    """Folder name -> pid. If all names are numbers they are the pids, else names are numbered from 1 in sorted order.
 
-    A gallery may hold Market-1501's two special folders, `-1` (junk) and `0000` (distractors). Anywhere else a folder
-    called 0 is a person like any other, so numbers are only kept where 0 is not among them.
+    A gallery may have Market-1501's special folders `-1` (junk) and `0000` (distractors). Anywhere else 0 is an
+    ordinary person, so numbers are the pids only if 0 is not among them.
     """
     special = {}
     if "gallery" in listing:
@@ -418,7 +437,7 @@ def number_identities(listing: dict[str, Iterable[str]]) -> dict[str, int]:
 
 
 def _identity_folders(folder: Path) -> dict[str, list[str]]:
-    """Identity -> its images, both sorted; what counts as an image is torchvision's ImageFolder rule."""
+    """Identity folder -> paths of its images, sorted. Images have the extensions of torchvision's ImageFolder."""
     return {
         child.name: images(child)
         for child in sorted(folder.iterdir())
@@ -427,11 +446,11 @@ def _identity_folders(folder: Path) -> dict[str, list[str]]:
 
 
 def images(folder: Path, kinds: tuple[str, ...] = IMG_EXTENSIONS) -> list[str]:
-    """Every file of these kinds below `folder`, sorted; links are followed, hidden files left out."""
+    """All files below `folder` with these extensions, sorted; follows links, skips hidden files."""
     found, seen = [], set()
     for parent, folders, files in os.walk(folder, followlinks=True, onerror=_unless_missing):
         status = os.stat(parent)
-        if (status.st_dev, status.st_ino) in seen:  # a link that leads back to where we were
+        if (status.st_dev, status.st_ino) in seen:  # a link to a folder already visited
             folders.clear()
             continue
         seen.add((status.st_dev, status.st_ino))
@@ -441,14 +460,14 @@ def images(folder: Path, kinds: tuple[str, ...] = IMG_EXTENSIONS) -> list[str]:
 
 
 def is_sequence(folder: Path) -> bool:
-    """Whether a folder is a video in MOT format and not the images of a person."""
+    """Whether a folder is a video in MOT format."""
     return (folder / "img1").is_dir()
 
 
 def sequence_hint(folder: Path) -> str:
-    """What to do with a video that lies where people are expected."""
+    """The error text for a video in place of a dataset or an identity folder."""
     crops = f"python datasets.py crops {shlex.quote(str(folder))} OUT"
-    return f"{folder}: a video sequence (img1/) and no person's images; `{crops}` cuts people out of it"
+    return f"{folder}: is a video sequence (it has img1/), not a folder of crops; run `{crops}` first"
 
 
 def _unless_missing(error: OSError) -> None:
@@ -457,18 +476,19 @@ def _unless_missing(error: OSError) -> None:
 
 
 def _why_empty(root: Path) -> str:
+    """The error text for a folder without samples."""
     flat = images(root)
     if flat:
-        told = f"its {len(flat):,} images lie in no identity's folder, such as {os.path.relpath(flat[0], root)}; "
+        told = f"its {len(flat):,} images are not in identity folders, such as {os.path.relpath(flat[0], root)}; "
         if all(parse_name(os.path.basename(path)).pid is not None for path in flat):
-            return told + f"the names tell identities: `{command('datasets.py', 'split', root, 'OUT')}` reads them"
-        between = next((c for c in Path(flat[0]).stem if c in "_- ."), "_")  # what ends the first word of a name
+            return told + f"the file names contain identities, so run `{command('datasets.py', 'split', root, 'OUT')}`"
+        between = next((c for c in Path(flat[0]).stem if c in "_- ."), "_")  # the separator after the first word
         how = command("datasets.py", "split", root, "OUT", "--identity", f"^([^{between}]+)")
-        told += "put each person's images in a folder of their own, ROOT/<identity>/*.jpg, or say with a pattern or a "
-        return told + f"CSV file what tells the identity, as in `{how}` (docs/data.md)"
+        told += "move each person's images into a folder, ROOT/<identity>/*.jpg, or give a pattern or CSV file for the "
+        return told + f"identities, as in `{how}` (docs/data.md)"
     others = images(root, OTHER_KINDS)
     if others:
-        return f"{len(others):,} images of kinds that are not read, such as {others[0]}; save them as .jpg or .png"
+        return f"{len(others):,} images in formats that are not supported, such as {others[0]}; convert to .jpg or .png"
     return (
         "no images found; expected ROOT/<identity>/*.jpg, or train/ query/ gallery/ with such folders, "
         "or the layout of Market-1501, MARS, MSMT17, RandPerson or ClonedPerson"

@@ -1,8 +1,7 @@
-"""Have two processes the same data, or a run and the one that goes on with it? A number for each image tells.
+"""Detect whether two processes, or a run and its resumption, see the same dataset, with a 64-bit hash per image.
 
-The number is made of the image's name below the folder of its dataset, of identity, camera and tracklet as they were
-read, and of the file's size; where somebody has read all bytes anyway, of these instead. So a dataset may lie elsewhere
-on another machine, and no image is opened.
+The hash covers the path below the dataset's root, identity, camera, tracklet, and the file size (or a fingerprint of
+the content, if known). So no image is opened, and the dataset may be in different folders on different machines.
 """
 
 import hashlib
@@ -21,11 +20,11 @@ Marks = dict[str, Tensor]  # split -> (N,) int64, in the order of its samples
 
 
 def of_data(data: ReIDData, roots: Sequence[Path] = (), contents: Mapping[str, int] | None = None) -> Marks:
-    """The numbers of a dataset's images.
+    """The hash of each image of a dataset.
 
     Args:
-        roots: its folders, where there are several.
-        contents: fingerprints of files by their paths (`provenance.fingerprints`), as far as they are known.
+        roots: the dataset's folders, if several were merged.
+        contents: path -> fingerprint of the file (`provenance.fingerprints`), where known.
     """
     places, contents = [str(root) for root in roots or [data.root]], contents or {}
 
@@ -42,7 +41,7 @@ def of_data(data: ReIDData, roots: Sequence[Path] = (), contents: Mapping[str, i
 
 
 def difference(wanted: Marks, found: Marks, data: ReIDData) -> str:
-    """In words what is another in `data`, whose marks are `found`, than where `wanted` are from; "" if nothing is."""
+    """How `data` (with hashes `found`) differs from the dataset with hashes `wanted`, in words; "" if it does not."""
     for split, samples in data.splits().items():
         theirs, own = wanted[split], found[split]
         if torch.equal(theirs, own):
@@ -51,15 +50,13 @@ def difference(wanted: Marks, found: Marks, data: ReIDData) -> str:
         others = [sample.path for sample, one in zip(samples, known, strict=True) if not one]
         if others:
             named = few([_name(path, [str(data.root)]) for path in others])
-            return (
-                f"{split}: {len(others):,} of {len(samples):,} images are others by name, identity or content: {named}"
-            )
+            return f"{split}: {len(others):,} of {len(samples):,} images differ in name, identity or content: {named}"
         return f"{split}: {len(own):,} images instead of {len(theirs):,}"
     return ""
 
 
 def are_valid(value: object) -> bool:
-    """Whether a value from a file is what `of_data` returns."""
+    """Whether a value read from a file has the form of `of_data`'s result."""
     splits = ReIDData(Path(), "").splits()
     return isinstance(value, dict) and all(
         isinstance(marks := value.get(split), Tensor) and is_plain(marks) and marks.dtype == torch.int64
@@ -77,5 +74,5 @@ def _name(path: str, places: Sequence[str]) -> str:
 def _size(path: str) -> int:
     try:
         return os.path.getsize(path)
-    except OSError:  # for others to say
+    except OSError:  # reported where images are decoded
         return -1

@@ -1,4 +1,4 @@
-"""What an image's file name tells: who is seen, by which camera, when, and in which clip."""
+"""Parse image file names: identity, camera, frame, sequence and tracklet."""
 
 import os
 import re
@@ -6,18 +6,15 @@ from collections import defaultdict
 from collections.abc import Sequence
 from typing import NamedTuple
 
-UNKNOWN = -1  # a camera or time that the name does not tell
-SEQUENCE_FRAMES = 10_000_000  # times of different sequences lie at least this far apart
-SCENE_CAMERAS = 100  # numbers kept for the cameras of one scene
-SERIAL_COVERAGE = 0.5  # share of the numbers from the first to the last that a count of images uses at least
-FEWEST_SERIAL = 6  # images from which numbers are judged
+UNKNOWN = -1  # camera, frame or time that is not in the name
+SEQUENCE_FRAMES = 10_000_000  # offset between the times of two sequences
+SCENE_CAMERAS = 100  # offset between the camera numbers of two scenes
+SERIAL_COVERAGE = 0.5  # least fraction of the numbers from first to last that serial numbers use
+FEWEST_SERIAL = 6  # least number of images to decide whether numbers are serial
 
 
 class NameParts(NamedTuple):
-    """What a file name tells: identity (None where it does not), camera, sequence, frame and tracklet (or -1).
-
-    With `by_session`, `camera` is the number of a session, which counts in the camera's place.
-    """
+    """The parts of a file name; None or -1 if missing. With `by_session`, `camera` is a session number."""
 
     pid: int | None = None
     camera: int = UNKNOWN
@@ -28,16 +25,16 @@ class NameParts(NamedTuple):
 
     @property
     def time(self) -> int:
-        """Frames on one scale for all sequences, or -1."""
+        """The frame on one time scale for all sequences, or -1."""
         if self.frame == UNKNOWN:
             return UNKNOWN
         return max(self.sequence, 0) * SEQUENCE_FRAMES + self.frame
 
 
-# own data with a camera somewhere between separators: anna_cam12_007, c3-000123
+# own data, with a camera between separators: anna_cam12_007, c3-000123
 OWN_CAMERA = re.compile(r"(?:.*[_\-. ])?c(?:am(?:era)?)?[_\-]?(?P<camera>\d+)(?:[_\-. ].*)?$", re.IGNORECASE)
 NAME_PATTERNS = (
-    # RandPerson and ClonedPerson 000012_s03_c01_f000776: a scene, and a camera of this scene
+    # RandPerson and ClonedPerson 000012_s03_c01_f000776: scene, and camera within the scene
     re.compile(r"(?P<pid>\d+)_s(?P<scene>\d+)_c(?P<camera>\d+)_f(?P<frame>\d+)$"),
     # Market-1501 0002_c1s1_000451_03, DukeMTMC-reID 0005_c2_f0046985, VeRi 0001_c001_00016450_0
     re.compile(r"(?P<pid>-?\d+)_c(?P<camera>\d+)(?:s(?P<sequence>\d+))?_f?(?P<frame>\d+)(?:_|$)"),
@@ -45,12 +42,12 @@ NAME_PATTERNS = (
     re.compile(r"(?P<pid>\d{4}|00-1)C(?P<camera>\d+)T(?P<tracklet>\d+)F(?P<frame>\d+)$"),
     OWN_CAMERA,
 )
-# what `datasets.py split` adds where something else than the name told it: photo@cam3, photo@session12
+# added by `datasets.py split` if camera or session did not come from the name: photo@cam3, photo@session12
 MARK = re.compile(r"(?P<stem>.*)@(?P<kind>cam|session)(?P<number>\d+)$", re.DOTALL)
 
 
 def parse_name(name: str) -> NameParts:
-    """Identity, camera, sequence, frame and tracklet from an image's file name, as far as a known pattern tells."""
+    """Parse an image's file name by the first of the known patterns that matches."""
     stem = os.path.splitext(name)[0]
     if mark := MARK.match(stem):
         parts = _parse_stem(mark["stem"])
@@ -71,19 +68,19 @@ def _parse_stem(stem: str) -> NameParts:
 
 
 def marked(name: str, kind: str, number: int) -> str:
-    """The file name with a camera or a session (`kind` "cam" or "session") that `parse_name` reads in it."""
+    """The file name with a camera or session number added, to be read by `parse_name`. `kind`: "cam" or "session"."""
     stem, extension = os.path.splitext(name)
     return f"{unmarked(stem)}@{kind}{number}{extension}"
 
 
 def unmarked(stem: str) -> str:
-    """The name without extension as it was before `marked`."""
+    """The inverse of `marked`, for a name without extension."""
     mark = MARK.match(stem)
     return mark["stem"] if mark else stem
 
 
 def without_word(name: str, word: str) -> str:
-    """The name without `word` where it stands between separators: `_0007.jpg` of `C001_0007.jpg` and `C001`."""
+    """Remove `word` between separators: `C001_0007.jpg` and `C001` give `_0007.jpg`."""
     return re.sub(rf"(?:^|(?<=[_\-. ])){re.escape(word)}(?=[_\-. @]|$)", "", name, flags=re.IGNORECASE)
 
 
@@ -102,10 +99,10 @@ MOMENT = re.compile(
 
 
 def counters(stems: Sequence[str]) -> list[tuple[int, int] | None]:
-    """Where in each name (without extension) the number stands that counts images: start and end, None without digits.
+    """(start, end) of the number that counts images in each name (without extension), None for names without digits.
 
-    It is the last number that differs between names of this shape and is no label's (the 0 of `_0018_cls0` is one) and
-    no date, or else the last that differs, or else the last.
+    This is the last number that differs between names of the same shape and is neither part of a label (the 0 in
+    `_0018_cls0`) nor of a date; failing that the last that differs; failing that the last.
     """
     runs = [[match.span() for match in RUN.finditer(stem)] for stem in stems]
     shapes = defaultdict(list)
@@ -132,9 +129,9 @@ def _word_before(stem: str, place: int) -> str:
 
 
 def are_serial(numbers: Sequence[int], identities: Sequence) -> bool:
-    """Whether numbers count the images of a whole dataset one by one, as VehicleID's do, and are no frames of a video.
+    """Whether numbers are serial numbers of a whole dataset, as in VehicleID, and not frame numbers.
 
-    None stands twice, whoever is seen, and hardly one is left out; in a video people share frames or are counted anew.
+    Serial numbers occur once each, over all identities, with few gaps; frame numbers are shared between people.
     """
     if len(numbers) < FEWEST_SERIAL or len(set(identities)) < 3 or len(set(numbers)) < len(numbers):
         return False

@@ -1,19 +1,19 @@
-"""Which picture a frame number means, where pictures and files of boxes count on their own.
+"""Match the frame numbers of a box file to images.
 
-Pictures have numbers in their names, from any number on and perhaps with gaps. A file either uses these numbers, or it
-calls the first picture 0 or 1 and counts on. A reading is the number of the first picture; None: the numbers in the
-names.
+Image names carry numbers, starting anywhere and possibly with gaps. A box file either uses these numbers, or numbers
+the images 0, 1, 2, ... or 1, 2, 3, ... in order. A *reading* is the file's number for the first image; None means that
+the file uses the numbers in the image names.
 """
 
 from collections.abc import Sequence as Rows
 
 import numpy as np
 
-FLAGS = ("0", "1", "name")  # how a user names the readings
+FLAGS = ("0", "1", "name")  # values of --first-frame, one per reading
 
 
 class Undecided(Exception):
-    """Several readings fit, or none: `readings` has those that are open, by the flag that chooses each."""
+    """Several readings fit, or none. `readings`: value of --first-frame -> reading, for the candidates."""
 
     def __init__(self, readings: dict[str, int | None]):
         super().__init__()
@@ -27,18 +27,18 @@ def first_number(
     as_cvat: bool = False,
     by_custom: bool = True,
 ) -> int | None:
-    """The reading of a file.
+    """Find out the reading of a box file.
 
     Args:
-        frames: (n,) the frame numbers in the file, each once, in order.
-        names: the numbers in the pictures' names, in order.
-        said: the user's choice of FLAGS; counts where it is possible, or where nothing is.
-        as_cvat: the file is of CVAT, which counts from 1 whatever the pictures are called.
-        by_custom: the file is of the sequence itself, which by MOTChallenge's custom counts from 1. A tracker's results
-            may count from 0 and begin some frames later, when the first track is confirmed.
+        frames: (n,) the distinct frame numbers in the file, ascending.
+        names: the numbers in the image names, ascending.
+        said: the value of --first-frame; followed if that reading is possible, or if no reading is.
+        as_cvat: CVAT wrote the file, which numbers images from 1 whatever their names are.
+        by_custom: the file belongs to the sequence (gt.txt, det.txt), which MOTChallenge numbers from 1. A tracker's
+            results may count from 0, and start a few frames late because tracks are confirmed first.
 
     Raises:
-        Undecided
+        Undecided: several readings are possible, or none is.
     """
     start, end, count = names[0], names[-1], len(names)
     readings = readings_of(names)
@@ -58,7 +58,7 @@ def first_number(
     if exact and (low == start or (start == 1 and by_custom)):
         return None
     part = {0: low == 0, 1: low >= 1}.get(start, low <= start and high >= end)
-    if not open_ and part:  # the pictures are a part of what the file is about
+    if not open_ and part:  # the images are an excerpt of the annotated video
         return None
     if as_cvat:
         return 1
@@ -70,13 +70,13 @@ def first_number(
 
 
 def readings_of(names: Rows[int]) -> dict[str, int | None]:
-    """The reading that each of FLAGS chooses; of pictures without gaps, 0 or 1 may be the number in the name."""
+    """Value of --first-frame -> reading. For images without gaps, 0 or 1 may be the same reading as "name"."""
     gapless = names[-1] - names[0] + 1 == len(names)
     return {flag: None if flag == "name" or (gapless and int(flag) == names[0]) else int(flag) for flag in FLAGS}
 
 
 def picture_numbers(frame: np.ndarray, names: Rows[int], first: int | None) -> np.ndarray:
-    """The pictures' numbers for a file's frames (N,); for frames without a picture, numbers that no picture has."""
+    """(N,) frame numbers of a file -> (N,) numbers of the images; frames without an image get numbers no image has."""
     if first is None:
         return frame
     place = frame - first
@@ -85,5 +85,5 @@ def picture_numbers(frame: np.ndarray, names: Rows[int], first: int | None) -> n
 
 
 def file_numbers(names: Rows[int], first: int | None) -> dict[int, int]:
-    """Number of a picture -> its number in the file."""
+    """Number in an image's name -> its frame number in the file."""
     return {name: name if first is None else place + first for place, name in enumerate(names)}

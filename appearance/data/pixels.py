@@ -1,4 +1,4 @@
-"""Samples to pixels, once: every image is decoded and resized to uint8 one time and kept for all epochs."""
+"""Decode and resize every image once, and keep the uint8 pixels for all epochs."""
 
 import hashlib
 import json
@@ -16,19 +16,19 @@ from appearance.files import beside
 from appearance.machine import by_threads, data_folder, free_memory
 from appearance.progress import progress
 
-RAM_SHARE = 0.25  # of the memory that is free: `auto` keeps a set in RAM up to this
+RAM_SHARE = 0.25  # fraction of the free memory that `auto` uses for pixels
 
 
 def load(images, cache: str, workers: int, shared: bool = False, folder: str | os.PathLike | None = None) -> Tensor:
-    """All pixels of `images`: (N, 3, H, W) uint8.
+    """The pixels of all N images: (N, 3, H, W) uint8.
 
     Args:
-        images: what to decode, at its own size.
-        cache: "ram" keeps them in memory; "disk" in a memory-mapped file of `folder`, made once and found again by
-            its content key; "auto" decides by the free memory.
+        images: `datasets.PersonImages`; item i is ((3, H, W) uint8, label).
+        cache: "ram": in memory; "disk": a memory-mapped file in `folder`, written once and reused by later runs;
+            "auto": in memory if RAM_SHARE of the free memory suffices.
         workers: decoding threads.
-        shared: several processes of this machine want the same pixels; "auto" then takes the file, which they share.
-        folder: of cache files; by itself `cache` in `machine.data_folder`.
+        shared: several processes on this machine need the same pixels; "auto" then means "disk", which they share.
+        folder: for cache files (default: `cache` in `machine.data_folder()`).
 
     Raises:
         InputError: an image cannot be read, or the cache folder cannot be written.
@@ -50,14 +50,14 @@ def load(images, cache: str, workers: int, shared: bool = False, folder: str | o
 
 
 def memory_for_images(cache: str, world: World) -> float:
-    """Bytes in which a run may keep decoded images beside their pixels; none where they are not to stay in memory."""
+    """Bytes in which this process may keep decoded full-size images; 0 with cache "disk" and "none"."""
     return RAM_SHARE * free_memory() / world.size if cache in ("auto", "ram") else 0
 
 
 def load_shared(images, cache: str, workers: int, world: World) -> Tensor | None:
-    """`load` for all processes of a group at once; None with cache "none", which decodes anew each epoch.
+    """`load` on all ranks; None with cache "none", where images are decoded every epoch.
 
-    The first process of each machine writes the cache file, the others find it.
+    The first rank of each machine writes the cache file, the others wait and read it.
     """
     if cache == "none":
         return None
@@ -71,36 +71,36 @@ def load_shared(images, cache: str, workers: int, world: World) -> Tensor | None
 
 
 def _mapped(path: Path, shape: tuple[int, ...]) -> np.ndarray | None:
-    """The cache file as an array that stays on disk, or None where there is no whole one."""
+    """The cache file as a memory-mapped array; None if missing, incomplete or of another shape."""
     try:
-        pixels = np.load(path, mmap_mode="c")  # copy-on-write: torch wants writable memory, nobody writes
+        pixels = np.load(path, mmap_mode="c")  # copy-on-write: torch warns about read-only memory
     except (OSError, ValueError, EOFError):
         return None
     return pixels if pixels.shape == shape and pixels.dtype == np.uint8 else None
 
 
 def _write(images, path: Path, shape: tuple[int, ...], workers: int) -> None:
-    """Decode into a file beside, then rename: a crash leaves no half cache, and two writers do not meet."""
+    """Decode into a temporary file, then rename, so that a crash or a second writer leaves no broken cache."""
     try:
         with beside(path) as temporary:
             pixels = np.lib.format.open_memmap(temporary, mode="w+", dtype=np.uint8, shape=shape)
-            if hasattr(os, "posix_fallocate"):  # a disk that fills up under a memory map would kill the process
+            if hasattr(os, "posix_fallocate"):  # else a full disk would kill the process (SIGBUS)
                 with open(temporary, "r+b") as file:
                     os.posix_fallocate(file.fileno(), 0, os.path.getsize(temporary))
             _decode(images, pixels, workers)
             pixels.flush()
     except OSError as error:
         raise InputError(
-            f"--cache disk: {path.parent} cannot hold the pixels ({error.strerror}); set APPEARANCE_DATA to another "
-            "folder, or use --cache none"
+            f"--cache disk: cannot write to {path.parent} ({error.strerror}); set APPEARANCE_DATA to another folder, "
+            "or use --cache none"
         ) from None
 
 
 def _decode(images, pixels: np.ndarray, workers: int) -> None:
-    """Fill `pixels` with every image. Threads suffice: decoding releases the interpreter lock.
+    """Fill `pixels`, with threads: decoding releases the GIL.
 
     Raises:
-        InputError: some cannot be read; names them after a look at all.
+        InputError: some images cannot be read; lists them, after trying all.
     """
 
     def decode(row: int) -> str | None:
@@ -119,13 +119,15 @@ def _decode(images, pixels: np.ndarray, workers: int) -> None:
 
 
 def _key(images) -> str:
-    """What the pixels depend on: every file's path, size and time of change, and the size they are resized to."""
+    """Hash of everything the pixels depend on: path, size and modification time of each file, and the input size."""
     files = []
     for path, _ in images.samples:
         try:
             status = os.stat(path)
         except OSError:
-            raise InputError(f"{path}: missing or a broken link; `python datasets.py check` lists all") from None
+            raise InputError(
+                f"{path}: no such file, or a broken link; `python datasets.py check` lists all such images"
+            ) from None
         files.append((os.path.abspath(path), status.st_size, status.st_mtime_ns))
     content = json.dumps([1, images.height, images.width, files]).encode()
     return hashlib.blake2b(content, digest_size=12).hexdigest()

@@ -1,9 +1,9 @@
-"""What a network was trained on, as far as its checkpoint has to know: enough to tell its people when it meets them.
+"""The training data of a checkpoint, recorded so that a test on the same people is noticed.
 
-A checkpoint keeps, under `trained_on`,
+A checkpoint has a dict `trained_on`:
 
-    sets           list of {data_dir, layout, identities, images}: the data of `--weights`, if any, then its own
-    fingerprints   int64 (M,): one of the bytes of each image, ascending
+    sets           list of {data_dir, layout, identities, images}: those of `--weights`, if any, then its own
+    fingerprints   int64 (M,), ascending: a hash of each training image's bytes
 """
 
 import csv
@@ -27,11 +27,12 @@ SET = {"data_dir": str, "layout": str, "identities": int, "images": int}
 def describe(
     data: ReIDData, earlier: dict | None = None, roots: Sequence[Path] = (), prints: dict[str, int] | None = None
 ) -> dict:
-    """`trained_on` of a network that is trained on `data`, after what `earlier` says.
+    """`trained_on` for a network that is trained on `data`.
 
     Args:
-        roots: the folders of `data`, where there are several.
-        prints: `fingerprints` of its training images, where they are known.
+        earlier: `trained_on` of the starting weights.
+        roots: the folders of `data`, if several were merged.
+        prints: `fingerprints` of the training images, if already computed.
     """
     earlier = earlier or {"sets": [], "fingerprints": torch.empty(0, dtype=torch.int64)}
     here = [_one_set(root, data) for root in roots or [data.root]]
@@ -51,7 +52,7 @@ def _one_set(root: Path, data: ReIDData) -> dict:
 
 
 def of_checkpoint(extra: dict) -> dict | None:
-    """`trained_on` of a checkpoint's content; None if it has none (older files, those of others) or a broken one."""
+    """`trained_on` from a checkpoint's content; None if missing (older or foreign files) or malformed."""
     found = extra.get("trained_on")
     if not isinstance(found, dict) or not isinstance(found.get("sets"), list):
         return None
@@ -65,7 +66,7 @@ def of_checkpoint(extra: dict) -> dict | None:
 
 
 def tracks_met(trained_on: dict | None, sequence: str) -> int:
-    """How many tracks of a video sequence a network was trained on, as the `identities.csv` of `crops` tells it."""
+    """The number of tracks of a video sequence that a network was trained on, by the `identities.csv` of `crops`."""
     met = set()
     for one in trained_on["sets"] if trained_on else ():
         with suppress(InputError, csv.Error):
@@ -79,22 +80,26 @@ def tracks_met(trained_on: dict | None, sequence: str) -> int:
 
 
 def sentence(trained_on: dict | None) -> str:
-    """In words; the last comes first."""
+    """`trained_on` in words, the latest dataset first."""
     if trained_on is None:
-        return "does not say what it was trained on"
+        return "does not record its training data"
     sets = reversed(trained_on["sets"])
     told = [
         f"{one_line(one['data_dir'])} ({counted(one['identities'], 'identity')}, {counted(one['images'], 'image')})"
         for one in sets
     ]
-    return "trained on " + ", and on ".join(told)
+    return "trained on " + ", and before on ".join(told)
 
 
 def people_met(trained_on: dict | None, class_names: Iterable[str], data: ReIDData, workers: int = 8) -> set[int]:
-    """Test identities of `data` that the network was trained on.
+    """The pids of test identities in `data` that the network was trained on.
 
-    Those with an image that it was trained on, whatever its name; and those who bear the name of a training identity in
-    the same folder, or in another one a name that is more than a number, which two data sets have by chance.
+    An identity counts if one of its images was a training image (by content), or if it has the name of a training
+    identity. Names that are only a number count in the same dataset only: other datasets use the same numbers.
+
+    Args:
+        class_names: the checkpoint's identities; "<folder>/<name>" if it was trained on several datasets.
+        workers: threads that read files.
     """
     tested = data.tested()
     if trained_on is None:
@@ -105,14 +110,14 @@ def people_met(trained_on: dict | None, class_names: Iterable[str], data: ReIDDa
     root = Path(os.path.realpath(data.root))
     here = str(root) in [one["data_dir"] for one in trained_on["sets"]]
     names = set()
-    for folder, _, name in (str(name).rpartition("/") for name in class_names):  # of several sets: folder/name
+    for folder, _, name in (str(name).rpartition("/") for name in class_names):  # folder "" for a single dataset
         if not name.lstrip("-").isdigit() or (here and folder in ("", root.name)):
             names.add(name)
     return met | {sample.pid for sample in tested if data.names.get(sample.pid) in names}
 
 
 def fingerprints(paths: Iterable[str], workers: int = 8) -> dict[str, int]:
-    """A number of 64 bits from the bytes of each ordinary file that can be read, if it is no larger than an image."""
+    """Path -> 64-bit hash of the file's bytes; without files that cannot be read or are too large for an image."""
 
     def fingerprint(path: str) -> tuple[str, int] | None:
         with suppress(OSError, InputError):

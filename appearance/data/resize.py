@@ -1,6 +1,6 @@
-"""Images at the size of the network: one by one as torchvision does it, or many of different sizes in one go.
+"""Resize images to the network's input size: one at a time with torchvision, or a batch of different sizes at once.
 
-Both give the same pixels, bit for bit: a person's vector must not depend on which of the two a program calls.
+Both give the same pixels, bit for bit, so that vectors do not depend on which one a program uses.
 """
 
 from collections.abc import Sequence
@@ -16,7 +16,7 @@ LARGEST_WEIGHT = 1 << 15  # weights are 16-bit integers
 
 
 def resize(pixels: Tensor, height: int, width: int) -> Tensor:
-    """(..., 3, h, w) uint8 -> (..., 3, height, width) uint8: bilinear with antialiasing, the aspect ratio not kept."""
+    """(..., 3, h, w) uint8 -> (..., 3, height, width) uint8: bilinear with antialiasing; changes the aspect ratio."""
     if pixels.shape[-2:] == (height, width):
         return pixels
     return v2.functional.resize(pixels, [height, width], antialias=True)
@@ -25,10 +25,10 @@ def resize(pixels: Tensor, height: int, width: int) -> Tensor:
 def resize_all(images: Sequence[np.ndarray], height: int, width: int, device: torch.device) -> Tensor:
     """N images of any sizes, each (h, w, 3) uint8 -> (N, 3, height, width) uint8 on `device`.
 
-    All rows of all images lie in one buffer. Each output column is a weighted sum of a few input columns, then each
-    output row one of a few rows; one image's weights differ from another's, the sums are taken for all at once. The
-    arithmetic is that of PyTorch's resize of uint8 images: 16-bit weights, rounding after each direction. The host
-    sends pixels and sizes; all else is worked out on the device.
+    The rows of all images are one buffer. First each output column is a weighted sum of a few input columns, then each
+    output row one of a few rows, for all images at once with per-image weights. The arithmetic is that of PyTorch's
+    resize of uint8 images: 16-bit weights, rounding after each direction. Only pixels and sizes are copied to the
+    device; the weights are computed there.
     """
     count, heights, widths = len(images), [len(image) for image in images], [image.shape[1] for image in images]
     flat = to_device(torch.from_numpy(np.concatenate([image.reshape(-1, 3) for image in images])), device)
@@ -36,9 +36,9 @@ def resize_all(images: Sequence[np.ndarray], height: int, width: int, device: to
 
     first, weights, bits = _taps(sizes[1], width, max(widths))
     number = torch.arange(count, device=device)
-    row_image = number.repeat_interleave(sizes[0], output_size=sum(heights))  # (R,) the image that each row belongs to
+    row_image = number.repeat_interleave(sizes[0], output_size=sum(heights))  # (R,) image of each row
     row_width = sizes[1][row_image]
-    row_start = row_width.cumsum(0) - row_width  # (R,) its first pixel
+    row_start = row_width.cumsum(0) - row_width  # (R,) first pixel of each row
     first = row_start[:, None] + first[row_image]  # (R, width)
     rows = _weighted_sums(flat, first, weights[row_image], bits[row_image])  # (R, width, 3)
 
@@ -49,15 +49,16 @@ def resize_all(images: Sequence[np.ndarray], height: int, width: int, device: to
 
 
 def _taps(sizes: Tensor, out: int, largest: int) -> tuple[Tensor, Tensor, Tensor]:
-    """What `out` positions take from a line of each of N sizes, by a triangle as wide as the reduction asks for.
+    """Weights of triangle filters from lines of N lengths to `out` positions, each as wide as its reduction.
 
     Args:
-        sizes: (N,) int64.
-        largest: of the sizes; the device is not asked for it.
+        sizes: (N,) int64 lengths.
+        out: number of output positions.
+        largest: maximum of `sizes`, passed in to avoid a host sync.
 
     Returns:
-        (N, out) int64 first input position; (N, out, T) int32 weights, 0 where fewer than T positions count; (N,) int32
-        bits to shift their sums by.
+        (N, out) int64 first input position; (N, out, T) int32 weights, padded with 0; (N,) int32 bits by which the sums
+        are shifted.
     """
     size = sizes[:, None].double()  # (N, 1)
     scale = size / out
@@ -69,7 +70,7 @@ def _taps(sizes: Tensor, out: int, largest: int) -> tuple[Tensor, Tensor, Tensor
     distance = (tap + first[..., None] - centre[..., None] + 0.5) / reach[..., None]  # (N, out, T)
     weights = (1 - distance.abs()).clamp(min=0) * (tap < (last - first)[..., None])
     weights = weights / weights.sum(2, keepdim=True)
-    # as many bits as keep the largest weight within 16
+    # the most bits with which the largest weight fits 16
     candidates = 2.0 ** torch.arange(1, 23, device=sizes.device)
     rounded = (weights.amax((1, 2))[:, None] * candidates + 0.5).long()  # (N, 22)
     bits = (rounded < LARGEST_WEIGHT).sum(1)
@@ -78,7 +79,7 @@ def _taps(sizes: Tensor, out: int, largest: int) -> tuple[Tensor, Tensor, Tensor
 
 
 def _weighted_sums(values: Tensor, first: Tensor, weights: Tensor, bits: Tensor) -> Tensor:
-    """(L, C) uint8 values -> (N, out, C) uint8: at each position the sum over T taps of weight times value, rounded."""
+    """(L, C) uint8 values -> (N, out, C) uint8: the rounded sum of weight times value over T taps."""
     bits = bits.view(-1, 1, 1)
     total = (1 << (bits - 1)).expand(*first.shape, values.shape[1]).clone()
     for tap in range(weights.shape[2]):

@@ -1,6 +1,6 @@
-"""Sessions: clips, days or tracks of one identity, told from names where no camera is known.
+"""Read sessions (clips, days or tracks of one identity) from file names, in place of unknown cameras.
 
-Neighbouring frames of one clip look alike, so a clip is left out of the answers to its own images as a camera is.
+Frames of one clip look alike, so images of the query's own session do not count as answers, as with cameras.
 """
 
 import os
@@ -9,20 +9,20 @@ from collections.abc import Sequence
 
 from appearance.data.names import MOMENT, counters, unmarked
 
-IN_COMPANY = 0.5  # share of the images that need another of their identity and session, or the names number images
-ENOUGH_IDENTITIES = 0.5  # share of the identities that need two sessions
+IN_COMPANY = 0.5  # least fraction of images that share their session with another image
+ENOUGH_IDENTITIES = 0.5  # least fraction of identities with two or more sessions
 SEPARATORS = " _-.(["
 
 
 def from_names(paths: Sequence[str], identities: Sequence) -> list[str] | None:
-    """The session of each image, the same text for images of one session; None where names do not tell sessions.
+    """The session of each image as text; None if the names contain no sessions.
 
-    A session is what stands in front of the number that counts its images, with the folder below the identity's and a
-    date that stands behind the number: `20240317` of `cow_0401_20240317_0018_cls0`, `417-1-6-5` of `417-1-6-5(3)`.
+    The session is the part of the name before the number that counts images, with the folder below the identity's and a
+    date after the number: `20240317` of `cow_0401_20240317_0018_cls0`, `417-1-6-5` of `417-1-6-5(3)`.
 
     Args:
-        paths: as seen from the identity's folder, (N).
-        identities: (N).
+        paths: N paths relative to the identity's folder.
+        identities: N identities.
     """
     folders, stems = zip(*(os.path.split(os.path.splitext(path)[0]) for path in paths), strict=True)
     stems = [unmarked(stem) for stem in stems]
@@ -43,17 +43,17 @@ def from_names(paths: Sequence[str], identities: Sequence) -> list[str] | None:
 
 
 def _session(stem: str, counter: tuple[int, int] | None) -> str:
-    if counter is None or stem[counter[1] : counter[1] + 1].isalpha():  # a number in a word counts nothing
+    if counter is None or stem[counter[1] : counter[1] + 1].isalpha():  # part of a word, not a counter
         return stem
     moments = list(MOMENT.finditer(stem))
     for moment in moments:
-        if moment.start() <= counter[0] < moment.end():  # the time of day counts the images of a day
+        if moment.start() <= counter[0] < moment.end():  # the time of day is the counter, the day the session
             return stem[: moment.end("day")]
     later = [moment["day"] for moment in moments if moment.start() >= counter[1]]
     return " ".join([stem[: counter[0]].rstrip(SEPARATORS), *later]).strip()
 
 
 def numbered(sessions: Sequence[str]) -> list[int]:
-    """A number from 1 for each session (N,), in the order of their names."""
+    """N sessions -> N numbers from 1, in the sorted order of the sessions."""
     number = {session: n for n, session in enumerate(sorted(set(sessions)), start=1)}
     return [number[session] for session in sessions]

@@ -1,9 +1,12 @@
-"""Which images show the same: copies, and neighbouring frames of one track, told from thumbnails and names.
+"""Find copies of images by thumbnails, and neighbouring frames of one track by names and thumbnails.
 
-The likeness of two images is the correlation of their thumbnails, which saving again, another size or other light
-hardly change. Measured on 12,936 crops of 751 real people: saved again at JPEG quality 20, an image keeps a likeness of
-0.989 to itself or more; of 80 million pairs of different people none comes above 0.961. In a video of 30 frames a
-second one person has a likeness of 0.965 from frame to frame (the median; 0.86 five frames later).
+The likeness of two images is the correlation of their thumbnails, which is robust to recompression, resizing and
+brightness. Measured on 12,936 crops of 751 real people:
+
+    an image and itself, saved again at JPEG quality 20      0.989 or more
+    80 million pairs of different people                     0.961 or less
+    one person in two consecutive frames at 30 frames/s      0.965 (median)
+    one person five frames apart                             0.86 (median)
 """
 
 import re
@@ -20,29 +23,30 @@ from appearance.data.layouts import Sample
 from appearance.data.names import UNKNOWN, are_serial, counters, unmarked
 from appearance.progress import progress
 
-WIDTH, HEIGHT = 8, 16  # of a thumbnail
-POOL = 4  # thumbnail pixels on a side of a coarse one, which rules most pairs out
-COPY = 0.985  # likeness from which two images are one picture
-NEAR = 0.9  # likeness of neighbouring frames of one person, where names say the same
-STRANGERS = 0.95  # likeness from which neighbouring frames of "two" people are taken for one person
-ADJACENT = 5  # frames that neighbouring ones lie apart at most
-FLAT = 2.0  # standard deviation of a thumbnail in grey levels, below which it is noise and like nothing
-ENOUGH = 1_000_000  # pairs; a placeholder saved everywhere would make more than the memory holds
-BLOCK = 256  # images compared with all others at once; more leave the processor's cache
+WIDTH, HEIGHT = 8, 16  # pixels of a thumbnail
+POOL = 4  # a coarse thumbnail averages POOL x POOL pixels; it rules most pairs out
+COPY = 0.985  # least likeness of copies
+NEAR = 0.9  # least likeness of neighbouring frames of one person
+STRANGERS = 0.95  # neighbouring frames of two identities this alike are taken for the same person
+ADJACENT = 5  # largest distance in frames of neighbouring frames
+FLAT = 2.0  # grey levels; a thumbnail with a lower standard deviation is like no other
+ENOUGH = 1_000_000  # pairs after which the search stops: thousands of copies of one image would fill the memory
+BLOCK = 256  # images compared with all others at once; larger blocks do not fit the CPU cache
 
 NUMBER = re.compile(r"\d+")
-MOST_DIGITS = 15  # of a number in a name, the last ones; more do not fit in an int64
+MOST_DIGITS = 15  # of a number in a name, from its end: fits an int64
 
 
 def thumbnail(image: Image.Image) -> bytes:
-    """The RGB pixels of an image, squeezed to HEIGHT x WIDTH x 3."""
+    """An RGB image resized to HEIGHT x WIDTH, as HEIGHT * WIDTH * 3 bytes."""
     return image.resize((WIDTH, HEIGHT), Image.Resampling.BOX, reducing_gap=1.0).tobytes()
 
 
 def thumbnail_vectors(thumbnails: Sequence[bytes | None]) -> Tensor:
-    """(N, HEIGHT * WIDTH * 3) float32 rows whose products are likenesses; short ones of what is flat or missing.
+    """N thumbnails -> (N, HEIGHT * WIDTH * 3) float32 rows, whose dot products are the likenesses.
 
-    Each colour's mean is taken out, and the contrast: neither light nor a camera's colours count.
+    Each colour channel's mean and the contrast are normalised away, so light and white balance do not matter. Rows are
+    shorter than 1 for flat images and 0 for missing ones.
     """
     size = HEIGHT * WIDTH * 3
     pixels = np.frombuffer(b"".join(one or bytes(size) for one in thumbnails), np.uint8).reshape(-1, size // 3, 3)
@@ -52,25 +56,26 @@ def thumbnail_vectors(thumbnails: Sequence[bytes | None]) -> Tensor:
 
 
 def alike(vectors: Tensor, relevant: Callable[[Tensor, Tensor], Tensor], least: float = COPY) -> np.ndarray:
-    """Pairs of images whose likeness is at least `least` and that are `relevant`: all, or over ENOUGH.
+    """All pairs of `relevant` images with a likeness of at least `least`; stops after ENOUGH pairs.
 
-    Every image is compared with every other, yet most pairs are ruled out by a look at one number or two dozen.
+    An exhaustive search. Bounds from one principal component, then from 24 coarse numbers, rule out most pairs.
 
     Args:
-        vectors: (N, D), of `thumbnail_vectors`.
+        vectors: (N, D) of `thumbnail_vectors`.
         relevant: (P,), (P,) positions -> (P,) bool.
 
-    Returns positions (2, P), in each pair the smaller one first; the most alike come first.
+    Returns:
+        (2, P) int64 positions, the smaller one of each pair first, most alike pairs first.
     """
-    place = (vectors.square().sum(1) >= least).nonzero()[:, 0]  # without the flat ones
+    place = (vectors.square().sum(1) >= least).nonzero()[:, 0]  # skips flat images
     furthest = 2 - 2 * least + 1e-4  # squared distance of two rows of length 1
-    # a mean over pixels, or a turned axis, brings images nearer and never further apart
+    # pooling and projection never increase distances
     coarse = vectors[place].view(len(place), HEIGHT // POOL, POOL, WIDTH // POOL, POOL, 3).mean((2, 4)) * POOL
     coarse = coarse.flatten(1)
     key, ranked = (coarse @ torch.linalg.eigh(coarse.T @ coarse).eigenvectors[:, -1]).sort()
     coarse, place = coarse[ranked], place[ranked]
     stop = torch.searchsorted(key, key + furthest**0.5)
-    # rows of which the product is -|a - b|^2 / 2
+    # left @ right is -|a - b|^2 / 2
     one, half = torch.ones(len(coarse), 1), -coarse.square().sum(1, keepdim=True) / 2
     left, right = torch.cat([coarse, half, one], 1), torch.cat([coarse, one, half], 1).T.contiguous()
     found, number = [torch.empty(3, 0, dtype=torch.float64)], 0
@@ -92,19 +97,19 @@ def alike(vectors: Tensor, relevant: Callable[[Tensor, Tensor], Tensor], least: 
 
 
 class Order:
-    """Where the names put images in their videos.
+    """Track and frame number of each image, from its name.
 
-    With camera and time in the name a camera is one track; else images of one person whose names differ in the number
-    that counts them alone are (`names.counters`), unless that number counts the images of the whole dataset.
+    If names have camera and time, each camera is a track. Otherwise a track is a person's images whose names differ
+    only in the number that counts them (`names.counters`), unless that number is serial over the whole dataset.
     """
 
     def __init__(self, samples: Sequence[Sample]):
         tracks: dict[tuple, int] = {}
-        self.track = np.full(len(samples), -1)  # (N,), -1 where nothing tells it
-        self.number = np.zeros(len(samples), np.int64)  # (N,) of the frame
+        self.track = np.full(len(samples), -1)  # (N,), -1 if unknown
+        self.number = np.zeros(len(samples), np.int64)  # (N,) frame number
         self.timed = np.array([sample.time != UNKNOWN for sample in samples], bool)  # (N,)
         stems = [unmarked(Path(sample.path).stem) for sample in samples]
-        series = defaultdict(list)  # names that differ in their counting number alone, whoever is seen -> rows
+        series = defaultdict(list)  # name without its counting number -> rows of all people
         for i, (sample, stem, counter) in enumerate(zip(samples, stems, counters(stems), strict=True)):
             if sample.time != UNKNOWN:
                 self.track[i] = tracks.setdefault((sample.camera,), len(tracks))
@@ -120,7 +125,7 @@ class Order:
                 self.track[i] = tracks.setdefault((samples[i].pid, before, behind), len(tracks))
 
     def neighbours(self, within: int = ADJACENT) -> np.ndarray:
-        """All pairs of images of one track at most `within` frames apart: positions (2, P), as `alike` gives them."""
+        """(2, P) positions of all pairs in one track at most `within` frames apart, the smaller one first."""
         ranked = np.lexsort((self.number, self.track))
         ranked = ranked[self.track[ranked] >= 0]
         found = [np.empty((2, 0), np.int64)]
@@ -134,6 +139,6 @@ class Order:
         return np.sort(np.concatenate(found, 1), axis=0)
 
     def alike_neighbours(self, vectors: Tensor, least: float) -> np.ndarray:
-        """Those of the `neighbours` whose likeness is at least `least` (2, P)."""
+        """(2, P): the `neighbours` with a likeness of at least `least`."""
         pairs = self.neighbours()
         return pairs[:, ((vectors[pairs[0]] * vectors[pairs[1]]).sum(1) >= least).numpy()]

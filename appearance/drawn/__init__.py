@@ -1,1 +1,1 @@
-"""Seeds become pictures of people: the sample dataset, drawn on the spot."""
+"""Render synthetic people from seeds: the sample dataset and larger training sets."""

@@ -1,7 +1,7 @@
-"""Cameras, each with a place, its own light and its own faults, and the boxes cut from their pictures.
+"""Synthetic cameras, each with a place, lighting and image defects, and the person crops taken by them.
 
-Everything here makes an identity hard to see: the cameras change colours and sharpness, things stand in front of
-people, and boxes are badly cut. It knows nothing of datasets; `examples/scene.py` films a moving scene with it.
+This file makes re-identification hard: cameras change colours and sharpness, objects occlude people, boxes are badly
+placed. `sample.py` uses it for datasets, `examples/scene.py` for moving scenes.
 """
 
 import functools
@@ -19,23 +19,23 @@ from appearance.drawn.poses import Pose
 from appearance.drawn.solids import Eye
 from appearance.drawn.variety import EVERYTHING, Variety
 
-WIDTH, HEIGHT = 64, 128  # pixels of an image
-TALL = 160  # height in pixels in which a box is drawn, before the camera takes it
-CAMERA_STREAM, PLACE_STREAM = 90, 91  # the first part of the keys of these streams; those of a dataset are smaller
+WIDTH, HEIGHT = 64, 128  # pixels of a crop
+TALL = 160  # height in pixels at which a crop is rendered, before camera effects
+CAMERA_STREAM, PLACE_STREAM = 90, 91  # first part of the stream keys; `sample.py` uses smaller numbers
 
 
 def stream(seed: int, *key: int) -> np.random.Generator:
-    """The random stream of one thing, the same in whichever process and order it is asked for."""
+    """A random generator for one object, by its key: independent of process and order of calls."""
     return np.random.Generator(np.random.PCG64(np.random.SeedSequence((seed, *key))))
 
 
 @dataclass(frozen=True)
 class Camera:
-    """Where a camera hangs and how it turns light into pixels."""
+    """Mounting, light and image properties of a camera."""
 
     seed: int
     number: int  # from 1, as in the file names
-    tilt: float  # these are settings of Variety
+    tilt: float  # see Variety, as for all fields without a comment
     nearness: float
     exposure: float
     gains: tuple[float, float, float]  # white balance: red, green, blue
@@ -43,13 +43,13 @@ class Camera:
     haze: float
     saturation: float
     night: bool
-    sun: "tuple[float, float] | None"  # where shadows fall, right and down, per height; None: no shadows
-    light: tuple[float, float, float]  # where the light comes from: right, up, to the camera
+    sun: "tuple[float, float] | None"  # shadow offset right and down, per unit of height; None: no shadows
+    light: tuple[float, float, float]  # direction to the light: right, up, towards the camera
     shading: float
     sharpness: float
     noise: float
-    quality: int  # of the JPEG file
-    resolution: float  # pixels of a box's height that are usual here
+    quality: int  # JPEG quality
+    resolution: float  # typical height of a box in pixels
 
     @classmethod
     def random(cls, seed: int, number: int, variety: Variety = EVERYTHING) -> "Camera":
@@ -82,11 +82,15 @@ class Camera:
         )
 
     def place(self) -> Place:
-        """The empty place, the same at each call."""
+        """The camera's empty place, always the same."""
         return place_of(self.seed, self.number, self.tilt)
 
     def develop(self, image: Image.Image, rng: np.random.Generator, flicker: float = 1.0) -> Image.Image:
-        """From the light of a scene to this camera's picture: colours, sharpness and noise; RGB of the same size."""
+        """Apply this camera's sharpness, colours and noise to a rendered RGB image; same size.
+
+        Args:
+            flicker: factor on the exposure of this image.
+        """
         if self.sharpness < 0:
             image = image.filter(ImageFilter.BoxBlur(-1.2 * self.sharpness * image.width / WIDTH))
         elif self.sharpness > 0:
@@ -104,18 +108,18 @@ class Camera:
         return Image.fromarray(pixels.clip(0, 255).astype(np.uint8))
 
 
-@functools.lru_cache(maxsize=8)  # a place is drawn in a twentieth of a second: draw the images of a camera together
+@functools.lru_cache(maxsize=8)  # 0.05 s per place: draw the images of one camera together
 def place_of(seed: int, number: int, tilt: float) -> Place:
     return draw_place(stream(seed, PLACE_STREAM, number), tilt)
 
 
 @dataclass(frozen=True)
 class Framing:
-    """How a person stands in a box: 1 is the box's height for `fill` and `dy`, its width for `dx`."""
+    """Position of a person in a box. `fill` and `dy` are fractions of the box's height, `dx` of its width."""
 
-    fill: float  # the person's height; above 1 the box is too tight
-    dx: float  # the centre line's distance from the box's centre
-    dy: float  # the soles' distance below the box's lower edge (negative: above)
+    fill: float  # height of the person; above 1 the box is too tight
+    dx: float  # offset of the body's centre line from the box's centre
+    dy: float  # the soles below the lower edge (negative: above)
 
     @classmethod
     def random(cls, rng: np.random.Generator, variety: Variety = EVERYTHING) -> "Framing":
@@ -127,7 +131,7 @@ class Framing:
                 fill, dy = rng.uniform(0.62, 0.8), -rng.uniform(0.03, 0.16)
             elif kind < 0.6:  # too tight
                 fill, dy = rng.uniform(1.05, 1.35), rng.uniform(0.01, 0.25)
-            elif kind < 0.8:  # beside the person, or the frame ends there
+            elif kind < 0.8:  # shifted sideways, or at the frame's border
                 dx = rng.choice([-1, 1]) * rng.uniform(0.15, 0.35)
             else:  # without the feet
                 dy = rng.uniform(0.08, 0.3)
@@ -135,7 +139,7 @@ class Framing:
 
     @classmethod
     def piece(cls, rng: np.random.Generator) -> "Framing":
-        """A box that no tracker should have cut: a part of a person, much too large or half outside."""
+        """A junk box: a part of a person, much too large or half outside."""
         fill, dx, dy = rng.uniform(1.9, 3.0), rng.uniform(-0.5, 0.5), rng.uniform(0.1, 1.6)
         if rng.random() < 0.4:
             fill, dx, dy = rng.uniform(0.8, 1.1), rng.choice([-1, 1]) * rng.uniform(0.45, 0.62), rng.uniform(-0.3, 0.5)
@@ -144,7 +148,7 @@ class Framing:
 
 @dataclass(frozen=True)
 class Appearance:
-    """Somebody as seen in one image."""
+    """A person in one image."""
 
     identity: Identity
     pose: Pose
@@ -153,12 +157,13 @@ class Appearance:
 
 
 def passer_by(rng: np.random.Generator, variety: Variety) -> Appearance:
+    """A random person who is not in the dataset."""
     pose = Pose.random(rng, rng.uniform(0, 2 * math.pi), variety)
     return Appearance(Identity.random(rng, variety), pose, float(rng.uniform(*variety.heading)))
 
 
 def put(canvas: Image.Image, person: Appearance, camera: Camera, framing: Framing, rng, variety: Variety):
-    """Draw a person into the canvas, with shadow, bicycle and umbrella."""
+    """Draw a person into `canvas` (RGB, in place), with shadow, bicycle and umbrella."""
     width, height = canvas.size
     tilt = camera.tilt
     unit = height * framing.fill / (math.cos(tilt) + 0.16 * math.sin(tilt))
@@ -176,7 +181,7 @@ def put(canvas: Image.Image, person: Appearance, camera: Camera, framing: Framin
         down += 0.02
         mask = np.zeros(width * height, np.uint8)
         mask[pixels] = 110
-        # What is h above the feet casts its shadow h * down below them and h * right beside.
+        # A point h above the feet casts its shadow h * right beside and h * down below them.
         inverse = (1, -right / down, right / down * y, 0, -1 / down, y + y / down)
         shadow = Image.fromarray(mask.reshape(height, width)).transform(canvas.size, Image.Transform.AFFINE, inverse)
         canvas.paste((18, 18, 24), (0, 0), shadow)
@@ -191,7 +196,7 @@ def put(canvas: Image.Image, person: Appearance, camera: Camera, framing: Framin
 
 
 def occlude(canvas: Image.Image, rng: np.random.Generator):
-    """Put something in front: its foot is at the box's lower edge or below."""
+    """Draw an object in front of the person, in place; it stands at the box's lower edge or below."""
     width, height = canvas.size
     thing = furniture.LOW_THINGS[int(rng.integers(len(furniture.LOW_THINGS)))]
     ground, x = height * rng.uniform(0.97, 1.3), width * (0.5 + rng.choice([-1, 1]) * rng.uniform(0.1, 0.7))
@@ -199,7 +204,7 @@ def occlude(canvas: Image.Image, rng: np.random.Generator):
 
 
 def darken(canvas: Image.Image, rng: np.random.Generator) -> Image.Image:
-    """The shadow of a house, a tree or a roof over a part of the box, with a soft or a sharp edge."""
+    """Darken a part of the box, as the shadow of a building does, with a soft or sharp edge."""
     width, height = canvas.size
     angle, edge = rng.uniform(0, 2 * math.pi), rng.uniform(0.03, 0.6)
     x, y = np.arange(width) / width - 0.5, np.arange(height)[:, None] / height - 0.5
@@ -209,7 +214,7 @@ def darken(canvas: Image.Image, rng: np.random.Generator) -> Image.Image:
 
 
 def smear(image: Image.Image, rng: np.random.Generator) -> Image.Image:
-    """Motion along a row, over up to a tenth of the width."""
+    """Horizontal motion blur over up to a tenth of the width."""
     reach = max(1, round(rng.uniform(0.01, 0.03) * image.width))
     pixels = np.asarray(image).astype(np.uint16)
     total = sum(np.roll(pixels, step, axis=1) for step in range(-reach, reach + 1))
@@ -223,7 +228,7 @@ def photograph(
     framing: Framing,
     variety: Variety = EVERYTHING,
 ) -> Image.Image:
-    """One box of `camera` as a WIDTH x HEIGHT RGB image; `person` None: nothing but the place."""
+    """A crop by `camera` as a WIDTH x HEIGHT RGB image. `person` None: background only."""
     chance = rng.random
     canvas = window(camera.place(), framing, float(rng.uniform(*variety.aspect)), rng)
     if chance() < variety.behind:
@@ -235,7 +240,7 @@ def photograph(
         dx = framing.dx + float(rng.choice([-1, 1]) * rng.uniform(0.35, 0.7))
         other = Framing(framing.fill * rng.uniform(0.88, 1.08), dx, framing.dy + rng.uniform(-0.06, 0.04))
         people.append((other, passer_by(rng, variety)))
-    for where, somebody in sorted(people, key=lambda pair: pair[0].dy):  # those nearer stand lower
+    for where, somebody in sorted(people, key=lambda pair: pair[0].dy):  # farther people first
         put(canvas, somebody, camera, where, rng, variety)
     if chance() < variety.occlusion:
         occlude(canvas, rng)
@@ -251,7 +256,7 @@ def photograph(
 
 
 def window(place: Place, framing: Framing, aspect: float, rng: np.random.Generator) -> Image.Image:
-    """The part of a place behind a box, as a canvas: somewhere on its ground, as near as the box's height says."""
+    """The background of a box: a random part of the place, at the scale of the person. TALL pixels high, RGB."""
     width, height = place.picture.size
     row = rng.uniform(place.edge + 4, height)
     tall = min(place.unit(row) / min(framing.fill, 1.2), height - 1)

@@ -1,4 +1,4 @@
-"""What clothes are made of: colours as people wear them, and patterns on the surface of a body."""
+"""Colours and patterns of clothes, painted on the surface of a body."""
 
 import math
 from dataclasses import dataclass
@@ -9,7 +9,7 @@ from appearance.drawn.variety import Variety, within
 
 Rgb = tuple[float, float, float]
 
-# Colours with the share of clothes that have them; what people wear is mostly dark or grey.
+# Colour -> share of the clothes. Most clothes are dark or grey.
 MUTED = {
     (30, 30, 34): 0.27,  # black
     (64, 66, 72): 0.10,  # charcoal
@@ -75,7 +75,7 @@ PATTERNS = {
 
 
 def pick(rng: np.random.Generator, options):
-    """One of the options: a list, or a dictionary of weights."""
+    """A random option from a list, or from a dictionary option -> weight."""
     if not isinstance(options, dict):
         return options[int(rng.random() * len(options))]
     place = rng.random() * sum(options.values())
@@ -87,7 +87,7 @@ def pick(rng: np.random.Generator, options):
 
 
 def dye(rng: np.random.Generator, colours) -> Rgb:
-    """One of the colours, as no two dyes are quite the same."""
+    """A random one of the colours, slightly varied."""
     colour = pick(rng, colours)
     depth, *tint = rng.standard_normal(4).tolist()
     depth = 1 + 0.13 * depth
@@ -95,32 +95,38 @@ def dye(rng: np.random.Generator, colours) -> Rgb:
 
 
 def fashion(rng: np.random.Generator, variety: Variety) -> Rgb:
+    """A random colour of a garment, bright or muted."""
     return dye(rng, BRIGHT if rng.random() < variety.colours else MUTED)
 
 
 def saturated(colour: Rgb, factor: float) -> Rgb:
-    """The colour with its distance from grey multiplied."""
+    """The colour with its saturation multiplied by `factor`."""
     grey = sum(colour) / 3
     return tuple(min(250.0, max(8.0, grey + (value - grey) * factor)) for value in colour)
 
 
 @dataclass(frozen=True)
 class Cloth:
-    """A garment's colours; lengths are in statures."""
+    """Colours and pattern of a garment. Lengths are fractions of the person's height."""
 
     colour: Rgb
     second: Rgb
     pattern: str = "plain"  # or one of PATTERNS
-    period: float = 0.06  # of what repeats
-    duty: float = 0.5  # share of the period in the second colour
-    print: "np.ndarray | None" = None  # (n, n, 4) colours and opacity, on the chest or the back
-    where: tuple[float, float, float, float] = (0.0, 0.7, 0.5, 0.05)  # azimuth and height of its middle, half sizes
+    period: float = 0.06  # of the pattern
+    duty: float = 0.5  # fraction of the period in the second colour
+    print: "np.ndarray | None" = None  # (n, n, 4) RGB and opacity, on the chest or the back
+    where: tuple[float, float, float, float] = (
+        0.0,
+        0.7,
+        0.5,
+        0.05,
+    )  # of the print: azimuth and height of its centre, half sizes
 
     @classmethod
     def random(cls, rng: np.random.Generator, variety: Variety, colours=None) -> "Cloth":
         colour = dye(rng, colours) if colours else fashion(rng, variety)
         second = fashion(rng, variety)
-        if sum(abs(a - b) for a, b in zip(colour, second, strict=True)) < 120:  # to be told from the first
+        if sum(abs(a - b) for a, b in zip(colour, second, strict=True)) < 120:  # too close to the first colour
             second = tuple(225.0 - 0.3 * value if sum(colour) < 380 else 0.25 * value for value in colour)
         vivid, share = within(rng, variety.vivid), within(rng, variety.second)
         if vivid != 1:
@@ -141,7 +147,7 @@ class Cloth:
         return cls(colour, second, pattern, period, duty, picture, where)
 
     def paint(self, azimuth: np.ndarray, height: np.ndarray) -> np.ndarray:
-        """The colours (n, 3) of places on the body, before any light falls on them."""
+        """Unlit colours (n, 3) at n points of the body, by azimuth (radians) and height (0 ground, 1 crown)."""
         colour = np.empty((len(height), 3), np.float32)
         colour[:] = self.colour
         second = self._second(azimuth, height)
@@ -161,10 +167,10 @@ class Cloth:
         return colour
 
     def _second(self, azimuth, height):
-        """Where the second colour is: (n,) bool or a share from 0 to 1; None: nowhere."""
+        """(n,) where the second colour is: bool, or a fraction from 0 to 1; None: nowhere."""
         if self.pattern == "plain":
             return None
-        arc = azimuth * np.float32(0.09)  # about a length, as bodies are about so thick
+        arc = azimuth * np.float32(0.09)  # approximate arc length, for a typical body
         if self.pattern == "hoops":
             return np.remainder(height, self.period) < self.period * self.duty
         if self.pattern == "stripes":
@@ -186,17 +192,17 @@ class Cloth:
             return np.abs(height - 0.6 - 0.25 * self.duty) < 0.6 * self.period
         if self.pattern == "sides":
             return np.abs(np.cos(azimuth)) < 0.35
-        # worn: paler in front and where it rubs, as jeans are
+        # worn: paler in front, as jeans are
         return (0.5 * np.cos(azimuth) * np.sin(height * 14)).clip(0, 0.5)
 
 
 def emblem(rng: np.random.Generator, ink: Rgb) -> np.ndarray:
-    """Something printed: (16, 16, 4), a drawing of blocks, lines as of writing, or a plain figure."""
+    """A random print, (16, 16, 4) RGB and opacity: blocks, lines of text, a disc or a framed picture."""
     n = 16
     picture = np.zeros((n, n, 4), np.float32)
     picture[..., :3] = ink
     kind = rng.random()
-    if kind < 0.4:  # a symmetric figure in up to three colours
+    if kind < 0.4:  # a symmetric pattern of blocks in up to three colours
         half = rng.random((4, 4, 1)) < 0.6
         tones = np.where(rng.random((4, 4, 1)) < 0.4, rng.uniform(20, 240, 3), np.array(ink))
         block = np.concatenate([tones, half], axis=2)

@@ -1,4 +1,4 @@
-"""A person as a picture: solids for body, clothes and what is carried, painted, folded and lit."""
+"""Render a person: solids for body, clothes and bags, painted, folded and lit."""
 
 import functools
 import math
@@ -15,24 +15,24 @@ from appearance.drawn.solids import Eye, Solid, render
 
 @dataclass(frozen=True)
 class Light:
-    """What falls on a body."""
+    """Light on a body, and the folds of its clothes."""
 
-    direction: tuple[float, float, float] = (-0.4, 0.6, 0.7)  # to the lamp: right, up, towards the camera
-    strength: float = 0.5  # how far it models the body: 0 flat, 1 black on the far side
-    folds: float = 0.25  # depth of the cloth's folds, in brightness
-    crease: int = 0  # which folds: they are others in every step
+    direction: tuple[float, float, float] = (-0.4, 0.6, 0.7)  # to the light: right, up, towards the camera
+    strength: float = 0.5  # of the shading: 0 flat, 1 black on the unlit side
+    folds: float = 0.25  # depth of the folds, in brightness
+    crease: int = 0  # selects the folds, which change from image to image
 
 
 class Wardrobe:
-    """The solids of a body and the paints of their materials, collected piece by piece."""
+    """The solids of a person and the paints of their materials."""
 
     def __init__(self):
         self.solids: list[Solid] = []
-        self.paints = []  # a colour, or a function of (azimuth, height) that gives colours
-        self.folds: list[float] = []  # of each paint: 1 cloth, 0 smooth
+        self.paints = []  # an RGB colour, or a function (azimuth, height) -> (n, 3) colours
+        self.folds: list[float] = []  # per paint: 1 folds as cloth, 0 smooth
 
     def material(self, paint, folds=1.0) -> int:
-        """The number of a new paint: a colour, a cloth, or a function of (azimuth, height)."""
+        """Add a paint (a colour, a Cloth or a function); returns its number."""
         if isinstance(paint, Cloth):
             plain = paint.pattern == "plain" and paint.print is None
             paint = paint.colour if plain else paint.paint
@@ -46,12 +46,12 @@ class Wardrobe:
 
 
 def between(a, b, share):
-    """The point at this share of the way from a to b."""
+    """The point at the fraction `share` of the way from a to b."""
     return tuple(p + (q - p) * share for p, q in zip(a, b, strict=True))
 
 
 def dress(identity: Identity, pose: Pose) -> Wardrobe:
-    """Everything there is to see of a person."""
+    """All solids and paints of a person."""
     wardrobe, frame = Wardrobe(), joints(identity, pose)
     skin = wardrobe.material(identity.skin, 0.15)
     lower = wardrobe.material(identity.top if identity.dress else identity.lower_cloth)
@@ -66,7 +66,7 @@ def dress(identity: Identity, pose: Pose) -> Wardrobe:
 
 
 def legs(wardrobe: Wardrobe, identity: Identity, frame: Joints, skin: int, cloth: int):
-    """Legs as far as they are bare, in trousers or shorts, and shoes."""
+    """Add bare legs, trousers or shorts, and shoes."""
     shoe = wardrobe.material(identity.shoes, 0.2)
     sock = wardrobe.material(identity.socks, 0.2) if identity.socks else skin
     build = 0.35 + 0.65 * identity.build
@@ -97,7 +97,7 @@ def legs(wardrobe: Wardrobe, identity: Identity, frame: Joints, skin: int, cloth
 
 
 def hips(wardrobe: Wardrobe, identity: Identity, frame: Joints, cloth: int):
-    """The skirt, as wide as the step, or the seat of the trousers."""
+    """Add the skirt, as wide as the step, or the seat of the trousers."""
     waist, build = frame.waist, identity.build
     a, b = 0.088 * build * identity.hips, 0.062 * (0.4 + 0.6 * build)
     if identity.lower == "skirt":
@@ -119,7 +119,7 @@ def hips(wardrobe: Wardrobe, identity: Identity, frame: Joints, cloth: int):
 
 
 def trunk(wardrobe: Wardrobe, identity: Identity, frame: Joints, skin: int):
-    """The upper body with the top, and the jacket over it; straps are painted on."""
+    """Add the upper body with top and jacket; straps are painted on."""
     build = identity.build
     thick = 0.4 + 0.6 * build
     lean = math.tan(frame.lean)
@@ -166,7 +166,7 @@ def trunk(wardrobe: Wardrobe, identity: Identity, frame: Joints, skin: int):
 
 
 def straps(identity: Identity, cloth):
-    """The paint of a top with the straps of a bag, the belt and the neckline on it."""
+    """The paint of a top, with neckline, belt and the straps of a bag."""
     paint = cloth.paint if isinstance(cloth, Cloth) else cloth
     bag, side, colour = identity.bag, identity.bag_side, np.array(identity.bag_cloth.colour, np.float32) * 0.85
     neck = None if identity.collar or not isinstance(cloth, Cloth) else np.array(identity.skin, np.float32) * 0.95
@@ -188,7 +188,7 @@ def straps(identity: Identity, cloth):
 
 
 def arms(wardrobe: Wardrobe, identity: Identity, frame: Joints, skin: int):
-    """Arms with the sleeves of the outer garment, and hands."""
+    """Add arms, sleeves of the outer garment, and hands."""
     thick = 0.5 + 0.5 * identity.build
     over = identity.jacket
     length = 1.0 if over is not None else identity.sleeves
@@ -213,7 +213,7 @@ def arms(wardrobe: Wardrobe, identity: Identity, frame: Joints, skin: int):
 
 
 def head(wardrobe: Wardrobe, identity: Identity, pose: Pose, frame: Joints):
-    """Head with the face painted on, hair, hat and hood."""
+    """Add the head with a painted face, hair, hat and hood."""
     size = 1.72 / identity.stature * 0.5 + 0.5  # heads differ less than statures
     lean = math.sin(frame.lean) * 0.5
     up = frame.waist[1] - identity.legs - 0.32 * (1 - math.cos(frame.lean))
@@ -288,7 +288,7 @@ def head(wardrobe: Wardrobe, identity: Identity, pose: Pose, frame: Joints):
 
 
 def bag(wardrobe: Wardrobe, identity: Identity, frame: Joints):
-    """What is carried; the straps are painted on the top."""
+    """Add the bag; its straps are painted on the top."""
     cloth, size, side = wardrobe.material(identity.bag_cloth, 0.5), identity.bag_size, identity.bag_side
     thick = 0.4 + 0.6 * identity.build
     up, lean = frame.waist[1] - identity.legs, math.tan(frame.lean)
@@ -322,10 +322,10 @@ def bag(wardrobe: Wardrobe, identity: Identity, frame: Joints):
 
 @functools.lru_cache(maxsize=1)
 def creases() -> np.ndarray:
-    """Smooth noise (256, 256) with unit spread that repeats: the folds of all clothes."""
+    """The folds of all clothes: (256, 256) periodic smooth noise with standard deviation 1."""
     rng = np.random.default_rng(1)
     y, x = np.meshgrid(np.fft.fftfreq(256), np.fft.fftfreq(256), indexing="ij")
-    frequency = np.hypot(2.2 * x + 1.2 * y, 0.9 * y - 0.5 * x)  # longer than broad, and slanting
+    frequency = np.hypot(2.2 * x + 1.2 * y, 0.9 * y - 0.5 * x)  # elongated and slanting
     spectrum = np.fft.fft2(rng.standard_normal((256, 256))) * np.exp(-((frequency * 9) ** 2)) * (frequency > 0.01)
     noise = np.fft.ifft2(spectrum).real
     return (noise / noise.std()).astype(np.float32)
@@ -334,7 +334,11 @@ def creases() -> np.ndarray:
 def draw_person(
     identity: Identity, pose: Pose, eye: Eye, size: tuple[int, int], light: Light = Light()
 ) -> tuple[np.ndarray, np.ndarray]:
-    """A person in a picture of `size` (width, height): (n,) positions of pixels in it and their colours (n, 3)."""
+    """Render a person into an image of `size` (width, height).
+
+    Returns:
+        (n,) int positions of the covered pixels in the flattened image, and (n, 3) float32 colours, 0 to 255 or above.
+    """
     wardrobe = dress(identity, pose)
     length = math.sqrt(sum(value * value for value in light.direction))
     surface = render(wardrobe.solids, eye, size, tuple(value / length for value in light.direction))
@@ -356,12 +360,12 @@ def draw_person(
 
 
 def wrapped(angle: np.ndarray) -> np.ndarray:
-    """Angles from -pi to pi."""
+    """Angles wrapped to -pi to pi."""
     return np.remainder(angle + np.float32(math.pi), np.float32(2 * math.pi)) - np.float32(math.pi)
 
 
 def figure(identity: Identity, pose: Pose, heading: float, height: int) -> Image.Image:
-    """One person on a transparent RGBA sheet, `height` pixels high and 0.8 times as wide, seen from level."""
+    """One person on a transparent RGBA image of (0.8 * height, height) pixels, seen from eye level."""
     size = (round(0.8 * height), height)
     eye = Eye(heading, 0.0, 0.0, height * 0.985, size[0] / 2, height - 0.5)
     pixels, colour = draw_person(identity, pose, eye, size)

@@ -1,6 +1,7 @@
-"""What stands about: bicycles, cars, poles, plants, benches. Drawn with lines and shapes, behind people or before them.
+"""Objects in a scene: bicycles, cars, poles, plants, benches, drawn behind or in front of people.
 
-Each takes (draw, x, ground, unit, rng): where its middle stands in the picture and the pixels of a person's height.
+Each function takes (draw, x, ground, unit, rng): the object's centre and ground line in pixels, and the height of a
+person there in pixels.
 """
 
 import math
@@ -20,7 +21,7 @@ def grey(rng: np.random.Generator, low=30, high=190, tint=6.0) -> tuple[int, int
 
 
 def bicycle(draw: ImageDraw.ImageDraw, x, ground, unit, rng, colour=None, turn=None):
-    """`turn`: 1 or -1 seen from the side, to the right or left; 0 from the front."""
+    """`turn`: 1 or -1: side view, heading right or left; 0: front view; None: random."""
     colour = ink(colour or dye(rng, MUTED | BRIGHT))
     turn = rng.uniform(-1, 1) if turn is None else turn
     wheel, base = 0.19 * unit, 0.31 * unit * turn
@@ -88,7 +89,7 @@ def railing(draw: ImageDraw.ImageDraw, x, ground, unit, rng):
 
 
 def box(draw: ImageDraw.ImageDraw, x, ground, unit, rng):
-    """A bin, a crate, a bollard, a pillar or a table: something square."""
+    """A box-shaped object, such as a bin, crate or pillar."""
     half, tall = unit * rng.uniform(0.06, 0.4), unit * rng.uniform(0.25, 0.65)
     tone = grey(rng) if rng.random() < 0.7 else ink(dye(rng, BRIGHT))
     draw.rectangle([x - half, ground - tall, x + half, ground], fill=tone)
@@ -106,7 +107,7 @@ def bench(draw: ImageDraw.ImageDraw, x, ground, unit, rng):
 
 
 def umbrella(draw: ImageDraw.ImageDraw, x, top, unit, rng, colour):
-    """Held over a head whose crown is at `top`."""
+    """An umbrella over a head whose crown is at row `top`."""
     half, tall = 0.3 * unit, 0.16 * unit
     draw.line([x + 0.08 * unit, top - 0.1 * unit, x + 0.08 * unit, top + 0.35 * unit], fill=(60, 60, 62), width=2)
     arc = [(x + half * math.cos(a), top + 0.02 * unit - tall * math.sin(a)) for a in np.linspace(0, math.pi, 16)]
@@ -116,4 +117,4 @@ def umbrella(draw: ImageDraw.ImageDraw, x, top, unit, rng, colour):
 
 
 THINGS = (bicycle, bicycle, car, pole, plant, railing, box, bench)
-LOW_THINGS = (bicycle, pole, plant, railing, box)  # those that leave something to see of a person behind them
+LOW_THINGS = (bicycle, pole, plant, railing, box)  # objects that do not hide a whole person

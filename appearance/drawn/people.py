@@ -1,7 +1,6 @@
-"""Who a person is: the body, the head and the clothes that stay from camera to camera.
+"""A synthetic identity: body, head and clothes, the same in all cameras.
 
-Clothing colours are few and shared, so that colour alone does not name a person. Nothing here knows of datasets,
-cameras or pixels: `figures.py` draws.
+Clothes share a few colours, so that colour alone does not identify a person. `figures.py` renders identities.
 """
 
 from dataclasses import dataclass, replace
@@ -13,27 +12,28 @@ from appearance.drawn.variety import EVERYTHING, Variety, within
 
 HAIR_STYLES = {"bald": 0.05, "short": 0.46, "full": 0.12, "long": 0.2, "bun": 0.06, "ponytail": 0.11}
 HATS = {"cap": 0.55, "hat": 0.25, "hood": 0.1, "wool": 0.1}
-LOWERS = {"trousers": 0.5, "shorts": 0.32, "tights": 0.18}  # where it is no skirt
+LOWERS = {"trousers": 0.5, "shorts": 0.32, "tights": 0.18}  # if it is not a skirt
 BAGS = {"backpack": 0.42, "shoulder": 0.28, "hand": 0.16, "plastic": 0.1, "suitcase": 0.04}
 SHOES = {(30, 30, 32): 0.42, (225, 225, 222): 0.28, (110, 80, 56): 0.15, (190, 50, 60): 0.07, (70, 90, 140): 0.08}
 
 
 def scaled(colour: Rgb, factor: float) -> Rgb:
+    """The colour with its brightness multiplied by `factor`."""
     return tuple(value * factor for value in colour)
 
 
 @dataclass(frozen=True)
 class Identity:
-    """What stays with a person. Lengths are fractions of the stature."""
+    """Everything that stays the same about a person. Lengths are fractions of the person's height."""
 
     # the body
-    stature: float  # metres; in a picture it shows as the size of the head
-    build: float  # breadth relative to an average person of that stature
+    stature: float  # metres; visible as the relative size of the head
+    build: float  # breadth relative to an average person of that height
     hips: float  # breadth of the hips relative to the shoulders
     belly: float  # 0 to 1
     legs: float  # height of the hip
-    gait: float  # length of the step, relative to what the image asks for
-    posture: float  # radians that the upper body leans forwards
+    gait: float  # factor on the length of a step
+    posture: float  # radians the upper body leans forwards
     # the head
     skin: Rgb
     hair: Rgb
@@ -45,24 +45,24 @@ class Identity:
     mask: bool
     # clothes
     top: Cloth
-    sleeves: float  # how far down the arm: 0 nothing, 1 the wrist
-    sleeve: "Rgb | None"  # None: as the top
+    sleeves: float  # length: 0 none, 1 to the wrist
+    sleeve: "Rgb | None"  # colour; None: as the top
     hem: float  # height of the top's lower end
-    loose: float  # clothes over body, added to half widths
+    loose: float  # gap between clothes and body, added to half widths
     collar: bool
     jacket: "Cloth | None"
     jacket_hem: float
-    opening: float  # radians that the jacket is open on each side of the middle
+    opening: float  # radians the jacket is open on each side of the centre
     lower: str  # one of LOWERS, or "skirt"
     lower_cloth: Cloth
     lower_hem: float  # height of its lower end
     flare: float  # of a skirt
-    dress: bool  # the skirt is of the top's cloth
+    dress: bool  # the skirt has the cloth of the top
     belt: "Rgb | None"
     shoes: Rgb
     socks: "Rgb | None"
     boots: bool
-    # what is carried
+    # things carried
     bag: "str | None"  # one of BAGS
     bag_cloth: Cloth
     bag_size: float
@@ -72,6 +72,7 @@ class Identity:
 
     @classmethod
     def random(cls, rng: np.random.Generator, variety: Variety = EVERYTHING) -> "Identity":
+        """A random person."""
         chance = rng.random
         lower = "skirt" if chance() < variety.skirt else pick(rng, LOWERS)
         dress = lower == "skirt" and chance() < 0.45
@@ -122,13 +123,13 @@ class Identity:
         )
 
     def dressed_as(self, other: "Identity") -> "Identity":
-        """This person in somebody else's clothes: body, head, shoes and bag remain."""
+        """This person in the clothes of `other`: body, head, shoes and bag stay."""
         clothes = ("top", "sleeves", "sleeve", "hem", "collar", "jacket", "jacket_hem", "opening", "lower")
         clothes += ("lower_cloth", "lower_hem", "flare", "dress", "belt")
         return replace(self, **{name: getattr(other, name) for name in clothes})
 
     def changed(self, rng: np.random.Generator) -> "Identity":
-        """The same person another time: the jacket off, the bag elsewhere, a hat taken off."""
+        """The same person at another time: without the jacket, hat or bag, or with the bag on the other side."""
         chance = rng.random
         identity = replace(self, hat=self.hat if chance() < 0.5 else None, bag_side=1 if chance() < 0.5 else -1)
         if self.jacket is not None and chance() < 0.6:

@@ -1,4 +1,4 @@
-"""Places where people are seen: a ground in perspective, a wall behind it and things that stand about, from a seed."""
+"""Backgrounds from a seed: ground in perspective, a wall behind it, and objects."""
 
 from dataclasses import dataclass
 
@@ -8,31 +8,31 @@ from PIL import Image, ImageDraw
 from appearance.drawn import furniture
 from appearance.drawn.furniture import grey, ink
 
-WIDTH, HEIGHT = 640, 320  # pixels of a place's picture
+WIDTH, HEIGHT = 640, 320  # pixels of a background
 
 
 @dataclass(frozen=True)
 class Place:
-    """An empty place and where people can stand in it."""
+    """A background and the scale of people in it."""
 
     picture: Image.Image  # RGB
-    edge: float  # the row where the wall meets the ground
-    far: float  # a person's height in pixels there
-    near: float  # and in the lowest row
+    edge: float  # row where the wall meets the ground
+    far: float  # height in pixels of a person standing in row `edge`
+    near: float  # height in pixels of a person standing in the lowest row
 
     def unit(self, row: float) -> float:
-        """The height in pixels of a person whose feet are in this row."""
+        """Height in pixels of a person whose feet are in `row`."""
         return self.far + (self.near - self.far) * (row - self.edge) / (self.picture.height - self.edge)
 
 
 def noise(rng: np.random.Generator, width: int, height: int, cells: int) -> np.ndarray:
-    """Smooth noise (height, width) with features of width / cells pixels."""
+    """Smooth noise, (height, width) float, with features of width / cells pixels."""
     grid = rng.standard_normal((max(2, cells * height // width), cells)).astype(np.float32)
     return np.asarray(Image.fromarray(grid).resize((width, height), Image.Resampling.BICUBIC))
 
 
 def tint(rng: np.random.Generator, low: float, high: float) -> np.ndarray:
-    """A colour of a wall or ground: most are grey, some are brick, wood, grass or painted."""
+    """A random (3,) colour of a wall or ground: mostly grey, sometimes brick, wood, grass or paint."""
     colour = rng.uniform(low, high) + rng.normal(0, 4, 3)
     if rng.random() < 0.25:
         shade = rng.choice(3)
@@ -41,7 +41,7 @@ def tint(rng: np.random.Generator, low: float, high: float) -> np.ndarray:
 
 
 def tiles(rng: np.random.Generator, x: np.ndarray, y: np.ndarray) -> np.ndarray:
-    """A brightness (1 is even) for places x, y in metres: slabs, bricks, planks, stripes or nothing."""
+    """Brightness factors at points x, y (metres) of a random texture: slabs, bricks, planks, stripes or none."""
     kind = rng.random()
     a, b = rng.uniform(0.15, 1.0), rng.uniform(0.15, 1.0)
     if kind < 0.2:
@@ -50,7 +50,7 @@ def tiles(rng: np.random.Generator, x: np.ndarray, y: np.ndarray) -> np.ndarray:
     row = np.floor(y / a)
     x = x + row % 2 * b / 2 * (rng.random() < 0.5)
     if kind < 0.72:
-        each = np.sin(np.floor(x / b) * 12.9 + row * 78.2) * rng.uniform(0, 0.12)  # no two tiles are alike
+        each = np.sin(np.floor(x / b) * 12.9 + row * 78.2) * rng.uniform(0, 0.12)  # varies the brightness of tiles
         lines = (np.remainder(y, a) < joint * a) | (np.remainder(x, b) < joint * b)
         return np.where(lines, np.float32(dark), 1 + each).astype(np.float32)
     if kind < 0.8:  # a zebra crossing, or a striped wall
@@ -59,7 +59,7 @@ def tiles(rng: np.random.Generator, x: np.ndarray, y: np.ndarray) -> np.ndarray:
 
 
 def windows(rng: np.random.Generator, draw: ImageDraw.ImageDraw, edge: float, unit: float, width: int):
-    """Doors, windows, shop fronts and notices on the wall."""
+    """Draw doors, windows, shop fronts and signs on the wall."""
     step, x = unit * rng.uniform(0.5, 2), -unit * rng.uniform(0, 1)
     high, low = edge - unit * rng.uniform(0.9, 2.2), edge - unit * (0 if rng.random() < 0.5 else rng.uniform(0.2, 0.6))
     glass = grey(rng, 15, 90) if rng.random() < 0.65 else grey(rng, 120, 240, 15)
@@ -78,13 +78,13 @@ def windows(rng: np.random.Generator, draw: ImageDraw.ImageDraw, edge: float, un
 
 
 def draw_place(rng: np.random.Generator, tilt: float, width: int = WIDTH, height: int = HEIGHT) -> Place:
-    """An empty place for a camera that looks down by `tilt` radians: the steeper, the less is seen of the wall."""
+    """A random background for a camera that looks down by `tilt` radians; a larger tilt shows less of the wall."""
     edge = height * float(np.clip(0.55 - 0.8 * tilt + rng.normal(0, 0.08), 0.05, 0.62))
     far = height * rng.uniform(0.22, 0.4)
     place = Place(Image.new("RGB", (width, height)), edge, far, max(far * 1.15, height * rng.uniform(0.5, 0.75)))
     x = np.arange(width, dtype=np.float32)
     y = np.arange(height, dtype=np.float32)[:, None]
-    unit = place.unit(y) * np.float32(1 / 1.7)  # pixels of a metre in a row of ground
+    unit = place.unit(y) * np.float32(1 / 1.7)  # pixels per metre in each row of ground
     pixels = np.empty((height, width, 3), np.float32)
 
     wall = int(edge)

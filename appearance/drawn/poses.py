@@ -1,4 +1,4 @@
-"""How a body stands, walks or rides: where the joints are at each moment of a step."""
+"""Joint positions of a person who stands, walks or rides, at any phase of a step."""
 
 import math
 from dataclasses import dataclass
@@ -13,13 +13,13 @@ GESTURES = ("telephone", "pocket", "strap", "carry", "behind")
 
 @dataclass(frozen=True)
 class Pose:
-    """What a body does in one image."""
+    """Pose of a body in one image."""
 
-    phase: float = 0.0  # of the walk, radians: two steps are 2 pi
-    stride: float = 0.6  # 0 stands, 1 strides out
-    gestures: "tuple[str | None, str | None]" = (None, None)  # of the right and the left arm: None swings
-    rides: bool = False  # a bicycle
-    turn: float = 0.0  # of the head to the left, radians
+    phase: float = 0.0  # of the walking cycle in radians; 2 pi are two steps
+    stride: float = 0.6  # length of the step: 0 standing, 1 long
+    gestures: "tuple[str | None, str | None]" = (None, None)  # of the right and the left arm; None: swings
+    rides: bool = False  # on a bicycle
+    turn: float = 0.0  # of the head to the left, in radians
 
     @classmethod
     def random(cls, rng: np.random.Generator, phase: float, variety, rides=False) -> "Pose":
@@ -32,7 +32,7 @@ class Pose:
 
 @dataclass(frozen=True)
 class Joints:
-    """Joints in the person's frame (see solids.py), each pair as (right, left)."""
+    """Joints in the person's coordinates (see solids.py), pairs as (right, left)."""
 
     hip: tuple[Point, Point]
     knee: tuple[Point, Point]
@@ -41,12 +41,12 @@ class Joints:
     shoulder: tuple[Point, Point]
     elbow: tuple[Point, Point]
     hand: tuple[Point, Point]
-    lean: float  # radians of the upper body, forwards
-    waist: Point  # where it leans from
+    lean: float  # of the upper body forwards, in radians
+    waist: Point  # the pivot of `lean`
 
 
 def joints(identity: Identity, pose: Pose) -> Joints:
-    """The skeleton of a person; its lowest foot is on the ground."""
+    """The joints of a person in a pose; the lower foot is on the ground."""
     swing = 0.52 * pose.stride * identity.gait
     lean = identity.posture + (0.3 if pose.rides else 0.0)
     legs = {}

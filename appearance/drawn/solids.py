@@ -1,8 +1,8 @@
-"""A small renderer: round solids along bones, from any side, with depth and with coordinates on their surface.
+"""A small renderer for round solids along bones, with a depth buffer and surface coordinates.
 
-Bodies are given in a person's own frame, in units of the stature: x to the person's left, y up from the ground, z
-forwards. A solid is a stack of ellipses along a bone, which is exact for upright ones (body, head, skirt) and for
-round ones in any direction (limbs).
+Coordinates are a person's own, in units of the person's height: x to the left, y up from the ground, z forwards. A
+solid is a stack of ellipses along a bone. This is exact for upright solids (body, head, skirt) and for round ones in
+any direction (limbs).
 """
 
 import math
@@ -15,55 +15,56 @@ Point = tuple[float, float, float]
 
 @dataclass(frozen=True)
 class Solid:
-    """A solid around the bone from `low` to `high`; half widths at stations evenly spaced along it."""
+    """A solid around the bone from `low` to `high`, with half widths at evenly spaced stations."""
 
     material: int
     low: Point
     high: Point
-    breadth: tuple[float, ...]  # across the body, at the stations
-    depth: "tuple[float, ...] | None" = None  # from front to back; None: as the breadth
-    cap: float = 1.0  # how far the rounded ends reach, over the width there
-    square: bool = False  # hangs over what is inside, as cloth does: nearer at the sides than an ellipse is
+    breadth: tuple[float, ...]  # half widths across the body
+    depth: "tuple[float, ...] | None" = None  # half widths from front to back; None: as `breadth`
+    cap: float = 1.0  # length of the rounded ends, relative to the half width there
+    square: bool = False  # a squarer cross-section than an ellipse, for hanging cloth
 
 
 @dataclass(frozen=True)
 class Surface:
     """The n visible pixels of a rendered body."""
 
-    pixels: np.ndarray  # (n,) positions in the flattened picture
+    pixels: np.ndarray  # (n,) positions in the flattened image
     material: np.ndarray  # (n,) int
-    azimuth: np.ndarray  # (n,) around the solid, radians: 0 in front, positive to the person's right
-    height: np.ndarray  # (n,) on the body: 0 the ground, 1 the crown, as in the bones
-    light: np.ndarray  # (n,) cosine between the surface and the light, -1 to 1
+    azimuth: np.ndarray  # (n,) radians around the solid: 0 in front, positive to the person's right
+    height: np.ndarray  # (n,) on the body: 0 ground, 1 crown
+    light: np.ndarray  # (n,) cosine between the surface normal and the light, -1 to 1
 
 
 @dataclass(frozen=True)
 class Eye:
-    """From where a body is seen, and where it lands in the picture."""
+    """The view of a body: direction, perspective and position in the image."""
 
-    heading: float  # of the person, radians: 0 towards the camera, pi/2 to the right of the picture
-    tilt: float  # how far the camera looks down
-    nearness: float  # the stature over the camera's distance
-    unit: float  # pixels of one stature
-    x: float  # of the origin (between the feet), pixels
-    y: float
+    heading: float  # of the person in radians: 0 towards the camera, pi/2 to the right of the image
+    tilt: float  # radians the camera looks down
+    nearness: float  # the person's height over the distance to the camera
+    unit: float  # the person's height in pixels
+    x: float  # column of the origin (between the feet) in pixels
+    y: float  # row of the origin in pixels
 
     def see(self, point: Point) -> tuple[float, float, float, float]:
-        """A point's x and y in the picture, its depth (larger is nearer) and pixels per unit there."""
+        """(x, y, depth, scale) of a point: pixels in the image, larger depth is nearer, pixels per unit there."""
         x, y, z = point
         right = x * math.cos(self.heading) + z * math.sin(self.heading)
         near = z * math.cos(self.heading) - x * math.sin(self.heading)
         up = y * math.cos(self.tilt) - near * math.sin(self.tilt)
         near = near * math.cos(self.tilt) + y * math.sin(self.tilt)
-        # Relative to the middle of the body, so that the size of the whole stays what it is.
+        # Relative to the body's centre, so that the overall size does not change.
         scale = self.unit * (1 + self.nearness * (near - 0.5 * math.sin(self.tilt)))
         return self.x + right * scale, self.y - up * scale, near * self.unit, scale
 
 
 def render(solids: list[Solid], eye: Eye, size: tuple[int, int], light: Point) -> Surface:
-    """Draw the solids into a picture of `size` (width, height); `light` is the unit vector to the lamp.
+    """Render solids into an image of `size` (width, height) pixels.
 
-    The picture's axes for the lamp are right, up and towards the camera. What is nearest in a pixel is what is seen.
+    Args:
+        light: unit vector to the light: right, up, towards the camera.
     """
     width, height = size
     nearest = np.full((height, width), -np.inf, np.float32)
@@ -71,10 +72,10 @@ def render(solids: list[Solid], eye: Eye, size: tuple[int, int], light: Point) -
     around = np.zeros((height, width), np.float32)
     along = np.zeros((height, width), np.float32)
     columns, rows = np.arange(width, dtype=np.float32), np.arange(height, dtype=np.float32)[:, None]
-    turned, leaning = [0.0], [0.0]  # of each solid: the azimuth of its middle, and how its sides face the lamp
+    turned, leaning = [0.0], [0.0]  # per solid: azimuth of its centre, and light on its sides
     cosine, sine = math.cos(eye.heading), math.sin(eye.heading)
     for number, solid in enumerate(solids, start=1):
-        # Python's numbers, as arrays of a few would cost more than all the pixels.
+        # Python floats: numpy calls on tiny arrays would take longer than all pixels.
         x0, y0, z0, scale = eye.see(solid.low)
         x1, y1, z1, _ = eye.see(solid.high)
         breadth, depth = solid.breadth, solid.depth or solid.breadth
@@ -136,7 +137,7 @@ def render(solids: list[Solid], eye: Eye, size: tuple[int, int], light: Point) -
 
 
 def between(t: np.ndarray, values: list[float]) -> np.ndarray:
-    """Values at evenly spaced stations, interpolated at places t from 0 to 1."""
+    """Linear interpolation of values at evenly spaced stations, at t from 0 to 1."""
     if len(values) == 2:
         return t * (values[1] - values[0]) + values[0]
     table = np.interp(np.arange(256) / 255, np.arange(len(values)) / (len(values) - 1), values).astype(np.float32)

@@ -1,1 +1,1 @@
-"""Numbers become pictures and pages."""
+"""Plots and the HTML report."""

@@ -1,4 +1,4 @@
-"""Every picture of the collection. Nothing else imports matplotlib; pyplot and its global state are not used."""
+"""All plots. Only this file imports matplotlib; pyplot with its global state is not used."""
 
 import io
 from functools import cache
@@ -19,7 +19,7 @@ from appearance.cli import InputError
 from appearance.files import atomic_write
 from appearance.measure.calibrate import in_digits
 
-# Okabe and Ito's palette: told apart by colour-blind readers, too
+# Okabe and Ito's palette, for colour-blind readers
 BLUE, ORANGE, GREEN, RED, PURPLE, SKY, GREY = (
     *("#0072B2", "#E69F00", "#009E73", "#D55E00", "#CC79A7", "#56B4E9"),
     "#777777",
@@ -29,19 +29,22 @@ RUN_COLOURS = (BLUE, RED, GREEN, PURPLE, ORANGE, SKY, GREY)
 MARKERS = "os^DvP*X<>"
 DARK_GROUND, DARK_TEXT = "#16181d", "#d8dbe2"
 DPI = 150
-NO_GAP = 0.5  # where a gap of 0 frames stands on an axis of logarithms
+NO_GAP = 0.5  # position of a gap of 0 frames on a logarithmic axis
 
 
 def training_curves(history: list[dict], path):
-    """Loss, accuracy and retrieval over the epochs of a training run.
+    """Write a plot of loss, accuracy and retrieval over the epochs of a training run.
 
     Args:
-        history: one dict per epoch with floats, any of them missing or NaN: `epoch` (1, 2, ...), `train_loss`,
-            `val_loss`, `train_acc`, `val_acc`, `rank1`, `mAP` (fractions of 1), `lr`.
-        path: the picture to write.
+        history: one dict per epoch: `epoch` (1, 2, ...), `train_loss`, `val_loss`, `train_acc`, `val_acc`, `rank1`,
+            `mAP` (fractions of 1), `lr`. Values may be missing or NaN.
+        path: image file to write.
+
+    Raises:
+        InputError: the file has no suffix of an image, or cannot be written.
     """
-    # two sums that must not be compared: training adds the losses on the features, on disturbed images
-    losses = (("train_loss", "training, all losses", BLUE), ("val_loss", "validation, classifier's only", RED))
+    # not comparable: the training loss includes the losses on features, and augmentation
+    losses = (("train_loss", "training, all losses", BLUE), ("val_loss", "validation, classification only", RED))
     panels = [("loss", losses)]
     panels.append(("accuracy, %", (("train_acc", "training", BLUE), ("val_acc", "validation", RED))))
     retrieval = (("rank1", "rank-1", GREEN), ("mAP", "mAP", PURPLE))
@@ -55,7 +58,7 @@ def training_curves(history: list[dict], path):
             if len(epochs):
                 values = values * 100 if percent else values
                 last = f"{values[-1]:.1f}" if percent else f"{values[-1]:.3g}"
-                # few points are marked one by one: a line through a single epoch would not be seen at all
+                # a line through a single epoch would be invisible
                 marker = "o" if len(epochs) <= 25 else None
                 axes.plot(epochs, values, color=colour, marker=marker, markersize=4, label=f"{label} {last}")
         _tidy(axes, title, "epoch")
@@ -70,7 +73,7 @@ def training_curves(history: list[dict], path):
 
 
 def cmc(runs: dict[str, dict]) -> Figure:
-    """Share of queries with a correct image among the first k, of one or several runs {label: metrics}."""
+    """Plot the fraction of queries with a right answer among the first k. `runs`: label -> metrics."""
     figure, axes, legend = _runs_figure(len(runs))
     lowest = 1.0
     ranks = min(20, max(metrics.get("gallery", 20) for metrics in runs.values()))
@@ -78,13 +81,13 @@ def cmc(runs: dict[str, dict]) -> Figure:
         curve = np.array(metrics["cmc"][:ranks])
         lowest = min(lowest, curve[0])
         name = f"{_run_name(label, i)}   rank-1 {metrics['rank1']:.1%}, mAP {metrics['mAP']:.1%}"
-        style = ("-", "--", ":")[i // len(RUN_COLOURS) % 3]  # an eighth run has to differ from the first
+        style = ("-", "--", ":")[i // len(RUN_COLOURS) % 3]  # run 8 has the colour of run 1
         colour = RUN_COLOURS[i % len(RUN_COLOURS)]
-        # equal curves lie on one another: the ones below are the broader ones
+        # so that identical curves are all visible
         broader = (len(runs) - 1 - i) * min(1, 2 / len(runs))
         look = {"marker": "o", "markersize": 3 + 2 * broader, "linewidth": 1.5 + 2 * broader}
         axes.plot(np.arange(1, len(curve) + 1), 100 * curve, style, color=colour, label=name, **look)
-    _tidy(axes, "cumulative match characteristic", "rank k", "queries with a correct image in the top k, %")
+    _tidy(axes, "cumulative match characteristic", "rank k", "queries with a right answer in the top k, %")
     axes.set_xlim(0.5, ranks + 0.5)
     axes.set_xticks([1, 5, 10, 15, 20] if ranks == 20 else range(1, ranks + 1))
     axes.set_ylim(max(0, np.floor(lowest * 10 - 1) * 10), 101)
@@ -93,7 +96,7 @@ def cmc(runs: dict[str, dict]) -> Figure:
 
 
 def reappear(runs: dict[str, dict]) -> Figure:
-    """Rank-1 and mAP of people who come back, against the frames they were away, of one or several runs."""
+    """Plot rank-1 and mAP of returning people over the frames they were away. `runs`: label -> metrics."""
     figure, axes, legend = _runs_figure(2 * len(runs))
     shown = set()
     for i, (label, metrics) in enumerate(runs.items()):
@@ -107,7 +110,7 @@ def reappear(runs: dict[str, dict]) -> Figure:
                 gaps, values, style, color=RUN_COLOURS[i % len(RUN_COLOURS)], marker="o", markersize=3, label=name
             )
     axes.axvline(max(metrics["reappear"]["gap"], NO_GAP), color=GREY, linewidth=0.8)
-    _tidy(axes, "the same person in the same camera", "at least so many frames away", "%")
+    _tidy(axes, "returning to the same camera", "least number of frames away", "%")
     axes.set_xscale("log")
     powers = {gap for gap in shown if gap in (0, 10 ** (len(str(gap)) - 1))}
     ticks = sorted(powers if len(shown) > 10 and len(powers) > 1 else shown)
@@ -120,7 +123,7 @@ def reappear(runs: dict[str, dict]) -> Figure:
 
 
 def _runs_figure(lines: int) -> tuple:
-    """A figure of curves, its axes, and where its legend of so many lines goes: beside few curves, below many."""
+    """(figure, axes, legend options) for a plot of `lines` curves; the legend is below the plot if there are many."""
     few = lines <= 4
     figure = Figure(figsize=(5.6, 3.8 if few else 3.9 + 0.21 * lines), layout="constrained")
     axes = figure.subplots()
@@ -135,9 +138,10 @@ def _run_name(label: str, number: int) -> str:
 
 
 def distances(calibration: dict) -> Figure:
-    """Histograms of the cosine distances of same- and different-identity pairs with the threshold marked.
+    """Plot histograms of the cosine distances of same- and different-identity pairs, with the threshold.
 
-    `calibration` is what `calibrate.calibrate` returns; there is a panel for each group of pairs.
+    Args:
+        calibration: result of `calibrate.calibrate`; each group of pairs gets a panel.
     """
     groups = calibration["groups"]
     figure = Figure(figsize=(6, 2.5 * len(groups)), layout="constrained")
@@ -153,31 +157,31 @@ def distances(calibration: dict) -> Figure:
                 100 * np.array(group[key + "_histogram"]), edges, fill=True, color=colour, alpha=0.5, label=label
             )
         threshold = group["threshold"]
-        shares = f"keeps {group['kept']:.1%} of same, accepts {group['false_matches']:.2%} of different"
+        shares = f"accepts {group['kept']:.1%} of same, {group['false_matches']:.2%} of different"
         axes.axvline(threshold, ymax=0.57, color=BLUE, linewidth=1.8, label=f"{in_digits(threshold)}: {shares}")
         mark = "  (max_dist)" if name == calibration["based_on"] else ""
         _tidy(axes, group["title"] + mark, "", "pairs, %")
         axes.set_xlim(0, edges[-1])
-        axes.xaxis.set_major_locator(MaxNLocator(nbins=6))  # small distances have long numbers
-        axes.set_ylim(0, 1.8 * axes.get_ylim()[1])  # the legend gets the upper part to itself
+        axes.xaxis.set_major_locator(MaxNLocator(nbins=6))  # small distances have long labels
+        axes.set_ylim(0, 1.8 * axes.get_ylim()[1])  # room for the legend
         axes.legend(frameon=False, loc="upper right", fontsize=9)
     axes.set_xlabel("cosine distance")
     return figure
 
 
 def ranked_lists(lists: list[dict]) -> Figure:
-    """Queries with the gallery images nearest to them, framed green where right and red where wrong.
+    """Draw queries with their nearest gallery images, framed green if right and red if wrong.
 
     Args:
-        lists: one dict per query: `title` (str), `query` and `results` (list), each image of which is a dict with
-            `image` (PIL image, or None if it could not be read), `caption` (str) and, of results, `correct` (bool).
+        lists: one dict per query: `title` (str), `query` and a list `results`. Query and results are dicts with `image`
+            (PIL image, None if it cannot be read), `caption` (str) and, for results, `correct` (bool).
     """
-    columns = max(6, 1 + max(len(one["results"]) for one in lists))  # 6 are as wide as a title
+    columns = max(6, 1 + max(len(one["results"]) for one in lists))  # wide enough for a title
     images = [item["image"] for one in lists for item in (one["query"], *one["results"]) if item["image"] is not None]
     tallest = max((image.height / image.width for image in images), default=2)
-    height = min(max(0.9 * tallest, 0.9), 1.8)  # of the place for an image, whose width is 0.9
-    pitch = height + 0.9  # with title and caption
-    # one drawing area for all images: an area for each takes seconds to lay out
+    height = min(max(0.9 * tallest, 0.9), 1.8)  # of an image, whose width is at most 0.9
+    pitch = height + 0.9  # of a row with title and caption
+    # one axes for all images: laying out one per image takes seconds
     figure = Figure(figsize=(1.02 * (columns + 0.05), 1.02 * pitch * len(lists)))
     axes = figure.add_axes((0.005, 0.005, 0.99, 0.99))
     axes.set_xlim(-0.05, columns)
@@ -192,9 +196,13 @@ def ranked_lists(lists: list[dict]) -> Figure:
 
 
 def feature_map(points, shares, identities: list, cameras: list, names: dict[int, str]) -> Figure:
-    """(N, 2) principal components coloured by identity; a marker shape a camera where these are known (not -1) and few.
+    """Scatter plot of N features: colour is identity, marker is camera (if known, not -1, and few).
 
-    `shares` (2,) of the variance stand on the axes; `names` are those of the identities in the legend, in its order.
+    Args:
+        points: (N, 2) principal components.
+        shares: (2,) fraction of the variance of each component.
+        identities, cameras: N numbers.
+        names: identity -> name, in the order of the legend.
     """
     figure = Figure(figsize=(7.6, 5.2), layout="constrained")
     axes = figure.subplots()
@@ -213,7 +221,7 @@ def feature_map(points, shares, identities: list, cameras: list, names: dict[int
         Line2D([], [], color=colour, marker="o", label=name, **look)
         for colour, name in zip(colours, names.values(), strict=True)
     ]
-    # of the figure, not of the axes: the layout makes room for all of them, however long their names
+    # a legend of the figure: the layout makes room for long names
     figure.legend(handles=dots, title="identity", frameon=False, fontsize=8, loc="outside right upper")
     if markers:
         shapes = [
@@ -223,10 +231,10 @@ def feature_map(points, shares, identities: list, cameras: list, names: dict[int
         figure.legend(
             handles=shapes, title="camera", frameon=False, fontsize=8, ncols=columns, loc="outside right lower"
         )
-    axes.set_title("principal components of the features (PCA): a person is one colour", fontsize=11, loc="left")
+    axes.set_title("features, projected to two principal components (PCA); colour: person", fontsize=11, loc="left")
     axes.set_xlabel(f"first component, {shares[0]:.0%} of the variance")
     axes.set_ylabel(f"second component, {shares[1]:.0%} of the variance")
-    axes.set_aspect("equal", "datalim")  # distances are those of the features, as far as two directions show them
+    axes.set_aspect("equal", "datalim")  # equal scales, as distances matter
     axes.set_xticks([])
     axes.set_yticks([])
     axes.spines[:].set_alpha(0.3)
@@ -235,24 +243,24 @@ def feature_map(points, shares, identities: list, cameras: list, names: dict[int
 
 @cache
 def _characters() -> frozenset[int]:
-    """What the font of the pictures can write."""
+    """Code points that the font has."""
     return frozenset(get_font(findfont(FontProperties())).get_charmap())
 
 
 def plain(text: str, otherwise: str, most: int = 24) -> str:
-    """A name from outside as text in a picture: short, no formula, and `otherwise` where the font lacks a letter.
+    """Make a file or identity name safe for a plot: no math text, `otherwise` if the font lacks a character.
 
-    Of more than `most` characters the middle is left out: names that begin alike differ at their ends.
+    Names of more than `most` characters lose their middle, as similar names usually differ at the end.
     """
     if not text.isprintable() or not {*map(ord, text)} <= _characters():
         text = otherwise
     if len(text) > most:
         text = text[: most // 2 - 1] + "…" + text[most // 2 - most :]
-    return (" " * text.startswith("_") + text).replace("$", r"\$")  # legends leave out what begins with _
+    return (" " * text.startswith("_") + text).replace("$", r"\$")  # legends skip labels that begin with _
 
 
 def render(figure: Figure, suffix: str = "png", dark: bool = False) -> bytes:
-    """The figure as the bytes of an image file, in dark colours if asked for."""
+    """The figure as the bytes of an image file. `dark`: change the figure to light on dark."""
     if dark:
         _darken(figure)
     content = io.BytesIO()
@@ -261,21 +269,23 @@ def render(figure: Figure, suffix: str = "png", dark: bool = False) -> bytes:
 
 
 def save(figure: Figure, path):
-    """Write a figure, whole or not at all; the format follows from the path's suffix.
+    """Write a figure atomically, in the format of the path's suffix.
 
-    Raises InputError when the suffix is none that pictures have.
+    Raises:
+        InputError: the suffix is not that of an image, or the file cannot be written.
     """
     suffix = Path(path).suffix.lower().lstrip(".")
     if suffix not in FigureCanvasBase.get_supported_filetypes():
-        raise InputError(f"{path}: a picture's name ends in .png, .jpg, .svg or .pdf")
+        raise InputError(f"{path}: unknown image format; use a name that ends in .png, .jpg, .svg or .pdf")
     content = render(figure, suffix)
     atomic_write(path, lambda file: file.write(content))
 
 
 def _image(axes, item: dict, extent: tuple):
-    """One picture in its own shape, with its caption below, framed by whether it is right.
+    """Draw one image with frame and caption, keeping its aspect ratio.
 
-    `extent` is the place there is for it: (left, right, bottom, top).
+    Args:
+        extent: the available area: (left, right, bottom, top).
     """
     left, right, bottom, top = extent
     correct = item.get("correct")
@@ -293,12 +303,12 @@ def _image(axes, item: dict, extent: tuple):
     axes.add_patch(
         Rectangle((left, top), *size, fill=False, edgecolor=colour, linewidth=3 if correct is not None else 1.5)
     )
-    mark = "" if correct is None else "✓ " if correct else "✗ "  # not by colour alone
+    mark = "" if correct is None else "✓ " if correct else "✗ "  # for colour-blind readers
     axes.text(middle, bottom + 0.07, mark + item["caption"], ha="center", va="top", fontsize=8, linespacing=1.15)
 
 
 def _darken(figure: Figure):
-    """Light text and lines on a dark ground; colours that mean something stay."""
+    """Change a figure to light text and lines on a dark background; data colours stay."""
     figure.set_facecolor(DARK_GROUND)
     for axes in figure.axes:
         axes.set_facecolor(DARK_GROUND)
@@ -315,7 +325,7 @@ def _darken(figure: Figure):
 
 
 def _series(history: list[dict], key: str):
-    """Epochs and values of one column, without the epochs that lack it."""
+    """(epochs, values) of one key as float arrays, without missing and NaN values."""
     rows = [(row.get("epoch", i + 1), row.get(key)) for i, row in enumerate(history)]
     rows = [(epoch, float(value)) for epoch, value in rows if value is not None and np.isfinite(float(value))]
     return np.array([epoch for epoch, _ in rows], dtype=float), np.array([value for _, value in rows])

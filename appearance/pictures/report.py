@@ -1,4 +1,4 @@
-"""One self-contained page about an evaluation: numbers, pictures and the command that made it."""
+"""Write a self-contained HTML report of an evaluation: numbers, plots, ranked lists and the command."""
 
 import base64
 import html
@@ -21,11 +21,11 @@ from appearance.measure.metrics import ranked_list
 from appearance.measure.protocols import with_cameras
 from appearance.pictures import plots
 
-LISTS = 3  # queries of each kind: best, worst, random
-MAP_IDENTITIES, MAP_IMAGES = 12, 600  # what fits on a map and can be told apart
-MAP_LEAST = 4  # images of each
-THUMBNAIL = (96, 192)
-FAMILIES = 12  # identities named in the table of the hardest
+LISTS = 3  # queries per list (best, worst, random)
+MAP_IDENTITIES, MAP_IMAGES = 12, 600  # most identities and images on the feature map
+MAP_LEAST = 4  # least number of images of an identity on the map
+THUMBNAIL = (96, 192)  # largest width and height in pixels
+FAMILIES = 12  # rows in the table of the hardest identities
 
 STYLE = """
 :root { color-scheme: light dark; --ground: #fff; --text: #1d2026; --soft: #5b6270; --line: #dcdfe5; --card: #f5f6f8;
@@ -56,16 +56,21 @@ pre { background: var(--card); border-radius: 8px; padding: .7rem .9rem; overflo
 
 
 def write(folder, runs: dict, compared: list[dict], data: dict, results: dict, command: list[str]):
-    """Write report.html and its pictures, also as files of their own, into a folder.
+    """Write report.html into a folder; its plots are inside the page and beside it as files.
 
     Args:
-        folder: made if needed.
-        runs: {label: metrics}, as in the metrics file, with `breakdown` and `calibration` where there are any.
-        compared: what `metrics.difference` says of each run after the first, with its label as `run`.
-        data, results: features dict and per-query results (`metrics.rank_scores`) of the first run, whose lists and map
-            are drawn.
-        command: the command line that is shown.
-    Returns the path of the page, and how many images of the ranked lists could not be read.
+        folder: created if missing.
+        runs: label -> metrics, as in the metrics file, with optional `breakdown` and `calibration`.
+        compared: results of `metrics.difference` for each run after the first, with its label as `run`.
+        data, results: features dict and per-query results (`metrics.rank_scores`) of the first run, for ranked lists
+            and map.
+        command: the command line to show, as words.
+
+    Returns:
+        The path of the page, and the number of images in ranked lists that could not be read.
+
+    Raises:
+        InputError: the folder cannot be written.
     """
     folder = Path(folder)
     try:
@@ -76,7 +81,7 @@ def write(folder, runs: dict, compared: list[dict], data: dict, results: dict, c
     pictures = {}
 
     def picture(name, text, draw, scroll=False):
-        """A figure as a file and as HTML with a light and a dark form."""
+        """Write a figure as a file; return HTML with a light and a dark version."""
         figure = draw()
         kind = Path(name).suffix[1:]
         light = plots.render(figure, kind)
@@ -90,9 +95,9 @@ def write(folder, runs: dict, compared: list[dict], data: dict, results: dict, c
         return pictures[name]
 
     parts = [_summary(label, first, data), _table(runs), _differences(compared)]
-    parts.append(picture("cmc.png", "Share of queries found within the first k", lambda: plots.cmc(curves(runs))))
+    parts.append(picture("cmc.png", "Queries with a right answer in the top k", lambda: plots.cmc(curves(runs))))
     if "reappear" in first:
-        text = "Rank-1 and mAP of people who come back, against the frames they were away"
+        text = "Rank-1 and mAP of returning people over the frames they were away"
         came_back = {label: metrics for label, metrics in runs.items() if "reappear" in metrics}
         parts.append(picture("reappear.png", text, lambda: plots.reappear(came_back)))
     if "calibration" in first:
@@ -107,13 +112,12 @@ def write(folder, runs: dict, compared: list[dict], data: dict, results: dict, c
     drawn = _map(data, results)
     if drawn is not None:
         parts.append(
-            "<h2>Map of the features</h2><p>Each point is an image, each colour a person: one tight cloud per colour "
-            "is what a tracker needs. Clouds that split by marker are people whose vector depends on the camera. The "
-            "axes are the two principal components: clouds that overlap here may lie apart in the other directions. "
-            f"The people are {MAP_IDENTITIES} at most, from the one of the highest AP to the one of the lowest, evenly "
-            "spread in between.</p>"
+            "<h2>Feature map</h2><p>Each point is an image, each colour a person. A good network gives one tight "
+            "cluster per colour. If a cluster splits by marker, this person's vectors depend on the camera. The axes "
+            "are the first two principal components; clusters that overlap here may be separate in other dimensions. "
+            f"Shown: at most {MAP_IDENTITIES} people, evenly spaced from the highest to the lowest AP.</p>"
         )
-        parts.append(picture("map.png", "Principal components of the features, coloured by identity", lambda: drawn))
+        parts.append(picture("map.png", "Two principal components of the features, coloured by person", lambda: drawn))
     parts.append(_breakdown(first.get("breakdown", {})))
     parts.append(_provenance(command, data))
     page = (
@@ -128,7 +132,7 @@ def write(folder, runs: dict, compared: list[dict], data: dict, results: dict, c
 
 
 def curves(runs: dict) -> dict:
-    """{label: metrics} with re-ranked results as runs of their own, for tables and CMC pictures."""
+    """Label -> metrics, with re-ranked results as separate entries, for tables and CMC plots."""
     out = {}
     for label, metrics in runs.items():
         out[label] = metrics
@@ -150,12 +154,12 @@ def _summary(label, metrics, data) -> str:
     )
     return (
         f"<h1>Evaluation of {html.escape(label)}</h1>"
-        f'<p class="soft">{metrics["valid_queries"]:,} of {metrics["queries"]:,} queries have a correct image among '
+        f'<p class="soft">{metrics["valid_queries"]:,} of {metrics["queries"]:,} queries have a right answer among '
         f"{metrics['gallery']:,} gallery images. Protocol: {html.escape(metrics.get('protocol', 'market1501'))}.</p>"
         f'<div class="cards">{cards}</div>'
-        "<p>Rank-k is the share of queries with a correct image among the first k; mAP says how early all of the "
-        "correct images come; mINP how early the last, hardest one comes. Below rank-1 and mAP stand their 95 % "
-        f"intervals: what other people would give, of whom these {metrics['identities']:,} are a sample.</p>"
+        "<p>Rank-k: share of queries with a right answer among the first k results. mAP: mean average precision, high "
+        "if all right answers are ranked early. mINP: high if even the last right answer is ranked early. Below rank-1 "
+        f"and mAP: their 95 % confidence intervals, for other people like these {metrics['identities']:,}.</p>"
     )
 
 
@@ -179,8 +183,8 @@ def _differences(compared) -> str:
         rows.append(cells)
     against = html.escape(compared[0]["against"])
     return (
-        f"<h2>Against {against}, query by query</h2><p>The difference in percentage points, its 95 % interval, and "
-        "whether that leaves out zero.</p>"
+        f"<h2>Difference to {against}</h2><p>In percentage points, paired by query, with 95 % confidence interval. "
+        "Beyond chance: the interval does not include zero.</p>"
         + _html_table(["run", "rank-1", "interval", "", "mAP", "interval", ""], rows)
     )
 
@@ -192,7 +196,7 @@ def _table(runs) -> str:
         [html.escape(label)] + [f"{100 * metrics[key]:.2f}" for key, _ in columns]
         for label, metrics in curves(runs).items()
     ]
-    return "<h2>Numbers, in percent</h2>" + _html_table(["run", *(name for _, name in columns)], rows)
+    return "<h2>Metrics in percent</h2>" + _html_table(["run", *(name for _, name in columns)], rows)
 
 
 def _calibration(calibration) -> str:
@@ -211,21 +215,21 @@ def _calibration(calibration) -> str:
     sure = ""
     if calibration["max_dist_interval"]:
         low, high = calibration["max_dist_interval"]
-        sure = f" In 95 % of cases other such people put it between {in_digits(low)} and {in_digits(high)}."
+        sure = f" 95 % confidence interval, for other people: {in_digits(low)} to {in_digits(high)}."
     warnings = "".join(f"<p><b>Warning:</b> {html.escape(text)}.</p>" for text in calibration["warnings"])
-    head = ["what is compared", "same", "different", "max_dist", "matches kept", "equal error rate"]
+    head = ["pairs", "same person", "different people", "max_dist", "matches kept", "equal error rate"]
     return (
-        "<h2>Threshold for the tracker</h2>"
-        f"<p>With <b>max_dist = {in_digits(calibration['max_dist'])}</b>, {based_on['false_matches']:.2%} of the "
-        f"comparisons with strangers are accepted and {calibration['kept']:.1%} of those with the same person are kept "
+        "<h2>Tracker threshold</h2>"
+        f"<p><b>max_dist = {in_digits(calibration['max_dist'])}</b> accepts {based_on['false_matches']:.2%} of the "
+        f"pairs of different people and keeps {calibration['kept']:.1%} of the pairs of the same person "
         f"({html.escape(based_on['title'])}).{sure}</p>{warnings}" + _html_table(head, rows)
     )
 
 
 def _lists(data, results):
-    """{kind: rows for plots.ranked_lists} and the number of images that could not be read.
+    """({kind: rows for plots.ranked_lists}, number of images that could not be read).
 
-    No query is both among the best and the worst; where these are all there are, there is no random list.
+    The best and the worst list share no query. With few queries there is no random list.
     """
     valid = (results["correct"] > 0).nonzero()[:, 0]
     ap = results["ap"][valid]
@@ -238,7 +242,7 @@ def _lists(data, results):
         rows = []
         seen = set()
         for query in left:
-            if int(data["ql"][query]) in seen or len(rows) == most:  # different people say more than one thrice
+            if int(data["ql"][query]) in seen or len(rows) == most:  # one query per person
                 continue
             seen.add(int(data["ql"][query]))
             shown.add(query)
@@ -277,7 +281,7 @@ def _open(data, side: str, row: int):
         return None
     root = data["meta"].get("data_dir")
     path = Path(root if isinstance(root, str) else "", paths[row])
-    if path.suffix.lower() not in IMG_EXTENSIONS:  # the features file may be a stranger's, and name anything
+    if path.suffix.lower() not in IMG_EXTENSIONS:  # an untrusted features file may name any file
         return None
     try:
         image = load_rgb(path)
@@ -288,21 +292,21 @@ def _open(data, side: str, row: int):
 
 
 def _lists_text(label, runs: int, data, missing: int) -> str:
-    text = "<p>The query on the left, then its nearest gallery images with camera and cosine distance: "
-    text += "green and ✓ the same person, red and ✗ another one."
+    text = "<p>Left: the query. Right: its nearest gallery images, with camera and cosine distance. "
+    text += "Green ✓: same person; red ✗: another person."
     if runs > 1:
-        text += f" Of the first run, {html.escape(label)}."
+        text += f" From the first run, {html.escape(label)}."
     if not data["q_paths"]:
-        text += " The features file does not name its images, so they are not shown."
+        text += " Images are not shown, because the features file has no image paths."
     elif missing:
         text += (
-            f" {missing} images could not be read: the paths in the features file are those of the machine it is from."
+            f" {missing} images could not be read at the paths in the features file, which may be from another machine."
         )
     return text + "</p>"
 
 
 def _map(data, results):
-    """The map's figure of people from the easiest to the hardest, or None when there are too few images."""
+    """The feature map, with people from the easiest to the hardest; None if there are fewer than 3 images."""
     labels = torch.cat([data["ql"].cpu(), data["gl"].cpu()])
     cameras = torch.cat([with_cameras(data)[key].cpu() for key in ("qc", "gc")])
     people = _easy_to_hard(labels, results)
@@ -320,18 +324,17 @@ def _map(data, results):
 
 
 def principal_components(features: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """(N, D) rows on the two directions in which they vary most (PCA): (N, 2), and each direction's share of the
-    variance (2,)."""
-    rows = np.pad(features - features.mean(0, dtype=np.float64), ((0, 0), (0, 1)))  # two directions even of one number
+    """PCA to two components: (N, D) features -> (N, 2), and (2,) fraction of the variance of each component."""
+    rows = np.pad(features - features.mean(0, dtype=np.float64), ((0, 0), (0, 1)))  # padded, so that D = 1 works
     directions, lengths, _ = np.linalg.svd(rows, full_matrices=False)
     variance = np.square(lengths)
     return (directions * lengths)[:, :2], variance[:2] / max(variance.sum(), np.finfo(float).tiny)
 
 
 def _easy_to_hard(labels: torch.Tensor, results: dict) -> dict[int, float]:
-    """{identity: mean AP of its queries} of at most MAP_IDENTITIES, evenly spread over all from the highest AP on.
+    """Identity -> mean AP of its queries, for at most MAP_IDENTITIES identities, evenly spaced from the highest AP.
 
-    Of each there are MAP_LEAST of the images `labels` (N,), if anybody has so many: fewer make no cloud.
+    Only identities with MAP_LEAST images among `labels` (N,) are used, if there are any.
     """
     valid = results["correct"] > 0
     people, place = results["identity"][valid].unique(return_inverse=True)
@@ -353,7 +356,7 @@ def _breakdown(breakdown) -> str:
         cell = {(pair["query_camera"], pair["gallery_camera"]): f"{100 * pair['mAP']:.1f}" for pair in pairs}
         rows = [[str(q), *(cell.get((q, g), "–") for g in cameras)] for q in query_cameras]
         out += (
-            "<h2>From camera to camera</h2><p>mAP in percent when a query of one camera searches the images of another."
+            "<h2>Camera pairs</h2><p>mAP in percent for queries of one camera (rows) among images of another (columns)."
         )
         out += "</p>" + _html_table(["query \\ gallery", *map(str, cameras)], rows)
     identities = sorted(breakdown.get("identities", []), key=lambda row: row["mAP"])
@@ -364,7 +367,7 @@ def _breakdown(breakdown) -> str:
         ]
         middle = 100 * float(np.median([row["mAP"] for row in identities]))
         out += "<h2>Hardest identities</h2>"
-        out += f"<p>The median of {len(identities):,} identities has a mAP of {middle:.1f} %.</p>"
+        out += f"<p>For comparison: the median mAP of {len(identities):,} identities is {middle:.1f} %.</p>"
         out += _html_table(["identity", "queries", "rank-1, %", "mAP, %"], rows)
     return out
 
@@ -375,10 +378,10 @@ def _provenance(command, data) -> str:
     rows += [
         ["torch", torch.__version__],
         ["Python", platform.python_version()],
-        ["made", time.strftime("%Y-%m-%d %H:%M")],
+        ["created", time.strftime("%Y-%m-%d %H:%M")],
     ]
     return (
-        f"<h2>How it was made</h2><pre>{html.escape(shlex.join(command))}</pre>"
+        f"<h2>Command and settings</h2><pre>{html.escape(shlex.join(command))}</pre>"
         + _html_table(["", ""], rows)
         + f'<p class="soft">{html.escape(sys.platform)}, {html.escape(platform.machine())}</p>'
     )
