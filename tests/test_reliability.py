@@ -468,8 +468,8 @@ def replace_a_query(data):
 CHANGES = {
     swap_two_people: r"train: 12 of 36 images differ in name, identity or content: bounding_box_train/0001_c1s1_",
     invert_everything: "train: 36 of 36 images differ",
-    move_an_image: r"train: 1 of 36 images are others.*: bounding_box_train/0002_c1s1_000900_00\.bmp",
-    replace_a_query: r"query: 1 of 6 images are others.*: query/0007_c1s1_000000_00\.bmp",
+    move_an_image: r"train: 1 of 36 images differ.*: bounding_box_train/0002_c1s1_000900_00\.bmp",
+    replace_a_query: r"query: 1 of 6 images differ.*: query/0007_c1s1_000000_00\.bmp",
 }
 
 
