@@ -129,7 +129,7 @@ def test_an_imported_script_leaves_the_programs_signals_alone():
 def test_help_is_short_on_top_and_shows_defaults_that_are_zero(tmp_path):
     shown = call_script("train.py", "--help", cwd=tmp_path).stdout
     assert shown.splitlines()[0] == "usage: train.py [flags]"
-    assert "about five a run (default: 0)" in " ".join(shown.split())
+    assert "about five tests in a run (default: 0)" in " ".join(shown.split())
     assert call_script("evaluate.py", "--help", cwd=tmp_path).stdout.startswith(
         "usage: evaluate.py [flags] [features ...]\n"
     )

@@ -468,7 +468,7 @@ def test_the_table_of_help_says_which_values_are_chosen_for_the_data(here):
         *("--progressive", "--precise-bn", "--keep-start"),
     }
     assert table["--weight-decay"] == "0.05"
-    assert "auto: chosen for the data, the starting weights and the machine" in shown
+    assert "auto: chosen for data, starting weights and machine" in shown
 
 
 def test_old_flag_names_stand_and_dashes_work():
