@@ -32,8 +32,8 @@ from appearance.device import choose_device
 from appearance.files import atomic_write, held
 from appearance.networks import checkpoints, default_weights, runtimes, thresholds
 from appearance.networks.flags import add_network_flags
-from appearance.networks.inference import BothDirections, fuse_for_inference
-from appearance.networks.precision import full_precision
+from appearance.networks.inference import BothDirections, fuse_for_inference, unit_rows
+from appearance.networks.precision import autocast, full_precision
 from appearance.progress import progress
 
 MEAN_BGR = (104, 116, 124)  # ImageNet's mean colour
@@ -60,6 +60,8 @@ class Extractor:
             plain colours from 0 to 1. Files of `export.py` say it themselves.
         last_stride: 1 or 2, stride of the last stage of a ResNet or MobileNetV2, for a checkpoint that does not say
             (2 with a warning).
+        precision: number format in which a checkpoint's network runs: "fp32", "bf16", or on a GPU "fp16". Vectors are
+            float32 in any case, and change by about 0.01.
 
     Attributes:
         height, width: of the network's input in pixels.
@@ -82,6 +84,7 @@ class Extractor:
         width: int | None = None,
         normalize: str | None = None,
         last_stride: int | None = None,
+        precision: str = "fp32",
     ):
         path = Path(model_path or default_weights.WEIGHTS)
         if runtimes.is_graph(path):
@@ -104,7 +107,7 @@ class Extractor:
         self.height, self.width = source.height, source.width
         self.max_dist: float | None = threshold.get("max_dist")
         self.feature_dim = self.net.feature_dim
-        self.batch_size = batch_size
+        self.batch_size, self.precision = batch_size, precision
 
     def __call__(self, im_crops: Sequence[np.ndarray]) -> np.ndarray:
         """RGB crops, each (h, w, 3) uint8 of any size -> (N, D) float32 unit rows; (0, D) for none.
@@ -150,11 +153,12 @@ class Extractor:
     def _embed(self, crops: Sequence[np.ndarray], bgr: bool = False) -> np.ndarray:
         if isinstance(crops, np.ndarray) and crops.ndim in (2, 3) and crops.size:
             raise ValueError(f"a list of crops is needed, not one image of shape {crops.shape}; put it into a list")
-        with full_precision():
-            rows = [
-                self.net(normalize(self._pixels(crops, start, bgr))).cpu()
-                for start in range(0, len(crops), self.batch_size)
-            ]
+        rows = []
+        for start in range(0, len(crops), self.batch_size):
+            with full_precision():
+                with autocast(self.device, self.precision):
+                    features = self.net.embed(normalize(self._pixels(crops, start, bgr)))
+                rows.append(unit_rows(features).cpu())
         return torch.cat(rows).numpy() if rows else np.empty((0, self.feature_dim), np.float32)
 
     def _pixels(self, crops: Sequence[np.ndarray], start: int, bgr: bool) -> Tensor:
@@ -222,7 +226,7 @@ def patch(box: np.ndarray, shape: Sequence[int], height: int, width: int) -> tup
 # The flags of scripts that run a network on crops
 
 
-def extractor_of(args, use_cuda: bool = True) -> Extractor:
+def extractor_of(args, use_cuda: bool = True, precision: str = "fp32") -> Extractor:
     """The extractor that the flags of `add_network_flags` describe; prints what had to be assumed about its network.
 
     `args.weights` becomes the file that was chosen, where none is named.
@@ -237,6 +241,7 @@ def extractor_of(args, use_cuda: bool = True) -> Extractor:
             width=args.width,
             normalize=args.normalize,
             last_stride=args.last_stride,
+            precision=precision,
         )
     for doubt in doubts:
         print(f"note: {doubt.message}")

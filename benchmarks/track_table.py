@@ -146,9 +146,9 @@ def trained_further(crops: Path, out: Path, seed: int, args) -> Path:
 
 def network(weights: Path, args) -> Way:
     """An Extractor at the size of this table, in bfloat16 where that is asked for."""
-    extractor = Extractor(weights, use_cuda=False)
+    extractor = Extractor(weights, use_cuda=False, precision="bf16" if args.bfloat16 else "fp32")
     extractor.height, extractor.width = args.height, args.width
-    return track_mot.in_precision(extractor, "bf16" if args.bfloat16 else "fp32")
+    return extractor
 
 
 def mobilenet() -> Way:

@@ -41,7 +41,7 @@ from appearance.flags import share, share_between
 from appearance.measure import calibrate, features_file
 from appearance.networks import checkpoints, runtimes
 from appearance.networks.flags import add_network_flags
-from appearance.networks.precision import autocast, emulation_warning
+from appearance.networks.precision import emulation_warning
 from appearance.networks.thresholds import DEFAULT
 from appearance.progress import progress
 from feature_extractor import Extractor, extractor_of
@@ -105,14 +105,6 @@ def jittered(people: Boxes, seed: int = 0) -> Boxes:
     found = people[rng.random(len(people)) > 0.04]
     found.box = found.box + rng.normal(0, 0.03, found.box.shape) * found.box[:, 3:4] * [0.5, 1, 0.5, 1]
     return found
-
-
-def in_precision(extractor: Extractor, precision: str) -> Callable:
-    def vectors(crops: list[np.ndarray]) -> np.ndarray:
-        with autocast(extractor.device, precision):
-            return extractor(crops)
-
-    return vectors
 
 
 def describe(recording: Recording, ways: dict[str, Callable], shrink: int = 1) -> dict[str, list[np.ndarray]]:
@@ -368,7 +360,7 @@ def main(args) -> None:
     known = all(recording.people is not None for recording in recordings)
     if args.max_dist == "best" and not known:
         raise cli.InputError("--max-dist best: needs gt/gt.txt in each sequence; try auto")
-    extractor = extractor_of(args)
+    extractor = extractor_of(args, precision=args.amp)
     trained_on = (
         None if runtimes.is_graph(args.weights) else provenance.of_checkpoint(checkpoints.load(args.weights).extra)
     )
@@ -380,7 +372,7 @@ def main(args) -> None:
             )
     if slow := emulation_warning(args.amp, extractor.device):
         print(slow)
-    ways = {NETWORK: in_precision(extractor, args.amp)}
+    ways = {NETWORK: extractor}
     if known:
         ways = {"motion alone": nothing, "colour histogram": colours} | ways
     shrinks = [shrinkage(recording, extractor.height) for recording in recordings]

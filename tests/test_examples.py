@@ -24,7 +24,6 @@ from tracker import Kalman, Tracker, distances, overlap
 
 from appearance.cli import InputError
 from appearance.data.boxes import TRACKS, read_boxes
-from feature_extractor import Extractor
 
 pytest.importorskip("scipy", reason="the examples need scipy")
 
@@ -302,15 +301,6 @@ def test_large_boxes_are_cut_from_smaller_frames(street):
         assert crop.shape[0] == 32
         assert 12 <= crop.shape[1] <= 13  # from an odd column on
         assert np.abs(crop[15, 6].astype(int) - COLOURS[number % 3]).max() < 12
-
-
-def test_vectors_in_bfloat16_are_nearly_the_same(tmp_path):
-    extractor = Extractor(write_checkpoint(tmp_path / "best.pth", "osnet_x0_25"), use_cuda=False)
-    crops = list(np.random.default_rng(0).integers(0, 256, (4, 64, 32, 3), dtype=np.uint8))
-    exact, rough = (track_mot.in_precision(extractor, precision)(crops) for precision in ("fp32", "bf16"))
-    np.testing.assert_array_equal(exact, extractor(crops))
-    assert 0 < np.abs(exact - rough).max() < 0.02
-    np.testing.assert_allclose(np.linalg.norm(rough, axis=1), 1, atol=1e-2)
 
 
 def test_tracks_of_a_sequence(street, tmp_path):

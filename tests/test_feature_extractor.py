@@ -423,7 +423,7 @@ def test_detections_of_a_missing_frame(extractor, tmp_path):
     (sequence / "img1" / "000002.png").unlink()
     with pytest.raises(InputError, match=r"frame 2 .* is missing"):
         sequence_detections(extractor, sequence)
-    with pytest.raises(InputError, match="has no img1/"):
+    with pytest.raises(InputError, match="has no folder img1/"):
         sequence_detections(extractor, tmp_path / "SEQ-01" / "det")
     (sequence / "det" / "det.txt").write_text("1,2,3\n")
     with pytest.raises(InputError, match="has 3 columns"):
@@ -458,3 +458,12 @@ def test_detections_that_show_nothing_are_counted(extractor, tmp_path, capsys):
     printed = capsys.readouterr().out
     assert f"{path}: 1 of 3 boxes have no width or height" in printed
     assert f"{path}: 1 of 3 boxes have no part inside the frame" in printed
+
+
+def test_vectors_in_bfloat16_are_nearly_the_same(tmp_path):
+    weights = write_checkpoint(tmp_path / "best.pth", "osnet_x0_25")
+    crops = list(np.random.default_rng(0).integers(0, 256, (4, 64, 32, 3), dtype=np.uint8))
+    exact, rough = (Extractor(weights, use_cuda=False, precision=one)(crops) for one in ("fp32", "bf16"))
+    assert rough.dtype == np.float32
+    assert 0 < np.abs(exact - rough).max() < 0.02
+    np.testing.assert_allclose(np.linalg.norm(rough, axis=1), 1, atol=1e-5)

@@ -179,7 +179,7 @@ def test_table_json_and_report_hold_the_intervals(tmp_path, capsys):
     low, high = poor["calibration"]["max_dist_interval"]
     assert low <= poor["calibration"]["max_dist"] <= high
     assert f"between {low:.4f} and {high:.4f}" in out
-    assert f"between {low:.4f} and {high:.4f}" in page
+    assert f"{low:.4f} to {high:.4f}" in page
 
 
 def test_runs_on_other_queries_are_not_compared(tmp_path, capsys):
