@@ -107,7 +107,7 @@ def test_a_constant_feature_scores_low():
 def test_no_valid_query_says_why():
     with pytest.raises(InputError, match="none of the 2 query identities appears in the gallery"):
         rank([[0.1], [0.1]], [1, 2], [1, 1], [3], [1])
-    with pytest.raises(InputError, match=r"only under the query's own camera.*--protocol no-camera"):
+    with pytest.raises(InputError, match=r"only in the query's own camera.*--protocol no-camera"):
         rank([[0.1], [0.1]], [1, 2], [1, 1], [2], [1])
 
 
@@ -212,7 +212,7 @@ def test_multi_query_averages_one_identity_and_camera():
     out, lines = protocols.apply("multi-query", data)
     assert out["qf"].tolist() == [pytest.approx([0.5**0.5, 0.5**0.5, 0]), [0, 0, 1]]
     assert (out["ql"].tolist(), out["qc"].tolist()) == ([7, 7], [1, 2])
-    assert lines == ["3 queries averaged by identity and camera to 2"]
+    assert lines == ["3 queries averaged to 2, one per identity and camera"]
 
 
 def test_mars_images_are_averaged_by_tracklet():

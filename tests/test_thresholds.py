@@ -78,8 +78,8 @@ def test_calibrated_saved_and_calibrated_again(here, weights):
         again = json.loads((here / "m.json").read_text())["calibration"]
         assert again["start"] == 0.9
         assert max_dist_of(weights) == again["max_dist"] == calibrate.moved(0.9, found["max_dist"], 8)
-        assert "the weights bring 0.9000, these 8 people have" in done.stdout
-        assert "moved 29% of the way" in done.stdout
+        assert "a blend: 29% of the way from the weights' 0.9000 to " in done.stdout
+        assert ", measured on these 8 people" in done.stdout
 
 
 def test_what_cannot_take_a_threshold_stays_as_it_was(here, weights):
@@ -196,8 +196,9 @@ def test_the_threshold_that_people_are_tracked_with(tmp_path, capsys):
     assert source == "auto"
     assert found["auto"] == calibrate.calibrate(walk() | {"meta": {"max_dist": 0.9}})["max_dist"]
     printed = capsys.readouterr().out
-    assert "the weights bring 0.9000, these 12 people have 0.30" in printed
-    assert "  warning: too few people: 12, where 20 are the least" in printed
+    assert "of the way from the weights' 0.9000 to 0.30" in printed
+    assert "measured on these 12 people" in printed
+    assert "  warning: too few people: 12 (at least 20 needed)" in printed
 
 
 def test_auto_prints_what_calibrate_prints(tmp_path, capsys):
