@@ -93,9 +93,9 @@ def test_what_cannot_take_a_threshold_stays_as_it_was(here, weights):
     torch.save(checkpoints.read(weights) | {"log": np.float64(1)}, here / "objects.pth")
     cases = {
         other: "with another network",
-        here / "larger.pth": "takes 128x32 images, and the features are of 64x32",
-        here / "bare.pth": "is not a torch file with the weights under a name of their own",
-        here / "objects.pth": "is not a torch file with the weights under a name of their own",
+        here / "larger.pth": "input size is 128x32, but the features were made at 64x32",
+        here / "bare.pth": "a threshold cannot be added to this file",
+        here / "objects.pth": "a threshold cannot be added to this file",
     }
     for path, words in cases.items():
         before = path.read_bytes()

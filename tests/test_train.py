@@ -180,8 +180,8 @@ def test_who_asks_for_emulated_arithmetic_is_told(data, here, monkeypatch, capsy
     monkeypatch.setattr(precision, "emulates", lambda name, device: name == "bf16")
     run("--data-dir", data, "--epochs", 1, "--amp", "bf16", *SMALL)
     (line,) = [line for line in capsys.readouterr().out.splitlines() if "--amp" in line]
-    assert line.startswith("warning: --amp bf16: this device only emulates it")
-    assert line.endswith("take --amp fp32")
+    assert line.startswith("warning: --amp bf16: this device has no hardware for it")
+    assert line.endswith("use --amp fp32")
     run("--data-dir", data, "--epochs", 1, "--overwrite", *SMALL)  # by itself: fp32, and nothing to tell
     assert "--amp" not in capsys.readouterr().out
 
@@ -349,7 +349,7 @@ def test_ctrl_c_saves_and_says_how_to_go_on(data, here):
 
 def test_weights_of_another_network_are_refused(data, here):
     torch.save(torch.nn.Linear(2, 2).state_dict(), "linear.pth")
-    with pytest.raises(InputError, match=r"linear\.pth: not a network of this collection"):
+    with pytest.raises(InputError, match=r"linear\.pth: not a supported network"):
         run("--data-dir", data, "--weights", "linear.pth", *TINY)
     checkpoints.save("net.pth", {"net_dict": Net(9).state_dict()})
     with pytest.raises(InputError, match=r"holds a net; give --model net or leave --model out \(it is resnet18\)"):
