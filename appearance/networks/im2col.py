@@ -46,7 +46,7 @@ def _product(images: Tensor, weight: Tensor, bias: Tensor | None, stride, paddin
     """(N, I, H, W) images, (O, I, h, w) weight -> (N, O, *size), by im2col.
 
     Like `F.unfold`, but channels last, the memory order of images and weights: up to 1.8 times as fast in float32,
-    more in bfloat16.
+    nearly twice as fast in bfloat16.
     """
     if any(padding):
         images = F.pad(images, (padding[1], padding[1], padding[0], padding[0]))
