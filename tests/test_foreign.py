@@ -202,7 +202,10 @@ def test_a_refusal_names_the_nearest_network_and_a_few_keys(tmp_path, osnet):
         load(tmp_path, under("model.", half) | {"model.attention.query": torch.zeros(4, 4)})
     words = str(caught.value)
     assert f"the closest is osnet_x0_25: {shapes - lost} of its {shapes} tensors fit" in words
-    assert "found model.classifier.weight, model.classifier.bias, model.attention.query; missing conv1.conv.we" in words
+    assert (
+        "unknown: model.classifier.weight, model.classifier.bias, model.attention.query; missing: conv1.conv.we"
+        in words
+    )
     with pytest.raises(
         InputError, match=r"no tensor fits any of net, resnet18, .*; found blocks\.0\.attn\.qkv\.weight"
     ):
@@ -305,7 +308,7 @@ def test_impossible_inputs_are_refused(tmp_path, osnet, resnet):
     with pytest.raises(InputError, match=r"--last-stride 2: .* is osnet_x0_25, whose stride is fixed"):
         load(tmp_path, osnet.state_dict()).with_input(last_stride=2)
     ours = {"net_dict": resnet.state_dict(), "arch": "resnet18", "model_options": {"last_stride": 2}}
-    with pytest.raises(InputError, match=r"--last-stride 1: .* has last stride 2; leave it out"):
+    with pytest.raises(InputError, match=r"--last-stride 1: .* has last stride 2; leave the flag out"):
         load(tmp_path, ours).with_input(last_stride=1)
 
 
