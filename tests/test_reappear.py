@@ -228,9 +228,9 @@ def test_evaluate_exactly(tmp_path, walks):
     found = summary(reappear.at_exactly(walks, 30, 60)[1])
     assert metrics["exact"] == {"gap": 30, "every": 60, "rank1": found["rank1"], "MRR": found["mAP"]}
     assert f"rank-1 {found['rank1']:.2%}, MRR {found['mAP']:.2%} ({found['valid_queries']} queries" in done.stdout
-    assert_one_line_error(call_script("evaluate.py", "--exact", cwd=tmp_path), "--exact: only with --protocol reappear")
+    assert_one_line_error(call_script("evaluate.py", "--exact", cwd=tmp_path), "--exact: needs --protocol reappear")
     wrong = call_script("evaluate.py", "--protocol", "reappear", "--every", 5, cwd=tmp_path)
-    assert_one_line_error(wrong, "--every: only with --exact")
+    assert_one_line_error(wrong, "--every: has no effect without --exact")
 
 
 # -- evaluate.py

@@ -98,7 +98,7 @@ def test_exported_files_and_those_from_elsewhere_are_tested_alike(data, tmp_path
     assert (found["meta"]["arch"], found["meta"]["height"]) == ("theirs", 32)
     with pytest.raises(InputError, match="its normalisation; give normalize"):
         in_process(*flags)
-    with pytest.raises(InputError, match=r"--amp bf16: theirs\.pt runs in its own precision"):
+    with pytest.raises(InputError, match=r"--amp bf16: the number format of theirs\.pt is fixed"):
         in_process(*flags, "--normalize", "outside", "--amp", "bf16")
 
 

@@ -106,7 +106,7 @@ def test_what_cannot_take_a_threshold_stays_as_it_was(here, weights):
     wrong = call_script("evaluate.py", "--save-threshold", weights, cwd=here)
     assert_one_line_error(wrong, "--save-threshold: needs --calibrate")
     wrong = call_script(*calibration("--save-threshold", weights), "features.pth", "other.pth", cwd=here)
-    assert_one_line_error(wrong, "--save-threshold: needs --calibrate, and the features file of one network")
+    assert_one_line_error(wrong, "--save-threshold: needs --calibrate and exactly one features file")
 
 
 @pytest.mark.parametrize("value", [True, "0.2", float("nan"), -0.1, 2.5, [0.2]])

@@ -452,7 +452,7 @@ def test_a_network_that_died(data, here, monkeypatch):
         return features
 
     monkeypatch.setattr(train.embed, "test_features", dead)
-    with pytest.raises(RunFailed, match=r"the network has died: .* start again with a lower --lr"):
+    with pytest.raises(RunFailed, match=r"the training collapsed: .* start again with a lower --lr"):
         run("--data-dir", data, "--epochs", 1, *SMALL)
 
 
