@@ -1,7 +1,7 @@
-"""Measure features files: rank-k, mAP and mINP with a CMC picture and JSON; re-ranking; a tracker's threshold.
+"""Evaluate features files: rank-k, mAP and mINP, CMC curves, JSON; re-ranking; a tracker's threshold.
 
-Reads what test.py wrote (features.pth), or the same arrays as .npz, .mat or a folder of .npy files. Several files are
-compared in one table and one picture.
+Reads features files of test.py (features.pth), or the same arrays as .npz, .mat or a folder of .npy files. Several
+files are compared in one table and one picture.
 """
 
 import json
@@ -27,7 +27,7 @@ from appearance.networks import thresholds
 from appearance.pictures import plots, report
 
 COLUMNS = {"rank-1": "rank1", "rank-5": "rank5", "rank-10": "rank10", "rank-20": "rank20", "mAP": "mAP", "mINP": "mINP"}
-HOW = ("measured", "start", "identities", "based_on", "false_match_rate", "kept", "warnings")  # a threshold was found
+HOW = ("measured", "start", "identities", "based_on", "false_match_rate", "kept", "warnings")  # saved with a threshold
 INTERVAL = f"{intervals.LEVEL:.0%} interval"
 
 
@@ -35,13 +35,16 @@ def rank_metrics(qf, ql, qc, gf, gl, gc, memory: int = DEFAULT_MEMORY) -> dict:
     """Rank-k, mAP and mINP of queries against a gallery.
 
     Args:
-        qf, gf: (Nq, D), (Ng, D) unit rows, arrays or tensors, on the CPU or a GPU (the work is done where gf is).
-        ql, gl: (Nq,), (Ng,) identities, -1 is junk.
-        qc, gc: (Nq,), (Ng,) cameras, -1 is unknown.
-        memory: bytes that may be used beside the features.
+        qf, gf: (Nq, D), (Ng, D) unit rows, arrays or tensors, on the CPU or a GPU (runs on the device of gf).
+        ql, gl: (Nq,), (Ng,) identities; -1: junk.
+        qc, gc: (Nq,), (Ng,) cameras; -1: unknown.
+        memory: bytes to use on top of the features.
 
-    Returns the dict that `summary` describes.
-    Raises InputError when the arrays do not fit together, rows are not finite or not unit, or no query is valid.
+    Returns:
+        a dict as of `metrics.summary`.
+
+    Raises:
+        InputError: shapes do not match, rows are not unit vectors, or no query is valid.
     """
     data = features_file.check(dict(qf=qf, ql=ql, qc=qc, gf=gf, gl=gl, gc=gc))
     return summary(rank_queries(data, memory))
@@ -111,17 +114,17 @@ def get_args_parser():
 def main(args):
     if args.labels and len(args.labels) != len(args.features):
         raise InputError(
-            f"--labels: {len(args.labels)} names for {len(args.features)} features files; give one for each"
+            f"--labels: {len(args.labels)} names for {len(args.features)} features files; give one name per file"
         )
     labels = args.labels or _names(args.features)
     if len(set(labels)) != len(labels):
-        raise InputError("--labels: two runs have the same name; give each its own")
+        raise InputError("--labels: two files have the same name; give each another name")
     if args.protocol == "reappear" and args.rerank:
-        raise InputError("--rerank: not with --protocol reappear, which measures what a tracker can use")
+        raise InputError("--rerank: not possible with --protocol reappear; leave one of them out")
     if args.save_threshold and not (args.calibrate and len(labels) == 1):
-        raise InputError("--save-threshold: needs --calibrate, and the features file of one network")
+        raise InputError("--save-threshold: needs --calibrate and exactly one features file")
     if args.save_threshold and not args.save_threshold.is_file():
-        raise InputError(f"--save-threshold {args.save_threshold}: no such checkpoint")
+        raise InputError(f"--save-threshold {args.save_threshold}: no such checkpoint; give the one used in test.py")
     _fill_in(args)
     device = choose_device(args.device)
     runs, shown, compared = {}, None, []
@@ -132,7 +135,7 @@ def main(args):
         elif same_queries(shown[0], data):
             compared.append({"run": label, "against": labels[0]} | difference(results, shown[1]))
         else:
-            print(f"{path}: has other queries than {args.features[0]}, so their difference may be that of the queries")
+            print(f"{path}: has other queries than {args.features[0]}, so the two cannot be compared directly")
     print_table(report.curves(runs))
     print_differences(compared)
     for label, metrics in runs.items():
@@ -147,13 +150,13 @@ def main(args):
         f"{label}: {metrics['not_calibrated']}" for label, metrics in runs.items() if "not_calibrated" in metrics
     ]
     if without:
-        raise InputError("; ".join(without) + "; all else is written")
+        raise InputError("; ".join(without) + "; everything else was written")
     if args.save_threshold:
         save_threshold(args.save_threshold, runs[labels[0]]["calibration"], shown[0]["meta"])
 
 
 def evaluate(path, args, device):
-    """One features file under the command line's protocol: its metrics, its features dict, its per-query results."""
+    """Evaluate one features file with the flags; returns (metrics, features dict, per-query results)."""
     memory = int(args.memory * 2**30)
     data = features_file.load(path)
     protocol, gap, lines = protocols.fitting(args.protocol, data, whole=not args.rerank)
@@ -161,10 +164,10 @@ def evaluate(path, args, device):
     data, told = protocols.apply(protocol, data)
     lines += told
     if protocol != "no-camera" and (bool((data["qc"] < 0).all()) or bool((data["gc"] < 0).all())):
-        lines.append("no camera numbers: same-camera images of a query's identity were not removed")
+        lines.append("cameras are unknown, so same-camera images count as right answers")
     if data["meta"].get("by_session"):
         lines.append(
-            "sessions (clips, days) stand in the place of cameras: a query's own session holds no answers to it"
+            "sessions (clips, days) are used in place of cameras: images of the query's own session do not count"
         )
     data = _placed(data, device, memory)
     try:
@@ -191,7 +194,7 @@ def evaluate(path, args, device):
         raise InputError(f"{path}: {error}") from None
     met = data["meta"].get("identities_trained_on")
     if isinstance(met, int) and met > 0:
-        lines.append(f"the network was trained on {met} of the test identities; of new people the figures are lower")
+        lines.append(f"the network was trained on {met} of the test identities; on new people the metrics are lower")
     left = metrics["queries"] - metrics["valid_queries"]
     if left:
         lines.append(f"{left} of {metrics['queries']} queries have no correct gallery image and are not counted")
@@ -201,7 +204,7 @@ def evaluate(path, args, device):
 
 
 def _calibrated(data: dict, args, gap: int, memory: int, metrics: dict) -> dict:
-    """The distances of pairs, put down in `metrics` where asked for; or else why there are none."""
+    """The result of `calibrate`. With --calibrate it, or the reason for its failure, is added to `metrics`."""
     try:
         found = calibration.calibrate(data, args.false_match_rate, args.window, gap=gap, memory=memory)
     except InputError as error:
@@ -214,11 +217,11 @@ def _calibrated(data: dict, args, gap: int, memory: int, metrics: dict) -> dict:
 
 
 def _fill_in(args):
-    """Defaults of the flags that belong to another; without that other they would change nothing, and are refused."""
+    """Set the defaults of flags that depend on another flag. Raises InputError if that other flag is missing."""
     reappears = args.protocol == "reappear"
     default_gap = reappear.EXACT_GAP if args.exact else reappear.GAP
     if args.exact and (not reappears or args.calibrate):
-        raise InputError("--exact: only with --protocol reappear, and without --calibrate")
+        raise InputError("--exact: needs --protocol reappear, and is not possible with --calibrate")
     of_others = (
         ("--rerank", args.rerank, {"k1": 20, "k2": 6, "lambda_value": 0.3}),
         ("--protocol reappear", reappears, {"gap": default_gap if reappears else None}),
@@ -231,18 +234,18 @@ def _fill_in(args):
                 setattr(args, key, default)
             elif not given:
                 flag = key.removesuffix("_value").replace("_", "-")
-                raise InputError(f"--{flag}: only with {other}; add that, or leave --{flag} out")
+                raise InputError(f"--{flag}: has no effect without {other}; add {other}, or leave --{flag} out")
 
 
 def same_queries(one: dict, other: dict) -> bool:
-    """Whether two features dicts hold the same queries in the same order, as far as labels, cameras and names tell."""
+    """Whether two features dicts have the same queries in the same order (by labels, cameras and file names)."""
     names = [[Path(path).name for path in data["q_paths"]] for data in (one, other)]
     alike = names[0] == names[1] or not all(names)
     return alike and torch.equal(one["ql"], other["ql"]) and torch.equal(one["qc"], other["qc"])
 
 
 def print_table(runs: dict):
-    """Rows of runs {label: metrics}, percentages; below each the intervals of rank-1 and mAP."""
+    """Print the metrics of runs {label: metrics} in percent, with intervals of rank-1 and mAP below each."""
     rows = [["", *COLUMNS, "queries", "gallery"]]
     for label, metrics in runs.items():
         numbers = [f"{100 * metrics[key]:.2f}" for key in COLUMNS.values()]
@@ -255,9 +258,9 @@ def print_table(runs: dict):
 
 
 def print_columns(rows: list[list[str]], least: list[int], indent: str = ""):
-    """Rows of cells, the first of each to the left, as wide as the widest in a column, and `least` at least.
+    """Print rows of cells as a table, first column left-aligned, others right-aligned, with minimum widths `least`.
 
-    A cell that ends a shorter row may be longer than its column.
+    The last cell of a row with fewer cells may be wider than its column.
     """
     full = [row for row in rows if len(row) == len(rows[0])]
     widths = [max(small, *(len(row[i]) + 2 * (i > 0) for row in full)) for i, small in enumerate(least)]
@@ -268,40 +271,42 @@ def print_columns(rows: list[list[str]], least: list[int], indent: str = ""):
 
 
 def print_differences(compared: list[dict]):
-    """A line for each run that is compared with the first."""
+    """Print a line for each run that is compared with the first one."""
     for found in compared:
         parts = []
         for name, key in (("rank-1", "rank1"), ("mAP", "mAP")):
             low, high = (100 * end for end in found[f"{key}_interval"])
             verdict = "beyond chance" if found[f"{key}_beyond_chance"] else "may be chance"
             parts.append(f"{name} {100 * found[key]:+.2f} ({low:+.1f} to {high:+.1f}), {verdict}")
-        print(f"{found['run']} against {found['against']}, on the same queries: " + "; ".join(parts))
+        print(f"{found['run']} compared with {found['against']}, on the same queries: " + "; ".join(parts))
 
 
 def print_exact(label: str, metrics: dict):
-    """Rank-1 and MRR of the re-association protocol."""
+    """Print rank-1 and MRR of the re-association protocol."""
     found = metrics["exact"]
     head = f"{label + ': ' if label else ''}among the people exactly {found['gap']:,} frames later"
     shares = f"rank-1 {found['rank1']:.2%}, MRR {found['MRR']:.2%}"
-    print(f"\n{head}: {shares} ({metrics['valid_queries']:,} queries, of each {found['every']}th frame)")
+    print(f"\n{head}: {shares} ({metrics['valid_queries']:,} queries, from every {found['every']}th frame)")
 
 
 def print_curve(label: str, found: dict):
-    """Rank-1 and mAP against the gap, and the threshold for the one that was asked for."""
+    """Print rank-1 and mAP against the gap, and the threshold for --gap."""
     curve = found["curve"]
-    print(f"\n{label + ': ' if label else ''}the same person in the same camera, at least so many frames away")
+    print(
+        f"\n{label + ': ' if label else ''}by gap: right answers are the same person and camera, at least so many frames away"
+    )
     rows = [["frames", *(f"{point['gap']:,}" for point in curve)]]
     for name, key in (("rank-1", "rank1"), ("mAP", "mAP")):
         rows.append([name, *(f"{100 * point[key]:.1f}" for point in curve)])
     rows.append(["queries", *(f"{point['queries']:,}" for point in curve)])
     print_columns(rows, least=[8] * len(rows[0]), indent="  ")
     if found["max_dist"] is not None:
-        rate = f"accepts {found['false_matches']:.2%} of strangers, keeps {found['kept']:.1%}"
-        print(f"  max_dist {in_digits(found['max_dist'])} {rate} of the same at least {found['gap']:,} frames apart")
+        rate = f"accepts {found['false_matches']:.2%} of other people, and {found['kept']:.1%} of the same person"
+        print(f"  max_dist {in_digits(found['max_dist'])} {rate} at least {found['gap']:,} frames apart")
 
 
 def print_threshold(label: str, found: dict):
-    """The value for the tracker, in a sentence, and what it rests on."""
+    """Print the threshold for the tracker, its interval, warnings, and a line per group of pairs."""
     of_tracks, based_on = found["based_on"] == "track", found["groups"][found["based_on"]]
     print(f"\n{label + ': ' if label else ''}max_dist {in_digits(found['max_dist'])}  for DeepSORT: accepts ", end="")
     strangers, same = "pairs of different people", "pairs of the same person"
@@ -310,7 +315,7 @@ def print_threshold(label: str, found: dict):
     print(f"{based_on['false_matches']:.2%} of the {strangers}, keeps {found['kept']:.1%} of the {same}")
     if found["max_dist_interval"]:
         low, high = found["max_dist_interval"]
-        print(f"  between {in_digits(low)} and {in_digits(high)} with other such people ({INTERVAL})")
+        print(f"  {INTERVAL} over people: {in_digits(low)} to {in_digits(high)}")
     for line in calibration.notes(found):
         print(f"  {line}")
     for group in found["groups"].values():
@@ -321,16 +326,16 @@ def print_threshold(label: str, found: dict):
 
 
 def save_threshold(path: Path, found: dict, meta: dict):
-    """Put the threshold and how it was found into a checkpoint."""
+    """Write the threshold, and how it was measured, into a checkpoint."""
     how = {key: found[key] for key in HOW} | {"interval": found["max_dist_interval"]}
     how["data"] = Path(str(meta.get("data_dir", ""))).name
     how |= {key: meta.get(key) for key in ("flip", "precision")}
     thresholds.save(path, found["max_dist"], how, meta)
-    print(f"max_dist {in_digits(found['max_dist'])} -> {path}: trackers and exports take it from there")
+    print(f"max_dist {in_digits(found['max_dist'])} -> {path}: trackers and exports read it from this file")
 
 
 def write_outputs(args, runs: dict, compared: list[dict], shown):
-    """Pictures, JSON and report."""
+    """Write pictures, JSON and report, and print their paths."""
     beside, names = Path(args.features[0]).parent, _pictures_of(args.features, list(runs))
     cmc = Path(args.cmc) if args.cmc else beside / f"{names}cmc.png"
     plots.save(plots.cmc(report.curves(runs)), cmc)
@@ -354,7 +359,7 @@ def write_outputs(args, runs: dict, compared: list[dict], shown):
         page, missing = report.write(args.report, runs, compared, *shown, command)
         written.append(page)
         if missing:
-            print(f"{args.report}: {missing} images of the ranked lists could not be read and are left blank")
+            print(f"{args.report}: {missing} images of the ranked lists are blank, because they could not be read")
     print("Wrote " + ", ".join(map(str, written)))
 
 
@@ -372,7 +377,7 @@ def _reranked(data: dict, args, memory: int) -> dict:
 
 
 def _placed(data: dict, device, memory: int) -> dict:
-    """Features on the GPU if they fit there; if not, `rank_queries` streams them."""
+    """Copy features to the GPU if they fit; otherwise `rank_queries` streams them."""
     if device.type != "cuda":
         return data
     size = 4 * (data["qf"].numel() + data["gf"].numel())
@@ -381,7 +386,7 @@ def _placed(data: dict, device, memory: int) -> dict:
 
 
 def _names(paths: list[str]) -> list[str]:
-    """Short names that tell the files apart: the stem, with as many of the folders above as it takes."""
+    """Short unique names of files: the stem, preceded by as many folders as necessary."""
     parts = [Path(path).with_suffix("").parts for path in paths]
     for length in range(1, max(map(len, parts)) + 1):
         names = ["/".join(part[-length:]) for part in parts]
@@ -391,10 +396,10 @@ def _names(paths: list[str]) -> list[str]:
 
 
 def _pictures_of(paths: list[str], labels: list[str]) -> str:
-    """How the pictures' names begin, so that those of two files in one folder do not overwrite each other."""
+    """The prefix of the pictures' names, so that pictures of other features files are not overwritten."""
     if [Path(path).stem for path in paths] == ["features"]:
         return ""
-    # of a label what any file's name can hold; a name ends at 255 bytes
+    # only characters allowed in file names, whose length is limited to 255 bytes
     names = "-".join(re.sub(r"[^\w.,+=-]+", "_", label) for label in labels)
     return names.encode()[:100].decode(errors="ignore").lstrip(".") + "_"
 

@@ -1,8 +1,8 @@
-"""The networks, under the well-known names.
+"""Re-exports the networks, because users of older scripts import them from `model`.
 
-`Net`, the CNN of DeepSORT, stands in `appearance/networks/net.py`; `build_model` builds it and the others by name
-(`appearance/networks/architectures.py`). They live there so that a tracker which imports `feature_extractor` may have a
-`model.py` of its own.
+`Net`, the CNN of DeepSORT, is in `appearance/networks/net.py`; `build_model` builds all architectures by name
+(`appearance/networks/architectures.py`). They are in a package so that a tracker that imports `feature_extractor` can
+have a `model.py` of its own.
 """
 
 from appearance.networks.architectures import ARCHITECTURES, HAVE_OPTIONS, build_model

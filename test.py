@@ -1,10 +1,10 @@
 """Extract query and gallery features of a trained network: checkpoint + dataset -> `features.pth`.
 
-    python test.py                                          the sample, with checkpoint/best.pth or the one in weights/
-    python test.py --data-dir ROOT --weights FILE           your own
-    torchrun --nproc_per_node=N test.py ...                 on N GPUs; the file is the same
+    python test.py                                  the sample dataset with checkpoint/best.pth, else weights/
+    python test.py --data-dir ROOT --weights FILE   your dataset and network
+    torchrun --nproc_per_node=N test.py ...         on N GPUs, with the same result
 
-Then `python evaluate.py` reads the file. (Run this as a script: Python's own `test` package has the same name.)
+`python evaluate.py` reads the file. (Run this file as a script; `import test` imports Python's own package `test`.)
 """
 
 import os
@@ -34,7 +34,7 @@ from datasets import PersonImages
 from model import from_checkpoint
 from utils import World, current_world
 
-LARGEST_TOLD = 1e6  # an epoch or accuracy that a file tells beyond it is nonsense
+LARGEST_TOLD = 1e6  # larger epochs or accuracies in a file are nonsense and not printed
 
 
 def get_args_parser() -> cli.ArgumentParser:
@@ -76,7 +76,7 @@ def main(args) -> None:
 
 
 def extract(args, world: World, say) -> None:
-    """Write the features file; rank 0 says with `say` what it does."""
+    """Extract features and write the features file; `say` prints on rank 0."""
     checkpoint, net = load_network(args)
     height, width = checkpoint.height, checkpoint.width
     trained_on = provenance.of_checkpoint(checkpoint.extra)
@@ -126,41 +126,49 @@ def extract(args, world: World, say) -> None:
 
 
 def load_network(args) -> tuple[checkpoints.Checkpoint, nn.Module]:
-    """What is known of the file of `--weights`, and the network in it."""
+    """The checkpoint of `--weights` (for ONNX and TorchScript with metadata only), and its network.
+
+    Raises:
+        InputError: the file cannot be loaded, or flags do not fit its kind.
+    """
     if runtimes.is_graph(args.weights):
         if args.amp != "fp32":
-            raise InputError(f"--amp {args.amp}: {args.weights} runs in its own precision; leave --amp out")
+            raise InputError(f"--amp {args.amp}: the number format of {args.weights} is fixed; leave --amp out")
         net = runtimes.load(args.weights, args.height, args.width, args.normalize)
         size = {"height": net.height, "width": net.width}
         checkpoint = checkpoints.Checkpoint(args.weights, {}, net.arch, None, **size, extra=net.threshold)
         return checkpoint, net
     if args.normalize:
         raise InputError(
-            f"--normalize: is for ONNX and TorchScript files; {args.weights} is a checkpoint, leave it out"
+            f"--normalize: only for ONNX and TorchScript files; {args.weights} is a checkpoint, leave the flag out"
         )
     checkpoint = checkpoints.load(args.weights).with_input(args.height, args.width, args.last_stride)
     return checkpoint, from_checkpoint(checkpoint)
 
 
 def _save(output: str, found: dict) -> None:
-    """Write the features; elsewhere, with an error that says so, where the folder was lost meanwhile."""
+    """Write the features file, or if its folder was deleted or unmounted, another one.
+
+    Raises:
+        InputError: the folder was lost; says where the features are.
+    """
     try:
         features_file.save(output, found)
     except FolderLost as lost:
         path = Path(output)
         folder = save_elsewhere(path.stem, lambda folder: features_file.save(folder / path.name, found))
-        saved = f"saved as {folder / path.name} instead" if folder else "the features could not be saved elsewhere"
+        saved = f"saved as {folder / path.name} instead" if folder else "the features are lost, run test.py again"
         raise InputError(f"--output {lost}; {saved}") from None
 
 
 def _names(data) -> dict[str, str]:
-    """What the folders or files call the test identities, by their numbers as text."""
+    """{identity number as text: its name in folders or files} of the test identities."""
     people = {sample.pid for sample in data.tested()}
     return {str(pid): data.names[pid] for pid in sorted(people) if pid in data.names}
 
 
 def _people_met(checkpoint: checkpoints.Checkpoint, trained_on: dict | None, data, workers: int) -> dict:
-    """What the features file says of the network's training data, and how many of the test identities are from it."""
+    """Entries of `meta`: the network's training data, and how many test identities are from it; {} if unknown."""
     if trained_on is None:
         return {}
     names = checkpoint.extra.get("class_names")
@@ -169,7 +177,7 @@ def _people_met(checkpoint: checkpoints.Checkpoint, trained_on: dict | None, dat
 
 
 def _next_step(output: str, found: dict) -> str:
-    """The command that evaluates the features; where nobody is seen by two cameras with the protocol for that."""
+    """The command for evaluating the features, with the protocol for one camera if necessary."""
     words = [] if output == "features.pth" else [output]
     protocol, gap, _ = protocols.fitting("market1501", features_file.check(found))
     if gap is not None:

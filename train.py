@@ -1,20 +1,20 @@
 """Train the appearance network: `python train.py [--data-dir ROOT]`, or on several GPUs through `train_multiGPU.py`.
 
 The network turns the crop of a person into a vector; a tracker compares vectors by their cosine. Training makes the
-vectors of one identity similar and those of different identities dissimilar (`ReIDLoss`), and hopes that this carries
-over to people it has never seen, which is what rank-1 and mAP measure.
+vectors of one identity similar and those of different identities dissimilar (`ReIDLoss`). Rank-1 and mAP measure how
+well this generalises to people that were not in the training set.
 
-The default recipe, of which `appearance/training/recipe.py` holds each value, its flag and its source:
+The default recipe (`appearance/training/recipe.py` has all values with flags and sources):
 
-    batch         64 images or fewer: P identities x K = 4 images each, so that each image has positives and negatives
-    augmentation  mirrored, shifted by up to 8 %, brightness, contrast and saturation changed, a rectangle erased
+    batch         up to 64 images: P identities x K = 4 images each, so that each image has positives and negatives
+    augmentation  horizontal flip, shift by up to 8 %, brightness, contrast and saturation, random erasing
     loss          0.5 CE(classifier(v), identity) + CE(20 cos(v, w), identity) + softplus(|v - p| - |v - n|)
                   v: vector, w: a learned unit vector per identity, p: its farthest positive, n: its nearest negative
     optimizer     Muon for the kernels, AdamW for the rest; gradient norm clipped to 5
-    schedule      learning rate: 10 % of the steps linearly up to 0.002, then a cosine down to 1 % of it
-                  image size: of 12 epochs 2 at 32x16, 5 at 64x32, 3 at 96x48, the others at 128x64
-    measured      after each epoch loss and accuracy on held-out images of the training identities, which choose
-                  best.pth; now and then rank-1 and mAP on query and gallery, which never do: they are the test
+    schedule      learning rate: linear warm-up to 0.002 in 10 % of the steps, then a cosine down to 1 % of it
+                  image size: with 12 epochs or more 2 at 32x16, 5 at 64x32, 3 at 96x48, the rest at 128x64
+    validation    after each epoch: loss and accuracy on held-out images of the training identities; best.pth is chosen
+                  by them. About five times per run: rank-1 and mAP on query and gallery, which do not affect training
 
 Writes to the output folder: `best.pth` (for testing and trackers), `last.pth` (for `--resume`), `history.csv` and
 `curves.png`.
@@ -58,8 +58,8 @@ class ReIDLoss(nn.Module):
     * classification: cross-entropy of the network's own classifier, which is discarded after training;
     * cosine: cross-entropy over the cosines between the vector and one learned unit vector per identity;
     * triplet: the distance to the hardest positive in the batch against the distance to the hardest negative;
-    * circle: the same idea over all pairs, instead of the triplet or beside it (an option);
-    * distillation, with a teacher: match its cosines between the images of the batch and, where it was trained on the
+    * circle (optional): a similar loss over all pairs;
+    * distillation, with a teacher: match its cosines between the images of the batch and, if it was trained on the
       same identities, its class probabilities.
 
     Args:
@@ -104,7 +104,7 @@ class ReIDLoss(nn.Module):
         return loss, logits
 
     def train(self, mode: bool = True) -> "ReIDLoss":
-        """As nn.Module.train, but frozen layers stay in eval mode, so that their batch norm statistics stay."""
+        """As nn.Module.train, but frozen layers stay in eval mode, to keep their batch norm statistics."""
         super().train(mode)
         if self.recipe.freeze_layers:
             for name, child in self.net.named_children():
@@ -117,18 +117,19 @@ def train_step(model, images, labels, optimizer, scheduler, scaler, recipe) -> t
 
     Args:
         model: a `ReIDLoss`, possibly compiled or wrapped for several processes.
-        images, labels: this process's share of the batch, (B, 3, H, W) augmented and (B,).
-        scheduler, scaler: of the learning rate, one step at a time, and of fp16's gradients.
+        images, labels: this process's part of the batch, (B, 3, H, W) augmented and (B,).
+        scheduler: learning rate scheduler, advanced by one step.
+        scaler: gradient scaler of fp16.
 
     Returns:
-        mean loss and number of correctly classified images, as scalars on the device: nothing here waits for a GPU.
+        mean loss and number of correctly classified images, float64 scalars on the device (no host sync).
     """
     loss_sum = correct = 0.0
-    parts = min(recipe.accumulate, len(labels) // 2)  # batch norm wants two images or more
+    parts = min(recipe.accumulate, len(labels) // 2)  # batch norm needs at least two images
     for number, (part, part_labels) in enumerate(
         zip(images.tensor_split(parts), labels.tensor_split(parts), strict=True)
     ):
-        last = number + 1 == parts  # its backward also averages the gradients over the processes
+        last = number + 1 == parts  # its backward averages the gradients over the processes
         with nullcontext() if last else no_sync(model):
             with autocast(images.device, recipe.amp):
                 loss, logits = model(part, part_labels)  # scalar, (B / parts, C)
@@ -147,17 +148,17 @@ def train_step(model, images, labels, optimizer, scheduler, scaler, recipe) -> t
 
 
 def train_one_epoch(model, optimizer, scheduler, scaler, feed: batches.Feed, augment: Augment, recipe, run: Run):
-    """The steps of epoch `run.epoch`, or after a resume its remaining ones.
+    """Train epoch `run.epoch`, after a resume only its remaining steps.
 
-    `feed` delivers uint8 images with their labels on the device; `run` counts, saves and stops.
+    `feed` yields uint8 images and labels on the device; `run` counts steps, saves and stops.
     """
     model.train()
     order = batches.order(recipe, feed.labels, run.epoch)  # (steps, B) image indices
-    mine = feed.columns(order.shape[1])  # this process's share of each batch
+    mine = feed.columns(order.shape[1])  # this process's part of each batch
     run.begin_epoch(feed.size, order)
     for step, (images, labels) in enumerate(feed(order[run.step :]), start=run.step):
-        # Random numbers are functions of seed, epoch and step, so resuming needs no random state. Those of augmentation
-        # are drawn for the whole batch: the images look the same on any number of processes.
+        # Random numbers depend only on seed, epoch and step, so no random state has to be saved. Those of augmentation
+        # are drawn for the whole batch, so that images are the same with any number of processes.
         torch.manual_seed(batches.seed_for(recipe.seed, run.epoch, step, 1 + run.world.rank))  # dropout
         draws = augment.draw(order.shape[1], *images.shape[-2:], batches.generator_for(recipe.seed, run.epoch, step))
         images = augment.apply(images, draws[mine])  # (B, 3, H, W) uint8 -> float32, normalised
@@ -167,9 +168,9 @@ def train_one_epoch(model, optimizer, scheduler, scaler, feed: batches.Feed, aug
 
 @torch.inference_mode()
 def validate(net: nn.Module, feed: batches.Feed, amp: str) -> dict[str, float]:
-    """Accuracy of the classifier, and its cross-entropy alone, on the held-out images, each scored exactly once.
+    """Accuracy and cross-entropy of the classifier on the held-out images, each scored once, as `val_acc`, `val_loss`.
 
-    {} where no images are held out.
+    {} without held-out images.
     """
     if not len(feed.labels):
         return {}
@@ -188,10 +189,10 @@ def validate(net: nn.Module, feed: batches.Feed, amp: str) -> dict[str, float]:
 def retrieval(
     net: nn.Module, query: PersonImages, gallery: PersonImages, world: World, workers: int
 ) -> dict[str, float]:
-    """Rank-1 and mAP on people that training never sees, as `test.py` measures them; {} on all processes but the first.
+    """Rank-1 and mAP on query and gallery, as `test.py` and `evaluate.py` measure them; {} on ranks other than 0.
 
     Raises:
-        RunFailed: the vectors cannot be compared.
+        RunFailed: the vectors are zero, NaN or infinite.
     """
     # qf (Q, D), gf (G, D), identities and cameras
     vectors = embed.test_features(net, query, gallery, world, workers=workers)
@@ -200,13 +201,13 @@ def retrieval(
     try:
         metrics = protocols.metrics(features_file.check(vectors))
     except InputError:  # dead units
-        raise RunFailed("the network has died: its vectors are zero or NaN; start again with a lower --lr") from None
+        raise RunFailed("the training collapsed: vectors are zero or NaN; start again with a lower --lr") from None
     return {"rank1": metrics["rank1"], "mAP": metrics["mAP"]}
 
 
 @explained_failures("lower --batch_size, or run it in parts with --accumulate 2")
 def main(args, world: World | None = None, default_arch: str = "net") -> None:
-    """Train as `args` say; `default_arch` is the network where neither `--model` nor `--weights` names one."""
+    """Train with the flags `args`; `default_arch` is the architecture without `--model` and `--weights`."""
     args, resumed, recipe = resume.find(args, world)
     world = world or single_process(args.device, args.gpu_id)
     if resumed and resumed.extra["epoch"] == recipe.epochs:
@@ -216,16 +217,18 @@ def main(args, world: World | None = None, default_arch: str = "net") -> None:
     seed_everything(seed)
     arch, start = (resumed.arch, None) if resumed else starting.starting_weights(args, default_arch)
     with claimed(args.output) if world.is_main else nullcontext():
-        # The images, some of each identity held out.
+        # The images; some of each identity are held out for validation.
         data = prepare.for_training(args, world)
         train_samples, held_out = split_validation(data.train, args.val_ratio, seed)
         if len(train_samples) < 2 * world.size:
-            raise InputError(f"{data.root}: {len(train_samples)} training images are too few")
+            raise InputError(
+                f"{data.root}: {len(train_samples)} training images are too few; at least {2 * world.size} are needed"
+            )
         pids = data.train_pids()
         class_names = [data.names[pid] for pid in pids]
         feeds = batches.Feeds(PersonImages, train_samples, held_out, pids, args.cache, args.workers, world)
 
-        # The network with its starting weights, and its teacher.
+        # The network with its starting weights, and the teacher.
         options = resumed.model_options if resumed else starting.network_options(args, arch, start)
         net = use_im2col(build_model(arch, len(pids), **options))
         if start:
@@ -234,7 +237,7 @@ def main(args, world: World | None = None, default_arch: str = "net") -> None:
         if teacher:
             world.say(teacher.description)
 
-        # The recipe: all hyperparameters, with what "auto" becomes for these data on this machine.
+        # The recipe: all hyperparameters, with "auto" replaced for this data and this machine.
         facts = Facts.of(args, arch, start, len(train_samples), len(pids), world.size)
         world.say(messages.description(facts, len(held_out), world.device))
         reasons = {}
@@ -259,13 +262,13 @@ def main(args, world: World | None = None, default_arch: str = "net") -> None:
         model = world.wrapped(objective, compile=args.compile, in_parts=recipe.accumulate > 1)
         augment = Augment(flip=recipe.flip, pad=recipe.pad, jitter=recipe.jitter, erase=recipe.erase)
 
-        # The run: a new one, or the resumed one.
+        # The run, new or resumed.
         known = metadata(args, arch, options, class_names, data, resumed or start, world)
         parts = (objective, optimizer, scheduler, scaler)
         run = Run(args.output, recipe, world, *parts, known, train_samples, args.save_interval)
         if resumed:
             run.restore(resumed, data)
-        feeds.at(schedule.image_size(recipe, run.epoch))  # decodes; images that cannot be read end the run here
+        feeds.at(schedule.image_size(recipe, run.epoch))  # decodes all images, so unreadable ones stop the run here
         if world.is_main and not resumed:
             resume.make_room(args.output, args.overwrite)
         with run:
@@ -277,12 +280,12 @@ def main(args, world: World | None = None, default_arch: str = "net") -> None:
                 if precise:
                     measure_batch_norm(net, train_feed, augment, recipe, epoch)
                 world.average_(run.batch_norm_statistics())
-                saved = run.net_to_save()  # few identities: between the starting and the trained weights
+                saved = run.net_to_save()  # with --keep-start interpolated with the starting weights
                 measured = validate(saved, val_feed, recipe.amp)
                 if data.can_evaluate and schedule.is_test(recipe, epoch, args.eval_interval):
                     query, gallery = (feeds.images(samples, *size) for samples in (data.query, data.gallery))
                     measured |= retrieval(saved, query, gallery, world, args.workers)
-                # The highest becomes best.pth: the test's query and gallery have no say in it.
+                # The highest score becomes best.pth; it does not depend on query and gallery.
                 score = (size[0] * size[1], precise, measured.get("val_acc", 0.0))
                 run.end_epoch(measured, score)
     world.say(f"Done. Weights: {args.output / 'best.pth'}\n{messages.next_step(args, data)}")

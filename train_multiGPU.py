@@ -1,11 +1,11 @@
-"""Train on several GPUs, or several CPU processes: the loop of `train.py` under `torchrun`.
+"""Train on several GPUs or CPU processes: `train.py` under `torchrun`.
 
     torchrun --nproc_per_node=4 train_multiGPU.py [flags of train.py] [--syncBN]
 
-Several machines: the same command on each, with --nnodes, --node_rank, --master_addr and --master_port for torchrun
-(docs/training.md). Between CPUs the processes take the network interface that reaches --master_addr; the environment
-variables GLOO_SOCKET_IFNAME and, for GPUs, NCCL_SOCKET_IFNAME name another.
-`--batch_size` and `--lr` belong to the batch of all processes together, so a recipe keeps its meaning.
+On several machines, run the same command on each, with torchrun's --nnodes, --node_rank, --master_addr and
+--master_port (docs/training.md). CPU processes use the network interface that reaches --master_addr; set
+GLOO_SOCKET_IFNAME (for GPUs NCCL_SOCKET_IFNAME) to use another.
+`--batch_size` and `--lr` refer to the batch of all processes together, so they do not depend on their number.
 """
 
 import argparse
@@ -33,17 +33,17 @@ def get_args_parser() -> cli.ArgumentParser:
 def main(args) -> None:
     if "RANK" not in os.environ or "WORLD_SIZE" not in os.environ:
         command = " ".join(["torchrun --nproc_per_node=2", "train_multiGPU.py", *sys.argv[1:]])
-        raise InputError(f"start it with torchrun, one process per GPU: {command}   (one GPU: python train.py)")
+        raise InputError(f"must be started by torchrun, one process per GPU: {command}   (one GPU: python train.py)")
     if args.world_size and args.world_size != int(os.environ["WORLD_SIZE"]):
         raise InputError(
             f"--world_size {args.world_size}: torchrun started {os.environ['WORLD_SIZE']} processes; "
-            f"use --nproc_per_node={args.world_size}, or leave the flag out"
+            f"use --nproc_per_node={args.world_size}, or leave --world_size out"
         )
     if args.syncBN and args.compile:
-        raise InputError("--syncBN --compile: PyTorch cannot compile across the processes; leave one of them out")
+        raise InputError("--syncBN --compile: cannot be combined; leave one of them out")
     world = join_process_group(args.device, args.dist_url, args.timeout)
     if args.syncBN and world.device.type != "cuda":
-        world.say("note: --syncBN: PyTorch has it on GPUs only; each process keeps its own BatchNorm statistics")
+        world.say("note: --syncBN has no effect on CPUs; each process uses its own batch statistics")
     train.main(args, world, default_arch="resnet18")
     world.leave()
 

@@ -1,4 +1,4 @@
-"""What every run needs, under the well-known names: the device, the process group, seeds."""
+"""Seeds, and re-exports of device and process group, because users of older scripts import them from `utils`."""
 
 import random
 

@@ -1,4 +1,4 @@
-"""Which device a script runs on, and the way there from the host's memory."""
+"""Choose the device, and copy tensors to it."""
 
 import torch
 from torch import Tensor
@@ -7,13 +7,13 @@ from appearance.cli import InputError
 
 
 def choose_device(name: str = "auto", gpu_id: int | None = None) -> torch.device:
-    """The device called `name`, with its number ("auto": a GPU if there is one, else the CPU).
+    """The device `name` with its index, such as cuda:0; "auto": a GPU if there is one, else the CPU.
 
     Args:
-        gpu_id: which GPU "auto" and "cuda" take; None: the current one of this process.
+        gpu_id: index of the GPU for "auto" and "cuda"; None: the current one of this process.
 
     Raises:
-        InputError: this machine does not have it.
+        InputError: this machine does not have the device.
     """
     flag = f"--device {name}"
     if name == "auto" and not torch.cuda.is_available() and not gpu_id:
@@ -25,11 +25,11 @@ def choose_device(name: str = "auto", gpu_id: int | None = None) -> torch.device
         return torch.empty(1, device=torch.device(name)).device
     except (RuntimeError, AssertionError, NotImplementedError):
         found = f"{torch.cuda.device_count()} CUDA devices" if torch.cuda.is_available() else "no CUDA device"
-        raise InputError(f"{flag}: not available, this machine has {found}; use --device cpu") from None
+        raise InputError(f"{flag}: not available; this machine has {found}, use --device cpu") from None
 
 
 def to_device(tensor: Tensor, device: torch.device) -> Tensor:
-    """The tensor on the device, through pinned memory where it comes from the host, so that nobody waits for the bus.
+    """Copy a tensor to the device without a host sync: from the host through pinned memory.
 
     PyTorch keeps the pinned copy until the device has read it.
     """

@@ -1,6 +1,6 @@
-"""Several processes that train or test as one: joining, wrapping, collectives.
+"""Distributed training and testing: join a process group, wrap modules, run collectives.
 
-`World` is one process's view of the group; a process alone is a group of one, so all code is written once.
+`World` is one process's view of its group. A single process is a group of size 1, so the same code serves both.
 """
 
 import inspect
@@ -29,16 +29,16 @@ from appearance.failures import reason
 from appearance.interfaces import interface_of, is_of_this_machine_alone, own_address
 from appearance.reading import digest
 
-# flags that may be others on another machine: where things lie there, and what it has
+# flags that may differ between machines: paths and hardware
 MACHINE_FLAGS = {"data_dir", "output", "device", "gpu_id", "workers", "cache", "given"}
 FILE_FLAGS = {"weights", "teacher"}
 CONTENT = " (content "
-PATIENCE = 10  # seconds without an answer after which a process says for whom it waits
+PATIENCE = 10  # seconds to wait for rank 0 before a note about it
 
 
 @dataclass(frozen=True)
 class World:
-    """This process's rank and device, and the collectives of its process group (of one, where there is no other)."""
+    """This process's device and rank, and the collectives of its group (size 1 without other processes)."""
 
     device: torch.device
     rank: int = 0
@@ -47,29 +47,30 @@ class World:
 
     @property
     def is_main(self) -> bool:
-        """Rank 0 alone prints and writes."""
+        """Whether this is rank 0, the only rank that prints and writes."""
         return self.rank == 0
 
     def say(self, text: str) -> None:
-        """Print, once for the whole group."""
+        """Print on rank 0."""
         if self.is_main:
             print(text, flush=True)
 
     def leave(self) -> None:
-        """Leave the process group, at the end of work that went well.
+        """Leave the process group at the end of successful work.
 
-        Not in a `finally`: leaving waits for collectives that are under way, and after a failure the others may wait
-        in one that this process will never join. Then its exit is what ends them.
+        Not to be called in a `finally`: leaving waits for running collectives, and after a failure other ranks may be
+        in one that this rank will never join. The exit of this process ends them then.
         """
         if dist.is_initialized():
             dist.destroy_process_group()
 
     def barrier(self) -> None:
+        """Wait for all processes."""
         if self.size > 1:
             dist.barrier()
 
     def total(self, values: Tensor) -> Tensor:
-        """Sum over all processes."""
+        """The sum of a tensor over all processes (all-reduce); `values` is unchanged."""
         if self.size > 1:
             values = values.clone()
             dist.all_reduce(values)
@@ -83,14 +84,14 @@ class World:
                 tensor.copy_(self.total(tensor) / self.size)
 
     def lowest(self, step: Tensor) -> int:
-        """The smallest of all processes' numbers from 0 up; a process without one gives -1."""
+        """The smallest number over all processes, ignoring negative ones; `step`: () int64."""
         step = torch.where(step < 0, torch.iinfo(step.dtype).max, step)
         if self.size > 1:
             dist.all_reduce(step, dist.ReduceOp.MIN)
         return int(step)
 
     def gather(self, value) -> list | None:
-        """Every process's Python value, in rank order, on rank 0; None elsewhere."""
+        """The Python values of all processes in rank order, on rank 0; None on other ranks."""
         if self.size == 1:
             return [value]
         values = [None] * self.size if self.is_main else None
@@ -98,7 +99,7 @@ class World:
         return values
 
     def broadcast(self, value):
-        """Rank 0's Python value, on every process."""
+        """Rank 0's Python value, on all ranks."""
         if self.size == 1:
             return value
         values = [value]
@@ -106,47 +107,47 @@ class World:
         return values[0]
 
     def agree(self, value, difference: Callable[[object, object], str]) -> None:
-        """Make sure that all processes have the value that rank 0 has.
+        """Check that all processes have the same value as rank 0.
 
         Args:
-            difference: rank 0's value and this process's -> what is another, in words; "" for none.
+            difference: (rank 0's value, this process's value) -> the difference in words; "": none.
 
         Raises:
-            InputError: on all processes; names the machine whose value is another.
+            InputError: on all processes, if a value differs; names the machine.
         """
         if self.size == 1:
             return
         told = difference(self.broadcast(value), value)
         found = self.broadcast(self.gather(told and f"{socket.gethostname()} (rank {self.rank}): {told}"))
         if others := [text for text in found if text]:
-            raise InputError(f"{others[0]}; all processes must have what rank 0 has")
+            raise InputError(f"{others[0]}; all processes must have the same as rank 0")
 
     def agree_on_flags(self, args) -> None:
-        """Make sure that all processes were given the same flags, but for those that belong to a machine.
+        """Check that all processes were given the same flags, except MACHINE_FLAGS.
 
-        Of a file of weights its content counts, wherever it lies.
+        Files of weights are compared by content, not by path.
 
         Raises:
-            InputError: on all processes; names the first flag that is another.
+            InputError: on all processes, if a flag differs; names the first one.
         """
         self.agree({name: _comparable(name, value) for name, value in vars(args).items()}, _other_flag)
 
     def wrapped(self, module: nn.Module, compile: bool = False, in_parts: bool = False) -> nn.Module:
-        """The module, compiled on demand, with gradients averaged over the processes where there are several.
+        """Compile a module if asked, and with several processes wrap it in DistributedDataParallel.
 
-        Batch norm statistics stay each process's own: they are averaged once an epoch instead of copied every step.
+        Batch norm statistics are not synchronised in every step; they are averaged once per epoch.
 
         Args:
-            compile: through torch.compile, a graph for each image size; on one GPU as CUDA graphs, which reuse the
-                memory of their gradients and so cannot sum them over processes or parts of a batch.
-            in_parts: gradients are summed over several backward passes.
+            compile: use torch.compile, with one graph per image size. On a single GPU also CUDA graphs, which reuse
+                gradient memory, so not with several processes or `in_parts`.
+            in_parts: gradients are accumulated over several backward passes.
         """
         if compile:
             graphs = self.device.type == "cuda" and self.size == 1 and not in_parts
             module = torch.compile(module, dynamic=False, mode="reduce-overhead" if graphs else None)
         if self.size == 1:
             return module
-        # torch 2.15 gave the flag for buffers a new name
+        # renamed in torch 2.15
         known = inspect.signature(DistributedDataParallel).parameters
         buffers = "forward_sync_buffers" if "forward_sync_buffers" in known else "broadcast_buffers"
         devices = [self.device] if self.device.type == "cuda" else None
@@ -154,7 +155,7 @@ class World:
 
 
 def _comparable(name: str, value) -> str:
-    """A flag's value as all processes must have it."""
+    """The text of a flag's value that must be equal on all processes."""
     if name in MACHINE_FLAGS:
         return ""
     if name == "resume":  # rank 0 reads the file for all
@@ -165,22 +166,22 @@ def _comparable(name: str, value) -> str:
 
 
 def _other_flag(first: dict[str, str], own: dict[str, str]) -> str:
+    """The first flag that differs from rank 0's (`first`), in words; "" if none."""
     for name, value in own.items():
         if value.rpartition(CONTENT)[2] != first[name].rpartition(CONTENT)[2]:
-            return f"--{name.replace('_', '-')} is {value}, on rank 0 {first[name]}"
+            return f"--{name.replace('_', '-')} is {value}, but {first[name]} on rank 0"
     return ""
 
 
 def no_sync(module: nn.Module) -> AbstractContextManager:
-    """Backward passes within it leave their gradients on this process, as all parts of a batch but the last do."""
+    """Context without gradient synchronisation, for all but the last backward pass of an accumulated batch."""
     return module.no_sync() if isinstance(module, DistributedDataParallel) else nullcontext()
 
 
 def gathered(features: Tensor, labels: Tensor) -> tuple[Tensor, Tensor, int]:
-    """(N, D) features and (N,) labels of all processes, and the row at which this process's own begin.
+    """All-gather (N, D) features and (N,) labels: (M, D), (M,), and the index of this process's first row.
 
-    Gradients flow back to the process that a feature comes from, so mining in the batch of all processes trains like
-    one process.
+    Gradients flow back to the process of each feature, so mining over all processes is equivalent to one process.
     """
     if not (dist.is_initialized() and dist.get_world_size() > 1):
         return features, labels, 0
@@ -189,7 +190,7 @@ def gathered(features: Tensor, labels: Tensor) -> tuple[Tensor, Tensor, int]:
 
 
 class _Gather(torch.autograd.Function):
-    """The rows of all processes, in rank order; each gets back the gradients that all have for its own."""
+    """All-gather of rows in rank order; backward sums the gradients of all processes for the own rows."""
 
     @staticmethod
     def forward(ctx, rows: Tensor) -> Tensor:
@@ -205,23 +206,26 @@ class _Gather(torch.autograd.Function):
 
 
 def join_process_group(device_name: str = "auto", dist_url: str = "env://", timeout_seconds: int = 600) -> World:
-    """Join the group that `torchrun` describes in the environment: nccl where every rank has a GPU, else gloo.
+    """Join the process group that `torchrun` describes in the environment; backend nccl on GPUs, else gloo.
+
+    Args:
+        timeout_seconds: how long to wait for the other processes, here and in collectives.
 
     Raises:
-        InputError: the other processes cannot be reached.
+        InputError: the device does not fit, or the other processes cannot be reached.
     """
     rank, size = int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"])
     local_rank = int(os.environ.get("LOCAL_RANK", 0))
     if size > 1 and device_name.startswith("cuda:"):
         raise InputError(
-            f"--device {device_name}: all {size} processes would share one GPU; leave it out, and each takes its own "
-            "(CUDA_VISIBLE_DEVICES=0,2 torchrun ... chooses among them)"
+            f"--device {device_name}: all {size} processes would share one GPU; leave --device out, so that each uses "
+            "its own (to choose GPUs: CUDA_VISIBLE_DEVICES=0,2 torchrun ...)"
         )
     if device_name in ("auto", "cuda") and torch.cuda.is_available():
         if local_rank >= torch.cuda.device_count():
             raise InputError(
-                f"--nproc_per_node: {local_rank + 1} or more processes, but {torch.cuda.device_count()} GPUs here; "
-                "start as many processes as GPUs, or add --device cpu"
+                f"--nproc_per_node: {local_rank + 1} or more processes, but this machine has "
+                f"{torch.cuda.device_count()} GPUs; start one process per GPU, or add --device cpu"
             )
         device = torch.device("cuda", local_rank)
         torch.cuda.set_device(device)
@@ -243,25 +247,26 @@ def join_process_group(device_name: str = "auto", dist_url: str = "env://", time
             _all_or_none(join, store.clone(), rank, timeout_seconds)
     except (dist.DistError, RuntimeError, ValueError, TimeoutError) as error:
         hint = f"; {_interface_hint(device)}" if several_machines else ""
-        raise InputError(f"--dist_url {dist_url}: the processes could not meet ({reason(error)}){hint}") from None
+        raise InputError(f"--dist_url {dist_url}: cannot connect the processes ({reason(error)}){hint}") from None
     return World(device, rank, size, local_rank)
 
 
 def _answering_host(dist_url: str, rank: int, timeout_seconds: float) -> str:
-    """The host of the store that all processes share, once it answers; "" where the address does not tell.
+    """Wait until the host of the shared store answers, with a note after PATIENCE (PyTorch would wait silently).
 
-    PyTorch would wait without a word.
+    Returns:
+        the host; "" if `dist_url` has none.
 
     Raises:
-        InputError: there is no host of this name.
-        TimeoutError: it does not answer.
+        InputError: unknown host name.
+        TimeoutError: the host does not answer.
     """
     if dist_url == "env://":
         host, port = os.environ.get("MASTER_ADDR", ""), os.environ.get("MASTER_PORT", "")
     else:
         host, port = urlparse(dist_url).hostname or "", urlparse(dist_url).port
     if not host or not port or (rank == 0 and os.environ.get("TORCHELASTIC_USE_AGENT_STORE") != "True"):
-        return host  # rank 0 answers there itself, unless torchrun does
+        return host  # rank 0 runs the store itself, unless torchrun does
     begin, told = time.monotonic(), False
     while True:
         try:
@@ -269,25 +274,27 @@ def _answering_host(dist_url: str, rank: int, timeout_seconds: float) -> str:
             return host
         except socket.gaierror as error:
             raise InputError(
-                f"--master_addr {host}: there is no such host ({error.strerror}); name the machine with --node_rank=0"
+                f"--master_addr {host}: unknown host ({error.strerror}); give the address of the machine with "
+                "--node_rank=0"
             ) from None
         except OSError as error:
-            waiting = f"rank {rank} reaches nobody at {host}:{port} ({error.strerror or 'no answer'})"
+            waiting = f"rank {rank} cannot reach rank 0 at {host}:{port} ({error.strerror or 'no answer'})"
         if time.monotonic() - begin > timeout_seconds:
-            raise TimeoutError(f"{waiting}; see --timeout")
+            raise TimeoutError(f"{waiting} in {timeout_seconds:g} s (--timeout)")
         if not told and time.monotonic() - begin > PATIENCE:
             told = True
             print(
-                f"note: {waiting}; still trying. Is it the --master_addr and --master_port of rank 0?", file=sys.stderr
+                f"note: {waiting}; still trying. Are --master_addr and --master_port those of rank 0?", file=sys.stderr
             )
         time.sleep(0.5)
 
 
 def _choose_interface(store: dist.Store, rank: int, size: int, host: str) -> None:
-    """Tell Gloo through which network interface the machines reach each other, unless the user has.
+    """Set Gloo's network interface (GLOO_SOCKET_IFNAME), unless the user has set it.
 
-    By itself Gloo takes the address that this machine's name has, which on Debian is one that no other machine can
-    reach. The way to the host of the store is right: it has just been used. That host itself takes the way back.
+    By default Gloo uses the address of this machine's host name, which on Debian is a loopback address. The interface
+    on the route to the store's host works, because that connection was just made. The host itself uses the interface
+    on the route to another machine.
     """
     store.set(f"address{rank}", own_address(host))
     addresses = [store.get(f"address{other}").decode() for other in range(size)]
@@ -303,22 +310,22 @@ def _interface_hint(device: torch.device) -> str:
     taken = os.environ.get(variable)
     names = ", ".join(name for _, name in socket.if_nameindex())
     return (
-        f"set {variable} on each machine to the network interface that reaches the others (here: "
-        f"{f'{taken} of ' if taken else ''}{names}), and open its ports in the firewall"
+        f"set {variable} on each machine to the network interface that reaches the others (here: {names}"
+        f"{f'; now {taken}' if taken else ''}), and open its ports in the firewall"
     )
 
 
 def _all_or_none(join: Callable[[], None], store: dist.Store, rank: int, timeout_seconds: float) -> None:
-    """Call `join`, on all processes; where it fails on one, it fails on all at once.
+    """Call `join` on all processes; if it fails on one, fail on all at once.
 
-    By itself Gloo waits five times as long as it is told, also for those that have given up.
+    Gloo alone would wait five times its timeout, even for processes that have already failed.
 
     Args:
-        store: a connection of its own, as `join` keeps the other one busy.
+        store: a separate connection, because `join` keeps the other one busy.
 
     Raises:
-        RuntimeError: names the process on which it failed, and why.
-        TimeoutError: it takes too long.
+        RuntimeError: `join` failed; names the process and the reason.
+        TimeoutError: after `timeout_seconds`.
     """
     outcome = []
 
@@ -336,18 +343,21 @@ def _all_or_none(join: Callable[[], None], store: dist.Store, rank: int, timeout
         if store.check(["failed"]):
             raise RuntimeError(store.get("failed").decode())
         if time.monotonic() > deadline:
-            raise TimeoutError("the others did not come in time; see --timeout")
+            raise TimeoutError(f"other processes did not join in {timeout_seconds:g} s (--timeout)")
     if outcome[0]:
         store.set("failed", f"{socket.gethostname()}, rank {rank}: {reason(outcome[0])}")
         raise RuntimeError(store.get("failed").decode())
 
 
 def _unused_part(store: dist.Store, rank: int, size: int, timeout_seconds: float) -> dist.Store:
-    """A part of the store that no earlier attempt of this group has written to.
+    """A prefix of the store that earlier attempts of this group have not used.
 
-    torchrun keeps one store for all restarts of a group, in which the addresses of processes that have died still
-    stand. So each process leaves a new name, rank 0 lists the names it finds, and everybody waits until each process
-    has signed a list with its own new name in it.
+    torchrun keeps one store for all restarts, with the addresses of dead processes in it. So each process writes a new
+    random name, rank 0 publishes the list of names, and all wait until each process has signed a list that contains its
+    own new name. That list is the prefix.
+
+    Raises:
+        TimeoutError: after `timeout_seconds`.
     """
     own = uuid.uuid4().hex
     store.set(f"name{rank}", own)
@@ -361,16 +371,16 @@ def _unused_part(store: dist.Store, rank: int, size: int, timeout_seconds: float
             if store.check([f"{names}/{other}" for other in range(size)]):
                 return dist.PrefixStore(names, store)
         time.sleep(0.05)
-    raise TimeoutError("the others did not come in time; see --timeout")
+    raise TimeoutError(f"other processes did not join in {timeout_seconds:g} s (--timeout)")
 
 
 def single_process(device_name: str = "auto", gpu_id: int = 0) -> World:
-    """A world of one."""
+    """A `World` of one process."""
     return World(choose_device(device_name, gpu_id))
 
 
 def current_world(device_name: str = "auto", gpu_id: int = 0) -> World:
-    """The group of `torchrun` where it started this process, else a world of one."""
+    """The process group of `torchrun` if it started this process, else a `World` of one process."""
     if "RANK" in os.environ and "WORLD_SIZE" in os.environ:
         return join_process_group(device_name)
     return single_process(device_name, gpu_id)

@@ -1,4 +1,4 @@
-"""PyTorch's errors about memory and lost processes, in words that say what to do."""
+"""Turn PyTorch's errors about memory and lost processes into messages that say what to do."""
 
 import re
 from collections.abc import Iterator
@@ -9,22 +9,22 @@ import torch.distributed as dist
 
 from appearance.cli import RunFailed
 
-# of the host, of CUDA's allocator and driver, of cuBLAS and cuDNN
+# in errors of the host, of CUDA's allocator and driver, and of cuBLAS and cuDNN
 OUT_OF_MEMORY = ("can't allocate memory", "out of memory", "ALLOC_FAILED")
 
 
 def reason(error: Exception) -> str:
-    """The first line of an error, without the places in Gloo's source that stand in it."""
+    """The first line of an error, without Gloo's source locations."""
     lines = str(error).splitlines()
     return re.sub(r"\[/[^]]*\] ?", "", lines[0]) if lines else type(error).__name__
 
 
 @contextmanager
 def explained_failures(less_memory: str) -> Iterator[None]:
-    """Turns what PyTorch says about memory and lost processes into sentences.
+    """Context that turns PyTorch's errors about memory and lost processes into RunFailed.
 
     Args:
-        less_memory: what to do to need less of it.
+        less_memory: advice on how to use less memory.
     """
     try:
         yield
@@ -34,7 +34,7 @@ def explained_failures(less_memory: str) -> Iterator[None]:
             raise RunFailed(f"out of memory; {less_memory}") from None
         if dist.is_initialized() and any(word in text for word in ("onnection", "imed out", "gloo", "NCCL", "peer")):
             raise RunFailed(
-                f"another process of the group failed or does not answer ({reason(error)[:100]}); "
-                "training goes on with --resume, or by itself under torchrun --max-restarts=3"
+                f"another process failed or does not answer ({reason(error)[:100]}); "
+                "continue training with --resume, or start with torchrun --max-restarts=3 to restart automatically"
             ) from None
         raise

@@ -1,4 +1,4 @@
-"""Types of flags: numbers within a range, with an error that says what was expected."""
+"""Argument types for numbers within a range, with an error about the range."""
 
 import argparse
 import math

@@ -296,4 +296,4 @@ def test_crops_train_and_are_measured(tmp_path, folder):
     done = [call_script(*command, cwd=tmp_path) for command in commands]
     assert [one.code for one in done] == [0, 0, 0, 0], [one.stderr for one in done]
     assert "rank-1" in done[1].stdout
-    assert "at least so many frames away" in done[3].stdout
+    assert "at least this many frames apart" in done[3].stdout

@@ -39,7 +39,7 @@ def test_an_extractor_without_a_path(here):
 def test_which_file_is_chosen(here):
     said = []
     assert default_weights.choose(None, said.append) == default_weights.WEIGHTS
-    told = "note: no checkpoint/best.pth here, so this is the network of drawn people that comes along"
+    told = "note: no checkpoint/best.pth here; using the default weights, trained on synthetic people only: "
     assert said == [f"{told}, {default_weights.WEIGHTS}"]
     write_checkpoint(default_weights.TRAINED, "osnet_x0_25")
     assert default_weights.choose(None, said.append) == default_weights.TRAINED

@@ -197,7 +197,7 @@ def test_own_video(tmp_path):
     assert re.search(r"Next: .*train\.py --data-dir video_crops --weights drawn .*--output runs/video_crops\n", cut)
     assert "-> best.pth" in trained
     assert re.search(r"Next: .*evaluate\.py runs/video/features\.pth --protocol reappear --gap \d+\n", tested)
-    assert "at least so many frames away" in evaluated
+    assert "at least this many frames apart" in evaluated
     assert "IDF1" in tracked
     rows = np.loadtxt(tmp_path / "tracks" / "WALK2.txt", delimiter=",")
     assert len(np.unique(rows[:, 0])) > 30

@@ -146,11 +146,11 @@ def test_a_wrong_size_or_normalisation_is_an_error(tmp_path, data):
     right = torch.rand(2, 3, 64, 32)
     for wrong in (torch.rand(2, 3, 256, 128), torch.rand(2, 3, 32, 64), torch.rand(2, 1, 64, 32), right[0]):
         for net in (outside, inside):
-            with pytest.raises(torch.jit.Error, match=r"this network takes images \(N, 3, 64, 32\), and these are"):
+            with pytest.raises(torch.jit.Error, match=r"images must have shape \(N, 3, 64, 32\), not "):
                 net(wrong)
     for wrong in ((right - MEAN.view(3, 1, 1)) / STD.view(3, 1, 1), right * 255):
         assert outside(wrong).shape == (2, 512)
-        with pytest.raises(torch.jit.Error, match="from 0 to 1, and these are not"):
+        with pytest.raises(torch.jit.Error, match="images must be from 0 to 1; do not normalise"):
             inside(wrong)
     assert inside(right[:0]).shape == (0, 512)
 
@@ -324,7 +324,7 @@ def test_foreign_and_broken_files(tmp_path):
         Extractor(tmp_path / "missing.onnx")
     foreign = torch.jit.trace(torch.nn.Identity(), torch.zeros(1, 3, 8, 8))
     torch.jit.save(foreign, str(tmp_path / "foreign.torchscript"))
-    with pytest.raises(InputError, match="does not describe itself"):
+    with pytest.raises(InputError, match="does not contain its input size and normalisation"):
         Extractor(tmp_path / "foreign.torchscript")
 
 
@@ -341,7 +341,7 @@ def test_a_size_that_the_checkpoint_does_not_say(tmp_path, data, capsys):
     np.testing.assert_allclose(found, Extractor(weights, use_cuda=False)(crops), atol=1e-4)
     with pytest.raises(InputError, match="--height 5000: must be from 1 to 4096"):
         run_export(*flags, "--height", 5000)
-    with pytest.raises(InputError, match=r"a TorchScript file, which runs as it is; give the checkpoint"):
+    with pytest.raises(InputError, match=r"is a TorchScript file, not a checkpoint; give the checkpoint"):
         run_export("--weights", tmp_path / "osnet_x0_25_64x32.torchscript")
 
 

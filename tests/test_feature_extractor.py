@@ -298,16 +298,16 @@ def test_torchscript_from_elsewhere_runs_once_size_and_normalisation_are_given(t
     crops = random_crops(3)
     np.testing.assert_allclose(extractor(crops), by_hand(net, crops, 48, 24), atol=1e-5)
     for given, words in (
-        ({}, r"does not describe itself: its input size and normalisation must be given: height \(--height\), width"),
-        ({"height": 48, "width": 24}, r"its normalisation must be given: normalize \(--normalize\); .* outside if"),
-        ({"normalize": place}, r"its input size must be given: height \(--height\), width \(--width\)$"),
+        ({}, r"does not contain its input size and normalisation; give height \(--height\), width"),
+        ({"height": 48, "width": 24}, r"its normalisation; give normalize \(--normalize\): outside if"),
+        ({"normalize": place}, r"its input size; give height \(--height\), width \(--width\)$"),
         ({"height": 48, "width": 24, "normalize": "imagenet"}, "must be outside or inside"),
         ({"height": 0, "width": 24, "normalize": place}, "--height 0: must be from 1"),
     ):
         with pytest.raises(InputError, match=words):
             Extractor(tmp_path / "theirs.pt", **given)
     torch.jit.save(torch.jit.script(Foreign(maps=True)), str(tmp_path / "maps.torchscript"))
-    with pytest.raises(InputError, match=r"answers \(2, 16, 23, 11\) for 2 images, not one vector each"):
+    with pytest.raises(InputError, match=r"gives \(2, 16, 23, 11\) for 2 images, not one vector per image"):
         Extractor(tmp_path / "maps.torchscript", height=48, width=24, normalize=place)
 
 
@@ -325,12 +325,12 @@ def test_an_exported_file_that_gives_no_vectors_or_describes_another_is_refused(
     np.testing.assert_allclose(np.linalg.norm(longer, axis=1), 1, atol=1e-6)
     broken = Foreign().eval()
     broken.norm.running_var.fill_(-1)
-    with pytest.raises(InputError, match=r"f\.torchscript: its network gives vectors of zeros, NaN or infinities"):
+    with pytest.raises(InputError, match=r"f\.torchscript: the network gives zero, NaN or infinite vectors"):
         Extractor(written(broken, told))
     with pytest.raises(InputError, match=r"does not run on images of 48x24 pixels \(\(2, 16\) numbers for 2 images"):
         Extractor(written(Foreign().eval(), told | {"feature_dim": 8}))
     for odd in ("{", "[1]", "{}", told | {"height": True}, told | {"height": 1 << 20}, told | {"normalize": "both"}):
-        with pytest.raises(InputError, match=r"what it says of itself is not what `export\.py` writes"):
+        with pytest.raises(InputError, match=r"its description is not valid; write the file again with export\.py"):
             Extractor(written(Foreign().eval(), odd))
 
 
@@ -348,7 +348,7 @@ def test_onnx_from_elsewhere_tells_its_size(tmp_path, batch):
     assert (extractor.height, extractor.width, extractor.feature_dim) == (48, 24, 16)
     crops = random_crops(5)
     np.testing.assert_allclose(extractor(crops), by_hand(net, crops, 48, 24), atol=1e-5)
-    with pytest.raises(InputError, match=r"theirs\.onnx: does not describe itself: its normalisation must be given"):
+    with pytest.raises(InputError, match=r"theirs\.onnx: the file does not contain its normalisation; give"):
         Extractor(path)
     with pytest.raises(InputError, match=r"--height 64: .*theirs\.onnx has height 48; leave --height out"):
         Extractor(path, normalize="outside", height=64)
@@ -364,14 +364,14 @@ def test_onnx_of_another_layout_or_size_is_named(tmp_path):
             return images.mean((1, 2))
 
     torch.onnx.export(Last(), (torch.rand(2, 48, 24, 3),), str(tmp_path / "last.onnx"), dynamo=False)
-    with pytest.raises(InputError, match=r"takes .*\[2, 48, 24, 3\].*; needed is one input \(N, 3, H, W\)"):
+    with pytest.raises(InputError, match=r"has inputs .*\[2, 48, 24, 3\].*, but needs one input \(N, 3, H, W\)"):
         Extractor(tmp_path / "last.onnx", normalize="outside")
     axes = {"dynamic_axes": {"images": {0: "n", 2: "h", 3: "w"}}}
     path = tmp_path / "any.onnx"
     torch.onnx.export(
         Foreign().eval(), (torch.rand(2, 3, 9, 9),), str(path), dynamo=False, input_names=["images"], **axes
     )
-    with pytest.raises(InputError, match=r"its input size must be given"):
+    with pytest.raises(InputError, match=r"does not contain its input size; give"):
         Extractor(path, normalize="outside")
     assert Extractor(path, normalize="outside", height=48, width=24)(random_crops(2)).shape == (2, 16)
 

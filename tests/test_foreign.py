@@ -125,7 +125,7 @@ def test_torchreids_resnet_and_a_head_of_unclear_purpose(tmp_path, resnet):
     loaded = load(tmp_path, {"state_dict": under("backbone.", weights) | linear("head", 7, 512)})
     torch.testing.assert_close(vectors(from_checkpoint(loaded)), wanted)
     (note,) = loaded.notes
-    assert "theirs.pth: head is taken for the classifier" in note
+    assert "theirs.pth: head looks like the classifier" in note
 
 
 @pytest.mark.parametrize(
@@ -166,31 +166,31 @@ def test_torchreids_resnet_and_a_head_of_unclear_purpose(tmp_path, resnet):
 )
 def test_what_changes_the_vector_is_refused_by_name_and_can_be_trained_from(tmp_path, resnet, beside, named):
     loaded = load(tmp_path, beside(without("fc.", resnet.state_dict())))
-    with pytest.raises(InputError, match=r"theirs\.pth: not a whole resnet18: it also has ") as caught:
+    with pytest.raises(InputError, match=r"theirs\.pth: does not fit resnet18: it also has ") as caught:
         from_checkpoint(loaded)
     assert named in str(caught.value)
     net = build_model("resnet18", 3)
-    assert "unused" in checkpoints.load_pretrained(net, "resnet18", loaded)
+    assert "of the file are not used" in checkpoints.load_pretrained(net, "resnet18", loaded)
     assert torch.equal(net.layer4[1].conv2.weight, resnet.layer4[1].conv2.weight)
 
 
 def test_a_missing_layer_is_not_filled_with_random_numbers(tmp_path, osnet):
     weights = without("fc.", without("classifier.", osnet.state_dict()))  # as fast-reid names an OSNet's trunk
-    with pytest.raises(InputError, match=r"not a whole osnet_x0_25: it lacks fc\.0\.weight, .* \(7 of 567 tensors\)"):
+    with pytest.raises(InputError, match=r"does not fit osnet_x0_25: 7 of 567 tensors are missing: fc\.0\.weight, "):
         from_checkpoint(load(tmp_path, under("backbone.", weights)))
 
 
 def test_two_networks_are_not_chosen_between(tmp_path, osnet):
     weights = osnet.state_dict()
     other = {name: value + 1 for name, value in weights.items()}
-    with pytest.raises(InputError, match=r"holds 2 networks \(student\., teacher\.\)"):
+    with pytest.raises(InputError, match=r"contains 2 networks \(student\., teacher\.\)"):
         load(tmp_path, under("student.", weights) | under("teacher.", other))
-    with pytest.raises(InputError, match=r"holds 2 networks \(\['model'\], \['ema'\]\)"):
+    with pytest.raises(InputError, match=r"contains 2 networks \(\['model'\], \['ema'\]\)"):
         load(tmp_path, {"model": weights, "ema": other})
     loaded = load(tmp_path, {"state_dict": weights, "state_dict_ema": other})
     assert torch.equal(vectors(from_checkpoint(loaded)), vectors(osnet))
     (note,) = loaded.notes
-    assert note.endswith("the one in ['state_dict'] is used, not ['state_dict_ema']")
+    assert note.endswith("using the one in ['state_dict'], not ['state_dict_ema']")
 
 
 def test_a_refusal_names_the_nearest_network_and_a_few_keys(tmp_path, osnet):
@@ -201,13 +201,16 @@ def test_a_refusal_names_the_nearest_network_and_a_few_keys(tmp_path, osnet):
     with pytest.raises(InputError) as caught:
         load(tmp_path, under("model.", half) | {"model.attention.query": torch.zeros(4, 4)})
     words = str(caught.value)
-    assert f"the nearest is osnet_x0_25, {shapes - lost} of its {shapes} tensors fit" in words
-    assert "found model.classifier.weight, model.classifier.bias, model.attention.query; missing conv1.conv.we" in words
+    assert f"the closest is osnet_x0_25: {shapes - lost} of its {shapes} tensors fit" in words
+    assert (
+        "unknown: model.classifier.weight, model.classifier.bias, model.attention.query; missing: conv1.conv.we"
+        in words
+    )
     with pytest.raises(
         InputError, match=r"no tensor fits any of net, resnet18, .*; found blocks\.0\.attn\.qkv\.weight"
     ):
         load(tmp_path, {"blocks.0.attn.qkv.weight": torch.zeros(6, 2)})
-    with pytest.raises(InputError, match="it holds no tensors"):
+    with pytest.raises(InputError, match="the file contains no tensors"):
         load(tmp_path, {"epoch": 3})
     with torch.device("meta"):
         deep = torchvision.models.resnet101(weights=None).state_dict()
@@ -221,7 +224,7 @@ def test_what_training_programs_note_beside_the_weights_does_not_matter(tmp_path
     assert torch.equal(vectors(from_checkpoint(loaded)), vectors(osnet))
     with pytest.raises(
         InputError,
-        match=r"Python objects .* \(appearance\.networks\.osnet\.Block, .*\), or is no checkpoint; save the network's",
+        match=r"Python objects .* \(appearance\.networks\.osnet\.Block, .*\), or is not a checkpoint; save only",
     ):
         load(tmp_path, osnet)
 
@@ -251,7 +254,7 @@ def test_graphs_are_not_checkpoints(tmp_path):
     torch.jit.save(torch.jit.trace(torch.nn.Identity(), torch.zeros(1)), str(tmp_path / "traced.pt"))
     (tmp_path / "net.onnx").write_bytes(b"\x08")
     for name, kind in (("traced.pt", "a TorchScript"), ("net.onnx", "an ONNX")):
-        with pytest.raises(InputError, match=f"{name}: {kind} file, which runs as it is; give the checkpoint"):
+        with pytest.raises(InputError, match=f"{name}: is {kind} file, not a checkpoint; give the checkpoint"):
             checkpoints.load(tmp_path / name)
 
 
@@ -268,8 +271,8 @@ def test_what_is_assumed_is_said(tmp_path, osnet, resnet):
     weights, residual = osnet.state_dict(), resnet.state_dict()
     (line,) = load(tmp_path, weights).doubts()
     assert line.endswith(
-        "theirs.pth does not say its input size; using 128x64; give height and width (--height, --width) "
-        "if it was trained at another"
+        "theirs.pth does not say its input size; using 128x64; if it was trained at another size, "
+        "give height and width (--height, --width)"
     )
     assert load(tmp_path, weights).with_input(height=64, width=32).doubts() == []
     assert "using 64x32" in load(tmp_path, weights).with_input(height=64).doubts()[0]
@@ -302,10 +305,10 @@ def test_the_published_network_has_a_size_of_its_own(tmp_path):
 def test_impossible_inputs_are_refused(tmp_path, osnet, resnet):
     with pytest.raises(InputError, match="--height 0: must be from 1 to 4096"):
         load(tmp_path, osnet.state_dict()).with_input(height=0)
-    with pytest.raises(InputError, match=r"--last-stride 2: .* holds osnet_x0_25, which has no such choice"):
+    with pytest.raises(InputError, match=r"--last-stride 2: .* is osnet_x0_25, whose stride is fixed"):
         load(tmp_path, osnet.state_dict()).with_input(last_stride=2)
     ours = {"net_dict": resnet.state_dict(), "arch": "resnet18", "model_options": {"last_stride": 2}}
-    with pytest.raises(InputError, match=r"--last-stride 1: .* has last stride 2; leave it out"):
+    with pytest.raises(InputError, match=r"--last-stride 1: .* has last stride 2; leave the flag out"):
         load(tmp_path, ours).with_input(last_stride=1)
 
 

@@ -74,5 +74,5 @@ def test_a_run_that_keeps_half(tmp_path):
 
 def test_there_must_be_something_to_keep():
     args = train.get_args_parser().parse_args(["--keep-start", "0.5"])
-    with pytest.raises(InputError, match=r"--keep-start 0\.5: needs starting weights; give --weights"):
+    with pytest.raises(InputError, match=r"--keep-start 0\.5: needs starting weights; add --weights"):
         starting.starting_weights(args, "net")

@@ -225,7 +225,7 @@ def test_two_people_tell_nothing_of_the_thresholds_interval(tmp_path):
     features_file.save(tmp_path / "features.pth", clouds(2, 0.4, torch.Generator().manual_seed(0)))
     done = call_script("evaluate.py", "--calibrate", "--report", "report", "--json", "m.json", cwd=tmp_path)
     assert done.code == 0, done.stderr
-    assert "with other such people" not in done.stdout
+    assert "interval over people" not in done.stdout
     assert json.loads((tmp_path / "m.json").read_text())["calibration"]["max_dist_interval"] is None
 
 

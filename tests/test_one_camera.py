@@ -43,7 +43,7 @@ def test_one_camera_has_no_dead_end(tmp_path, times):
     assert "rank-1" in told
     run("test.py", "--data-dir", "data", *small)
     told = run("evaluate.py", "--calibrate", "--json", "m.json", "--report", "report")
-    assert "all images are of camera 3" in told
+    assert "all images are from camera 3" in told
     found = json.loads((tmp_path / "m.json").read_text())
     assert found["protocol"] == ("reappear" if times else "no-camera")
     assert found["valid_queries"] == found["queries"] == (8 if times else 4)

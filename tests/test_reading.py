@@ -149,7 +149,7 @@ def test_a_report_opens_images_alone(here):
     with patience(120):
         result = call_script("evaluate.py", "f.pth", "--report", "report", cwd=here)
     assert result.code == 0, result.stderr
-    assert "images of the ranked lists could not be read" in result.stdout
+    assert "images of the ranked lists are blank" in result.stdout
     assert "caf\\udce9" in Path("report", "report.html").read_text()
 
 
@@ -193,7 +193,7 @@ def test_a_small_file_takes_little_memory(here, name):
     """What would unpack to far more than itself is refused before it does."""
     BOMBS[name](name)
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    with pytest.raises(InputError, match=r"refused: |compressed, which torch|cannot be read|entries for 12"):
+    with pytest.raises(InputError, match=r"not loaded: |compressed, which torch|cannot be read|entries for 12"):
         features_file.load(name)
     assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 50_000  # kilobytes
 
@@ -214,7 +214,7 @@ ODD = {
 @pytest.mark.filterwarnings("ignore")
 def test_odd_tensors_are_no_features(here, kind, key):
     torch.save(features(**{key: ODD[kind]()}), "f.pth")
-    with patience(), pytest.raises(InputError, match=rf"f\.pth: {key} is no plain tensor of numbers"):
+    with patience(), pytest.raises(InputError, match=rf"f\.pth: {key}.* is not a plain tensor of numbers"):
         features_file.load("f.pth")
 
 
@@ -237,7 +237,7 @@ def test_odd_tensors_are_no_weights_and_no_fingerprints(here, kind):
 def test_true_is_no_size(here, key):
     write_checkpoint(Path("f.pth"), "osnet_x0_25")
     torch.save(torch.load("f.pth", weights_only=True) | {key: True}, "f.pth")
-    with pytest.raises(InputError, match=r"an input size of .*True.* is none"):
+    with pytest.raises(InputError, match=r"impossible input size .*True"):
         checkpoints.load("f.pth")
 
 

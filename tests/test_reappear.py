@@ -59,7 +59,7 @@ def test_by_hand(gap, rank1, precision):
 
 
 def test_nobody_is_away_so_long():
-    with pytest.raises(InputError, match=r"--gap 801: .* the longest time .* is 800 frames"):
+    with pytest.raises(InputError, match=r"--gap 801: nobody reappears .* largest possible gap is 800"):
         reappear.rank(BY_HAND, 801)
 
 
@@ -68,8 +68,8 @@ def test_unknown_times():
     data["gt"][0] = -1
     results, _, lines = reappear.rank(data, 1)
     assert summary(results)["rank1"] == 0
-    assert lines == ["1 of 8 gallery images have no camera or frame: left out"]
-    with pytest.raises(InputError, match="no query name tells them"):
+    assert lines == ["1 of 8 gallery images are ignored: no camera or frame in their file names"]
+    with pytest.raises(InputError, match="no query image has them"):
         reappear.rank(data | {"qt": torch.tensor([-1])}, 1)
 
 
@@ -127,7 +127,7 @@ def test_threshold_of_the_gap(random_features):
     apart = (time[:, None] - time).abs() >= 200
     assert group["same_pairs"] == int((upper & same & apart).sum())
     assert group["different_pairs"] == int((upper & ~same).sum())
-    assert group["title"] == "same camera, a person again at least 200 frames later"
+    assert group["title"] == "same camera, same person at least 200 frames apart"
     assert "reappear" not in calibrate(random_features)["groups"]
 
 
@@ -159,14 +159,14 @@ def test_exactly_by_hand():
     assert (found["valid_queries"], found["rank1"], found["mAP"]) == (3, 2 / 3, (1 + 1 + 1 / 2) / 3)
     assert data["ql"].tolist() == [1, 2, 1]
     assert lines == [
-        "1 people of these frames are alone in it and no queries",
-        "1 people of these frames are gone by then and no queries",
+        "1 images are not queries: only one person is in view 30 frames later",
+        "1 images are not queries: the person is not in view 30 frames later",
     ]
     rows = [hit["row"] for hit in ranked_list(data | {"exactly": 30}, 0)]
     assert [int(data["gl"][row]) for row in rows] == [1, 2]
     with pytest.raises(InputError, match="exactly 31 frames"):
         reappear.at_exactly(features(queries, gallery), 31, 60)
-    with pytest.raises(InputError, match="identity 1 is there twice in camera 1, frame 60"):
+    with pytest.raises(InputError, match="identity 1 has two images in camera 1, frame 60"):
         reappear.at_exactly(features([*queries, queries[0]], gallery), 30, 60)
 
 
@@ -228,9 +228,9 @@ def test_evaluate_exactly(tmp_path, walks):
     found = summary(reappear.at_exactly(walks, 30, 60)[1])
     assert metrics["exact"] == {"gap": 30, "every": 60, "rank1": found["rank1"], "MRR": found["mAP"]}
     assert f"rank-1 {found['rank1']:.2%}, MRR {found['mAP']:.2%} ({found['valid_queries']} queries" in done.stdout
-    assert_one_line_error(call_script("evaluate.py", "--exact", cwd=tmp_path), "--exact: only with --protocol reappear")
+    assert_one_line_error(call_script("evaluate.py", "--exact", cwd=tmp_path), "--exact: needs --protocol reappear")
     wrong = call_script("evaluate.py", "--protocol", "reappear", "--every", 5, cwd=tmp_path)
-    assert_one_line_error(wrong, "--every: only with --exact")
+    assert_one_line_error(wrong, "--every: has no effect without --exact")
 
 
 # -- evaluate.py
@@ -260,7 +260,7 @@ def test_evaluate(tmp_path, random_features):
 def test_evaluate_explains(tmp_path, random_features):
     features_file.save(tmp_path / "features.pth", random_features)
     done = call_script("evaluate.py", "--protocol", "reappear", "--gap", 999, cwd=tmp_path)
-    assert_one_line_error(done, "--gap 999", "the longest time")
+    assert_one_line_error(done, "--gap 999", "the largest possible gap is")
     done = call_script("evaluate.py", "--protocol", "reappear", "--gap", 5, "--rerank", cwd=tmp_path)
     assert_one_line_error(done, "--rerank", "reappear")
     done = call_script("evaluate.py", "--gap", 5, cwd=tmp_path)

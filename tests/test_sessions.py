@@ -95,7 +95,7 @@ def test_sessions_go_the_whole_way(tmp_path):
     found = torch.load(tmp_path / "features.pth", weights_only=True)
     assert found["qc"].tolist() == [s.camera for s in data.query]
     assert found["gc"].tolist() == [s.camera for s in data.gallery]
-    assert "sessions (clips, days) stand in the place of cameras" in run("evaluate.py", "--json", "m.json")
+    assert "sessions (clips, days) are used in place of cameras" in run("evaluate.py", "--json", "m.json")
     metrics = json.loads((tmp_path / "m.json").read_text())
     assert metrics["valid_queries"] == metrics["queries"] == 12
     assert metrics["protocol"] == "market1501"

@@ -88,7 +88,7 @@ def test_any_size_and_fused(name, size):
 def test_an_unknown_width_is_refused():
     weights = build_model("osnet_x0_25", 3).state_dict()
     weights["conv1.conv.weight"] = torch.zeros(24, 3, 7, 7)
-    with pytest.raises(InputError, match="not a network of this collection"):
+    with pytest.raises(InputError, match="not a supported network"):
         checkpoints.recognise(weights)
 
 

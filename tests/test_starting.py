@@ -68,8 +68,8 @@ def test_a_run_keeps_the_start_only_where_it_knows_the_identities(tmp_path, know
     done = call_script("train.py", *flags, "--weights", "drawn", cwd=tmp_path)
     assert done.code == 0, done.stderr
     told = " ".join(done.stdout.split())
-    kept = "saved weights are 58% starting + 42% trained (few identities, which the starting weights tell apart"
+    kept = "saved weights are 58% starting + 42% trained (few identities, which the starting weights recognise"
     assert (kept in told) == known
-    assert ("note: the starting weights do not tell these identities apart" in told) != known
+    assert ("note: the starting weights do not recognise these identities" in told) != known
     saved = torch.load(tmp_path / "checkpoint" / "last.pth", weights_only=True)
     assert saved["recipe"]["keep_start"] == (0.58 if known else 0.0)

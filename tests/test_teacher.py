@@ -110,7 +110,7 @@ def test_a_run_learns_from_its_teacher_and_resumes_with_it(data, here, capsys):
 
 
 def test_a_teacher_that_is_not_there(data, here):
-    with pytest.raises(InputError, match=r"--teacher none\.pth: no such checkpoint"):
+    with pytest.raises(InputError, match=r"--teacher none\.pth: no such file; give the checkpoint"):
         run("--data-dir", data, "--epochs", 1, "--teacher", "none.pth", *SMALL)
 
 

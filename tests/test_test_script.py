@@ -96,9 +96,9 @@ def test_exported_files_and_those_from_elsewhere_are_tested_alike(data, tmp_path
     found = features_file.load("features.pth")
     assert torch.allclose(found["qf"], features_file.load("own.pth")["qf"], atol=1e-5)
     assert (found["meta"]["arch"], found["meta"]["height"]) == ("theirs", 32)
-    with pytest.raises(InputError, match="its normalisation must be given: normalize"):
+    with pytest.raises(InputError, match="its normalisation; give normalize"):
         in_process(*flags)
-    with pytest.raises(InputError, match=r"--amp bf16: theirs\.pt runs in its own precision"):
+    with pytest.raises(InputError, match=r"--amp bf16: the number format of theirs\.pt is fixed"):
         in_process(*flags, "--normalize", "outside", "--amp", "bf16")
 
 
@@ -124,7 +124,7 @@ def test_who_asks_for_emulated_arithmetic_is_told(data, tmp_path, monkeypatch, c
     monkeypatch.setattr(precision, "emulates", lambda *_: emulated)
     write_checkpoint(tmp_path / "w.pth", "osnet_x0_25")
     in_process("--data-dir", data, "--weights", "w.pth", "--amp", "bf16", *SMALL)
-    assert capsys.readouterr().out.count("warning: --amp bf16: this device only emulates it") == warnings
+    assert capsys.readouterr().out.count("warning: --amp bf16: this device has no hardware for it") == warnings
 
 
 def test_one_and_two_processes_write_the_same_file(data, tmp_path):
@@ -156,7 +156,7 @@ def test_vectors_that_are_none_are_not_written(data, tmp_path, monkeypatch):
     weights = Net(2).state_dict()
     broken = {key: value - 5 if key.endswith("running_var") else value for key, value in weights.items()}
     torch.save({"net_dict": broken}, "broken.t7")
-    with pytest.raises(InputError, match=r"broken\.t7: its network gives vectors of zeros, NaN or infinities"):
+    with pytest.raises(InputError, match=r"broken\.t7: the network gives zero, NaN or infinite vectors"):
         in_process("--data-dir", data, "--weights", "broken.t7", *SMALL)
     torch.save({"net_dict": weights}, "whole.t7")
     embed, calls = Net.embed, []

@@ -78,8 +78,8 @@ def test_calibrated_saved_and_calibrated_again(here, weights):
         again = json.loads((here / "m.json").read_text())["calibration"]
         assert again["start"] == 0.9
         assert max_dist_of(weights) == again["max_dist"] == calibrate.moved(0.9, found["max_dist"], 8)
-        assert "the weights bring 0.9000, these 8 people have" in done.stdout
-        assert "moved 29% of the way" in done.stdout
+        assert "a blend: 29% of the way from the weights' 0.9000 to " in done.stdout
+        assert ", measured on these 8 people" in done.stdout
 
 
 def test_what_cannot_take_a_threshold_stays_as_it_was(here, weights):
@@ -93,9 +93,9 @@ def test_what_cannot_take_a_threshold_stays_as_it_was(here, weights):
     torch.save(checkpoints.read(weights) | {"log": np.float64(1)}, here / "objects.pth")
     cases = {
         other: "with another network",
-        here / "larger.pth": "takes 128x32 images, and the features are of 64x32",
-        here / "bare.pth": "is not a torch file with the weights under a name of their own",
-        here / "objects.pth": "is not a torch file with the weights under a name of their own",
+        here / "larger.pth": "input size is 128x32, but the features were made at 64x32",
+        here / "bare.pth": "a threshold cannot be added to this file",
+        here / "objects.pth": "a threshold cannot be added to this file",
     }
     for path, words in cases.items():
         before = path.read_bytes()
@@ -106,7 +106,7 @@ def test_what_cannot_take_a_threshold_stays_as_it_was(here, weights):
     wrong = call_script("evaluate.py", "--save-threshold", weights, cwd=here)
     assert_one_line_error(wrong, "--save-threshold: needs --calibrate")
     wrong = call_script(*calibration("--save-threshold", weights), "features.pth", "other.pth", cwd=here)
-    assert_one_line_error(wrong, "--save-threshold: needs --calibrate, and the features file of one network")
+    assert_one_line_error(wrong, "--save-threshold: needs --calibrate and exactly one features file")
 
 
 @pytest.mark.parametrize("value", [True, "0.2", float("nan"), -0.1, 2.5, [0.2]])
@@ -196,8 +196,9 @@ def test_the_threshold_that_people_are_tracked_with(tmp_path, capsys):
     assert source == "auto"
     assert found["auto"] == calibrate.calibrate(walk() | {"meta": {"max_dist": 0.9}})["max_dist"]
     printed = capsys.readouterr().out
-    assert "the weights bring 0.9000, these 12 people have 0.30" in printed
-    assert "  warning: too few people: 12, where 20 are the least" in printed
+    assert "of the way from the weights' 0.9000 to 0.30" in printed
+    assert "measured on these 12 people" in printed
+    assert "  warning: too few people: 12 (at least 20 needed)" in printed
 
 
 def test_auto_prints_what_calibrate_prints(tmp_path, capsys):

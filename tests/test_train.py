@@ -180,8 +180,8 @@ def test_who_asks_for_emulated_arithmetic_is_told(data, here, monkeypatch, capsy
     monkeypatch.setattr(precision, "emulates", lambda name, device: name == "bf16")
     run("--data-dir", data, "--epochs", 1, "--amp", "bf16", *SMALL)
     (line,) = [line for line in capsys.readouterr().out.splitlines() if "--amp" in line]
-    assert line.startswith("warning: --amp bf16: this device only emulates it")
-    assert line.endswith("take --amp fp32")
+    assert line.startswith("warning: --amp bf16: this device has no hardware for it")
+    assert line.endswith("use --amp fp32")
     run("--data-dir", data, "--epochs", 1, "--overwrite", *SMALL)  # by itself: fp32, and nothing to tell
     assert "--amp" not in capsys.readouterr().out
 
@@ -306,11 +306,11 @@ def test_resume_says_what_is_wrong(data, here, capsys):
     run("--data-dir", data, "--epochs", 1, "--lr", 1e-3, *SMALL)
     run("--resume")
     assert "has finished its 1 epoch; train longer with --epochs" in capsys.readouterr().out
-    with pytest.raises(InputError, match=r"--output checkpoint: holds a run already \(.*\); go on with --resume"):
+    with pytest.raises(InputError, match=r"--output checkpoint: already has a run \(.*\); continue it with --resume"):
         run("--data-dir", data, "--epochs", 1, *SMALL)
     with pytest.raises(InputError, match=r"--lr 0\.5: the run in checkpoint/last\.pth has 0\.001"):
         run("--resume", "--epochs", 2, "--lr", 0.5)
-    with pytest.raises(InputError, match=r"best\.pth: holds weights only"):
+    with pytest.raises(InputError, match=r"best\.pth: has weights only"):
         run("--resume", "checkpoint/best.pth", "--epochs", 2)
     other = sample.ensure(here / "other", identities=9, workers=1)
     with pytest.raises(InputError, match="other data"):
@@ -349,10 +349,10 @@ def test_ctrl_c_saves_and_says_how_to_go_on(data, here):
 
 def test_weights_of_another_network_are_refused(data, here):
     torch.save(torch.nn.Linear(2, 2).state_dict(), "linear.pth")
-    with pytest.raises(InputError, match=r"linear\.pth: not a network of this collection"):
+    with pytest.raises(InputError, match=r"linear\.pth: not a supported network"):
         run("--data-dir", data, "--weights", "linear.pth", *TINY)
     checkpoints.save("net.pth", {"net_dict": Net(9).state_dict()})
-    with pytest.raises(InputError, match=r"holds a net; give --model net or leave --model out \(it is resnet18\)"):
+    with pytest.raises(InputError, match=r"is net, but --model is resnet18; leave --model out"):
         run("--data-dir", data, "--weights", "net.pth", "--model", "resnet18", *TINY)
 
 
@@ -452,7 +452,7 @@ def test_a_network_that_died(data, here, monkeypatch):
         return features
 
     monkeypatch.setattr(train.embed, "test_features", dead)
-    with pytest.raises(RunFailed, match=r"the network has died: .* start again with a lower --lr"):
+    with pytest.raises(RunFailed, match=r"the training collapsed: .* start again with a lower --lr"):
         run("--data-dir", data, "--epochs", 1, *SMALL)
 
 
@@ -530,7 +530,7 @@ def test_each_process_keeps_eight_images():
 @pytest.mark.parametrize(
     ("flags", "lr", "progressive", "why"),
     [
-        ([], 5e-4, False, "a quarter of the usual: the starting weights know people already"),
+        ([], 5e-4, False, "a quarter of the usual: fine-tuning a re-ID network"),
         (["--lr", "0.001", "--progressive"], 1e-3, True, None),
         (["--teacher", "large.pth"], 2e-3, False, None),
         (["--teacher", "large.pth", "--model", "osnet_x0_25"], 8e-3, False, "4 times the usual: narrow network"),
@@ -661,7 +661,7 @@ def test_a_run_with_a_time_limit_is_the_run_of_its_epochs(data, here, capsys):
     timed, given = (torch.load(here / name / "last.pth", weights_only=True) for name in ("timed", "given"))
     assert same(timed["objective"], given["objective"])
     assert timed["recipe"] == given["recipe"]
-    with pytest.raises(InputError, match="--minutes 3 --epochs 2: both say how long"):
+    with pytest.raises(InputError, match="--minutes 3 --epochs 2: both set the training time"):
         run(*flags, "--minutes", 3, "--epochs", 2, "--output", "other")
     with pytest.raises(InputError, match=r"--minutes 3\.0: the run in given/last\.pth has None"):
         run("--resume", "--output", "given", "--minutes", 3)

@@ -1,1 +1,1 @@
-"""Vectors become numbers: rank-1, mAP, a tracker's threshold."""
+"""Evaluation of feature vectors: rank-1, mAP, a tracker's threshold."""

@@ -1,12 +1,12 @@
-"""How far apart are images of one person and of two, and which distance should a tracker accept?
+"""Calibrate the tracker's threshold: measure the distances of same- and different-identity pairs.
 
-DeepSORT matches a detection to a track when the cosine distance to the nearest of the track's vectors is at most
-`max_dist` (0.2 unless set), but what distances a network gives depends on the network: the right value has to be
-measured. Where names tell camera and time, images are compared with tracks as there (`tracks.py`); in any case pairs
-of images are counted, those of one camera and moments apart separately where they are known.
+DeepSORT matches a detection to a track if the cosine distance to the nearest of the track's vectors is at most
+`max_dist` (default 0.2). Distances differ from network to network, so the right value has to be measured. If cameras
+and times are known, images are compared with tracks as in DeepSORT (`tracks.py`). Pairs of images are always counted,
+in separate groups for one camera and for short time gaps if those are known.
 
-Few people say little about others. So where the weights bring a threshold of their own (`thresholds.py`), the measured
-one does not replace it: the threshold moves from there towards the measured one, as far as there are people.
+A threshold from few people generalises badly. So if the weights carry a threshold (`thresholds.py`), the measured one
+does not replace it: the result lies between the two, closer to the measured one the more people there are.
 """
 
 import math
@@ -20,13 +20,13 @@ from appearance.measure.pairs import BINS, EDGES, FLOOR, GROUPS, Pairs
 from appearance.measure.tracks import APART, Tracks
 from appearance.networks.thresholds import carried
 
-PAIRS_RATE, TRACKS_RATE = 0.01, 0.02  # false matches where nobody says how many; docs/video.md has how they were chosen
+PAIRS_RATE, TRACKS_RATE = 0.01, 0.02  # default false match rates; docs/video.md says how they were chosen
 BARS = 80  # of a histogram
-MIN_SAME = 100  # same-identity pairs that a recommendation rests on at least,
-MIN_ACCEPTED = 10  # pairs of different people that it accepts at least,
-MIN_PEOPLE = 20  # and identities
-HALFWAY = 20  # people who move the threshold that the weights bring half of the way to their own; docs/video.md
-MAX_EQUAL_ERROR = 0.2  # from here on no threshold works: the best one has a fifth of the pairs on its wrong side
+MIN_SAME = 100  # least same-identity pairs without a warning
+MIN_ACCEPTED = 10  # least accepted different-identity pairs without a warning
+MIN_PEOPLE = 20  # least identities without a warning
+HALFWAY = 20  # people with whom the result is halfway between the weights' threshold and the measured; docs/video.md
+MAX_EQUAL_ERROR = 0.2  # above it, no threshold works: even the best one misjudges a fifth of the pairs
 
 
 @torch.no_grad()
@@ -38,29 +38,37 @@ def calibrate(
     gap: int | None = None,
     memory: int = DEFAULT_MEMORY,
 ) -> dict:
-    """Distances of same- and different-identity pairs among all images, query and gallery, without junk.
+    """Recommend a threshold from all images, query and gallery without junk.
 
     Args:
-        data: checked features dict; `meta["max_dist"]` is the threshold that the weights bring.
-        false_match_rate: share of strangers that the threshold may accept. None: TRACKS_RATE or PAIRS_RATE.
-        window: frames that lie at most between two images of a "tracker" pair, or of a track.
-        seed: for the sample of images of a large set, and for the interval.
-        gap: frames that lie at least between two images of one person in a "reappear" pair, and between an image and
-            its own track (None: no such group; APART).
-        memory: bytes that may be used beside the features.
+        data: checked features dict; `meta["max_dist"]` is the threshold of the weights, if any.
+        false_match_rate: fraction of different-identity pairs that the threshold may accept. None: TRACKS_RATE or
+            PAIRS_RATE.
+        window: largest number of frames between the two images of a "tracker" pair, or between neighbours in a track.
+        seed: of the sample from a large set, and of the interval.
+        gap: least number of frames between the images of a same-identity "reappear" pair, and between an image and
+            the compared images of its own track. None: no group "reappear", and APART.
+        memory: bytes to use beside the features.
 
-    Returns {"max_dist", "max_dist_interval", "measured", "start", "identities", "kept", "false_match_rate", "based_on",
-    "warnings", "groups": {name: {title, same_pairs, different_pairs, threshold, kept, false_matches, equal_error_rate,
-    equal_error_threshold, roc: [[false match rate, true match rate, threshold], ...], same_histogram,
-    different_histogram}}, "bar_width"}. `kept` is the share of same-identity pairs within the threshold,
-    `false_matches` of different ones; histograms are shares of pairs in bars of that width, from distance 0 on. In the
-    group "track" a pair is an image and a track.
-    `measured` is the threshold of the first of the groups track, reappear, tracker, camera, all with enough pairs, at
-    which the false matches have the given rate. `max_dist`, the one to use, is the same, or where the weights bring
-    one (`start`, else None) moved from there, as `moved` says; the group's `threshold`, `kept` and `false_matches` are
-    those at `max_dist`. In 95 % of cases other people of the same kind would put it within its interval (None: too few
-    to tell). `warnings` are sentences that say why not to rely on it.
-    Raises InputError when no pair of one kind exists.
+    Returns a dict:
+        max_dist: the recommended threshold: `measured`, or if the weights carry one, between `start` and `measured`
+            (`moved`).
+        max_dist_interval: its 95 % interval over identities, [low, high]; None with too few identities.
+        measured: the threshold with the false match rate in the first of the groups track, reappear, tracker, camera,
+            all that has enough pairs; that group is `based_on`.
+        start: the threshold of the weights, or None.
+        kept: fraction of same-identity pairs within `max_dist`.
+        identities, false_match_rate: number of people, and the rate that was used.
+        warnings: sentences, reasons not to rely on the result.
+        groups: {name: {title, same_pairs, different_pairs, threshold, kept, false_matches, equal_error_rate,
+            equal_error_threshold, roc: [[false match rate, true match rate, threshold], ...], same_histogram,
+            different_histogram}}. `false_matches` is the fraction of different-identity pairs within the threshold;
+            histograms hold fractions of pairs in bars of `bar_width`, from distance 0. A pair of the group "track" is
+            an image and a track. The group `based_on` has its figures at `max_dist`.
+        bar_width: cosine distance.
+
+    Raises:
+        InputError: there are no same-identity or no different-identity pairs.
     """
     pairs = Pairs(data, window, seed, gap, memory)
     tracks = Tracks(pairs, window, APART if gap is None else gap)
@@ -69,7 +77,7 @@ def calibrate(
     rates = dict.fromkeys(counts, PAIRS_RATE) | {"track": TRACKS_RATE}
     if false_match_rate is not None:
         rates = dict.fromkeys(counts, false_match_rate)
-    # bars from 0 to where almost all pairs lie, which a poor network squeezes into a tenth of the range
+    # bars cover 99.9 % of the pairs, not 0 to 2: all distances of a poor network may lie below 0.2
     below = counts["all"].sum(0).cumsum(0)
     bar = _rounded(EDGES[int(torch.searchsorted(below, int(0.999 * below[-1]))) + 1] / BARS)
     groups, edges = {}, {}
@@ -79,7 +87,9 @@ def calibrate(
             edges[name] = _last_edge(different, rates[name])
             groups[name] = {"title": titles[name]} | _group(same, different, edges[name], bar)
     if "all" not in groups:
-        raise InputError("--calibrate: the features hold no two images of one identity, or only one identity")
+        raise InputError(
+            "--calibrate: needs two images of one person and images of another; run test.py on a dataset with both"
+        )
     enough = [
         name
         for name, group in groups.items()
@@ -113,8 +123,10 @@ def calibrate(
 
 
 def moved(start: float, measured: float, people: int) -> float:
-    """The threshold between the one that the weights bring and that of some people: on a scale of ratios, people /
-    (people + HALFWAY) of the way."""
+    """The threshold between `start` (of the weights) and `measured` (on `people` identities).
+
+    Geometric interpolation: people / (people + HALFWAY) of the way on a log scale.
+    """
     share = _share(people)
     return _rounded(max(start, FLOOR) ** (1 - share) * max(measured, FLOOR) ** share)
 
@@ -124,58 +136,64 @@ def _share(people: int) -> float:
 
 
 def notes(found: dict) -> list[str]:
-    """Lines to print below a threshold: which way it was moved, and why not to rely on it."""
+    """Lines to print below a threshold: how it was interpolated, and warnings."""
     lines = []
     if found["start"] is not None:
         lines.append(
-            f"the weights bring {in_digits(found['start'])}, these {found['identities']:,} people have "
-            f"{in_digits(found['measured'])}: moved {_share(found['identities']):.0%} of the way"
+            f"a blend: {_share(found['identities']):.0%} of the way from the weights' {in_digits(found['start'])} to "
+            f"{in_digits(found['measured'])}, measured on these {found['identities']:,} people"
         )
     lines += [f"warning: {warning}" for warning in found["warnings"]]
     if found["based_on"] != "track":
-        lines.append("note: of pairs of images, as names tell of too few tracks; a track's nearest image accepts more")
+        lines.append(
+            "note: measured on pairs of images, for lack of tracks (file names with camera and frame); a tracker takes "
+            "the nearest of a track's images, so it will accept more"
+        )
     return lines
 
 
 def _warnings(data: dict, group: dict, enough: bool, people: int, rate: float) -> list[str]:
     found = []
     if not enough:
-        least = f"{math.ceil(MIN_ACCEPTED / rate):,}" if rate else "endlessly many"
+        needed = f" (at least {math.ceil(MIN_ACCEPTED / rate):,} needed)" if rate else ""
         found.append(
-            f"too few pairs: {group['same_pairs']:,} of one person and {group['different_pairs']:,} of different "
-            f"people, where {MIN_SAME} and {least} are the least; take it for a guess and measure more images"
+            f"too few pairs: {group['same_pairs']:,} of the same person (at least {MIN_SAME} needed) and "
+            f"{group['different_pairs']:,} of different people{needed}; this is a guess, measure more images"
         )
     if people < MIN_PEOPLE:
-        found.append(f"too few people: {people}, where {MIN_PEOPLE} are the least; others may need another value")
+        found.append(f"too few people: {people} (at least {MIN_PEOPLE} needed); others may need another threshold")
     if group["equal_error_rate"] > MAX_EQUAL_ERROR:
         found.append(
-            "no threshold works: the distances of one person and of different people overlap so far that the best has "
-            f"{group['equal_error_rate']:.1%} of both on its wrong side; train longer, or on images more like these"
+            "no threshold works: distances of the same and of different people overlap (equal error rate "
+            f"{group['equal_error_rate']:.1%}); train longer, or on images more like these"
         )
     met = data.get("meta", {}).get("identities_trained_on")
     if isinstance(met, int) and met > 0:
         found.append(
-            f"the network was trained on {met} of these {people} people, whose distances are unlike those of others; "
-            "measure people that it has never seen"
+            f"the network was trained on {met} of these {people} people, so their distances are not typical; "
+            "measure people that it was not trained on"
         )
     return found
 
 
 def _interval(counted: torch.Tensor, threshold: float, different, rate: float, seed: int) -> list[float] | None:
-    """95 % interval of a group's threshold from draws of its identities; None where they do not differ, as two do not.
+    """95 % interval of a group's threshold, by a bootstrap over identities.
 
-    With an identity drawn w times, its pairs with others count w times: to first order the share of accepted pairs
-    moves by sum (w - 1) (accepted - share * all) / pairs over the identities, and the threshold to where all pairs
-    together have the rate less that. What two identities have with each other moves both, and is taken out once
-    (Fafchamps and Gubert, "The formation of risk sharing networks", 2007).
+    An identity drawn w times counts w times in each of its pairs. To first order, the fraction of accepted pairs then
+    changes by the sum over identities of (w - 1) (accepted - fraction * all) / pairs, and the threshold moves to where
+    the original pairs have the rate minus that change. A pair belongs to two identities, so its variance is subtracted
+    once (Fafchamps and Gubert, "The formation of risk sharing networks", 2007).
 
     Args:
-        counted: (2, K, K) pairs of two identities with each other, all of them and the accepted ones.
-        different: (BINS,) pairs of different identities by distance.
+        counted: (2, K, K) pairs between two identities: all, and accepted.
+        different: (BINS,) different-identity pairs by distance.
+
+    Returns:
+        [low, high], or None if the identities do not differ (as with only two).
     """
     total, accepted = counted  # (K, K) each
     excess = (accepted - accepted.sum() / total.sum() * total) / (total.sum() / 2)  # (K, K), sums to 0
-    excess = excess[total.sum(1) > 0]  # those who take part
+    excess = excess[total.sum(1) > 0]  # identities with pairs
     by_identity = excess.sum(1)
     squares = by_identity.square().sum()
     if squares == 0:
@@ -189,34 +207,34 @@ def _interval(counted: torch.Tensor, threshold: float, different, rate: float, s
 
 
 def in_digits(distance: float, decimals: int = 4) -> str:
-    """A distance as text: so many decimals, and more where these would leave less than three digits of it."""
+    """A distance as text: with `decimals`, or more if needed for three significant digits."""
     needed = 2 - math.floor(math.log10(distance)) if distance >= FLOOR else 0
     return f"{distance:.{max(decimals, needed)}f}"
 
 
 def _rounded(distance: float) -> float:
-    """To six digits, which is finer than any bin."""
+    """Round to six significant digits, finer than any bin."""
     return float(f"{distance:.6g}")
 
 
 def _last_edge(different, false_match_rate: float) -> int:
-    """The last bin edge below which no larger share of `different` (BINS,) lies."""
+    """Index of the last bin edge below which at most `false_match_rate` of `different` (BINS,) lies."""
     below = torch.cat([torch.zeros(1, dtype=torch.float64), different.cumsum(0) / different.sum()])
     return int(torch.searchsorted(below, false_match_rate, right=True)) - 1
 
 
 def _group(same, different, at: int, bar: float) -> dict:
-    """Threshold, ROC and histograms from counts (BINS,) of the distances of same- and different-identity pairs.
+    """Threshold, ROC and histograms of same- and different-identity pairs, from their counts per bin (BINS,).
 
     Args:
-        at: the bin edge that is the threshold.
-        bar: width of a bar of the histograms.
+        at: index of the bin edge that is the threshold.
+        bar: width of the histograms' bars, a cosine distance.
     """
     zero = torch.zeros(1, dtype=torch.float64)
-    true_rate = torch.cat([zero, same.cumsum(0) / same.sum()])  # (BINS + 1,) share below each bin edge
+    true_rate = torch.cat([zero, same.cumsum(0) / same.sum()])  # (BINS + 1,) fraction below each bin edge
     false_rate = torch.cat([zero, different.cumsum(0) / different.sum()])
     equal = int((false_rate - (1 - true_rate)).abs().argmin())
-    # the ROC changes only where a pair lies; thin it out to readable JSON
+    # the ROC has a step for each pair; thin it out to keep the JSON readable
     steps = torch.linspace(0, 1, 101, dtype=torch.float64)
     points = torch.searchsorted(false_rate, torch.cat([steps / 100, steps]).sort().values).clamp(max=BINS).unique()
     return {
@@ -234,7 +252,7 @@ def _group(same, different, at: int, bar: float) -> dict:
 
 
 def _bars(counts, bar: float) -> list[float]:
-    """Shares of all pairs in BARS bars of one width, from distance 0 on; the last few far pairs fall off the end."""
+    """Fractions of all pairs in BARS bars of equal width from distance 0; pairs beyond the last bar are left out."""
     ends = torch.searchsorted(EDGES, bar * torch.arange(BARS + 1, dtype=torch.float64)).clamp(max=BINS)
     below = torch.cat([torch.zeros(1, dtype=torch.float64), counts.cumsum(0) / counts.sum()])
     return below[ends].diff().tolist()

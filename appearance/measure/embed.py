@@ -1,4 +1,4 @@
-"""Images to unit features: the one extraction loop, for `test.py` and for validation during training."""
+"""The feature extraction loop, for `test.py` and for validation during training."""
 
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -18,12 +18,12 @@ from appearance.progress import progress
 
 
 def fixed_batches(count: int, size: int) -> list[range]:
-    """Batches of at most `size`: the same ones whatever the number of processes that share them."""
+    """Split `count` images into batches of at most `size`, the same for any number of processes."""
     return [range(start, min(start + size, count)) for start in range(0, count, size)]
 
 
 def stream_pixels(images, batches: Sequence[Sequence[int]], workers: int) -> Iterator[Tensor]:
-    """Decode batch by batch, one batch ahead of the reader: (B, 3, H, W) uint8 each. Memory stays at two batches."""
+    """Decode batches of images, (B, 3, H, W) uint8 each, one batch ahead, so memory holds at most two."""
     with ThreadPoolExecutor(max(1, workers)) as pool:
 
         def submit(batch):
@@ -43,14 +43,14 @@ def extract_features(
     precision: str = "fp32",
     bar: tqdm | None = None,
 ) -> list[Tensor]:
-    """Unit features of each batch that this process was given: a list of (B, D) float32 on the CPU.
+    """Unit features of each batch: a list of (B, D) float32 on the CPU.
 
     Args:
         net: the network, in any mode; a fused copy of it is used.
         pixel_batches: (B, 3, H, W) uint8 each.
-        world: this process, for its device.
-        precision: "fp32", "bf16" or "fp16", for the network alone; features are float32.
-        bar: to update with the number of images.
+        world: gives the device.
+        precision: "fp32", "bf16" or "fp16" for the network; features are always float32.
+        bar: progress bar to update with the number of images.
     """
     net = fuse_for_inference(net).to(world.device)
     features = []
@@ -72,9 +72,9 @@ def features_of(
     workers: int | None = None,
     desc: str = "features",
 ) -> Tensor | None:
-    """(N, D) float32 unit features of all images, on rank 0 (None elsewhere).
+    """(N, D) float32 unit features of all images on rank 0; None on other ranks.
 
-    Whole batches are dealt out to the processes, so the result does not depend on their number.
+    Processes share whole batches, so the result does not depend on their number.
     """
     batches = fixed_batches(len(images), batch_size)
     mine = batches[world.rank :: world.size]
@@ -90,11 +90,11 @@ def features_of(
 
 
 def test_features(net: nn.Module, query, gallery, world: World, **options) -> dict | None:
-    """Query and gallery features in the features file's keys, on rank 0 (None elsewhere).
+    """Query and gallery features as a features dict (`features_file.py`) on rank 0; None on other ranks.
 
     Args:
         query, gallery: `datasets.PersonImages`. Images of a tracklet (MARS) are averaged into one row.
-        options: those of `features_of`.
+        options: of `features_of`.
     """
     parts = {"q": ("query", query), "g": ("gallery", gallery)}
     rows = {side: features_of(net, images, world, desc=name, **options) for side, (name, images) in parts.items()}
@@ -112,9 +112,9 @@ def test_features(net: nn.Module, query, gallery, world: World, **options) -> di
 
 
 def average_tracklets(samples: Sequence[Sample], rows: Tensor) -> tuple[list[Sample], Tensor]:
-    """One unit row per tracklet: the mean of its images' unit rows, under the tracklet's first image.
+    """One sample and unit row per tracklet: its first image, and the normalised mean of its images' rows (N, D).
 
-    Images without a tracklet stay as they are.
+    If no sample has a tracklet, samples and rows are returned unchanged.
     """
     if all(sample.tracklet == UNKNOWN for sample in samples):
         return list(samples), rows

@@ -1,24 +1,23 @@
-"""The features file: what `test.py` writes and `evaluate.py` reads.
+"""The features file, written by `test.py` and read by `evaluate.py`.
 
 A dict, Nq query rows and Ng gallery rows:
 
-    qf, gf            float32 (Nq, D), (Ng, D)   feature vectors of length 1
+    qf, gf            float32 (Nq, D), (Ng, D)   unit feature vectors
     ql, gl            int64   (Nq,), (Ng,)       identities; -1 is junk, 0 a distractor unless a query has it
     qc, gc            int64   (Nq,), (Ng,)       cameras, -1 unknown
     qt, gt            int64   (Nq,), (Ng,)       time in frames, sequence * 10_000_000 + frame number, -1 unknown
     q_paths, g_paths  list of str                the images, absolute or relative to meta["data_dir"]; may be empty
-    meta              dict                       where the features come from; `names`: what the folders or files call
-                                                 each identity, by its number as text
+    meta              dict                       origin of the features; `names`: {identity number as text: its name in
+                                                 folders or files}
 
-The path says which of three ways it is stored:
+The path decides the format:
 
     name.pth          torch.save; `.pt` and `.t7` as well
     name.npz          numpy.savez
     name/ or name     a folder of memory-mapped .npy files and meta.json, for sets that do not fit in memory
 
 MATLAB's `pytorch_result.mat` (query_f, query_label, query_cam, gallery_f, ...) is read, not written.
-Only `qf ql gf gl` are required when reading. Nothing here ever unpickles objects, so a file from a stranger is safe to
-open.
+Only `qf ql gf gl` are required when reading. Objects are never unpickled, so untrusted files are safe to open.
 """
 
 import json
@@ -42,17 +41,17 @@ ARRAYS = FEATURES + LABELS + CAMERAS + TIMES
 TORCH_SUFFIXES = (".pth", ".pt", ".t7")
 MAT_NAMES = {"qf": "query_f", "ql": "query_label", "qc": "query_cam"}
 MAT_NAMES |= {"gf": "gallery_f", "gl": "gallery_label", "gc": "gallery_cam"}
-CHECK_ROWS = 65536  # rows per step of the checks, which bounds their memory
+CHECK_ROWS = 65536  # rows per step of the checks, to bound their memory
 
 
 def save(path, features: dict):
-    """Write a features dict, whole or not at all: a reader never sees half a file.
+    """Write a features dict atomically.
 
-    Raises InputError when the path's suffix is not one of ours, the place cannot be written, or a row has not length 1.
+    Raises InputError: unknown suffix, the path cannot be written, or rows are not unit vectors.
     """
     path, kind = Path(path), check_place(path)
     for key in FEATURES:
-        _features(features[key], f"{path}: not written: {key}", "take other weights, or --amp fp32")
+        _features(features[key], f"{path}: not written: {key}", "use other weights, or --amp fp32")
     arrays = {key: _array(features[key]) for key in ARRAYS if key in features}
     notes = {key: features.get(key, {} if key == "meta" else []) for key in (*PATHS, "meta")}
     if kind == "folder":
@@ -65,7 +64,7 @@ def save(path, features: dict):
 
 
 def check_place(path) -> str:
-    """The kind of a file that `save` may write there; before long work, whose outcome would be lost.
+    """The format that `save` would write, checked before long work whose result could not be saved.
 
     Raises InputError as `save` does for the path.
     """
@@ -73,9 +72,9 @@ def check_place(path) -> str:
     if kind == "mat":
         raise InputError(f"{path}: .mat files are read, not written; use .pth, .npz or a folder name")
     if kind == "folder" and path.exists() and not path.is_dir():
-        raise InputError(f"{path}: is a file, a folder of features cannot be written there")
+        raise InputError(f"{path}: is a file, not a folder; choose another name, or one that ends in .pth or .npz")
     if kind == "folder" and path.is_dir() and any(path.iterdir()) and not (path / "qf.npy").exists():
-        raise InputError(f"{path}: this folder holds other files; choose a new name for the features")
+        raise InputError(f"{path}: this folder has other files in it; choose a new name for the features")
     with explained(path):
         make_folder(path.parent)
         tempfile.TemporaryFile(dir=path.parent, prefix=f".{path.name}.").close()
@@ -83,10 +82,10 @@ def check_place(path) -> str:
 
 
 def load(path) -> dict:
-    """Read and check a features file of any kind above; keys that it lacks are filled with -1, [] and {}.
+    """Read and check a features file of any format above; missing keys are filled with -1, [] and {}.
 
-    Returns tensors on the CPU. Those of a folder stay on disk (memory-mapped, copy on write).
-    Raises InputError, naming file, key and rows, when the file is missing, broken, unsafe, or not unit features.
+    Returns tensors on the CPU; those of a folder are memory-mapped (copy on write).
+    Raises InputError, naming file, key and rows: the file is missing, damaged or unsafe, or rows are not unit vectors.
     """
     path, kind = Path(path), _kind(path)
     if not os.path.exists(path):
@@ -99,13 +98,13 @@ def load(path) -> dict:
 
 
 def check(raw: dict, name: str = "features") -> dict:
-    """A complete features dict of tensors from `raw`, or an InputError that begins with `name`."""
+    """A complete features dict of tensors from `raw`. Raises InputError, which begins with `name`."""
     missing = [key for key in FEATURES + LABELS if key not in raw]
     if missing:
-        raise InputError(f"{name}: no {', '.join(missing)} in it; a features file has at least qf, ql, gf and gl")
+        raise InputError(f"{name}: has no {', '.join(missing)}; a features file needs at least qf, ql, gf and gl")
     out = {key: _features(raw[key], f"{name}: {key}") for key in FEATURES}
     if out["qf"].shape[1] != out["gf"].shape[1]:
-        sizes = f"{out['qf'].shape[1]} numbers a row and gf {out['gf'].shape[1]}"
+        sizes = f"{out['qf'].shape[1]} numbers per row, but gf has {out['gf'].shape[1]}"
         raise InputError(f"{name}: qf has {sizes}; both must come from the same network")
     for side, features in (("q", out["qf"]), ("g", out["gf"])):
         rows = len(features)
@@ -117,12 +116,12 @@ def check(raw: dict, name: str = "features") -> dict:
         out[side + "_paths"] = _paths(raw.get(side + "_paths"), rows, f"{name}: {side}_paths")
     meta = raw.get("meta", {})
     if not isinstance(meta, dict):
-        raise InputError(f"{name}: meta is a {type(meta).__name__}, it must be a dict")
+        raise InputError(f"{name}: meta is a {type(meta).__name__}, but must be a dict")
     return out | {"meta": meta}
 
 
 def name_of(data: dict, identity) -> str:
-    """What its folder or file calls an identity; its number where the features file does not tell."""
+    """The name of an identity in its dataset's folders or files; its number as text if the features file has none."""
     names = data.get("meta", {}).get("names")
     name = names.get(str(int(identity))) if isinstance(names, dict) else None
     return name if isinstance(name, str) else str(int(identity))
@@ -132,18 +131,18 @@ def name_of(data: dict, identity) -> str:
 
 
 def _features(value, name: str, advice: str = "extract them again") -> torch.Tensor:
-    """(N, D) float32 rows, finite and of length 1; else an InputError with the advice."""
+    """(N, D) float32 unit rows. Raises InputError, with the advice, if they are not."""
     value = _tensor(value, name)
     if value.dim() != 2 or 0 in value.shape:
-        raise InputError(f"{name} has shape {tuple(value.shape)}, it must be (images, numbers), neither of them 0")
+        raise InputError(f"{name} has shape {tuple(value.shape)}, but must be (images, numbers) without a 0")
     if not value.is_floating_point():
-        raise InputError(f"{name} holds {value.dtype}, it must hold floating-point numbers")
+        raise InputError(f"{name} is {value.dtype}, but must be floating-point")
     value = value.to(torch.float32)
     not_finite, not_unit = [], []
     for start in range(0, len(value), CHECK_ROWS):
-        if not_finite or not_unit:  # enough to say
+        if not_finite or not_unit:  # enough for a message
             break
-        # one pass: the squared length of a row with a NaN or an infinity in it is not finite either
+        # one pass: the norm of a row with NaN or infinite values is not finite either
         norms = torch.linalg.vector_norm(value[start : start + CHECK_ROWS], dim=1)
         finite = norms.isfinite()
         not_finite += (~finite).nonzero()[:, 0].add_(start).tolist()
@@ -153,7 +152,7 @@ def _features(value, name: str, advice: str = "extract them again") -> torch.Ten
     if not_unit:
         length = torch.linalg.vector_norm(value[not_unit[0]]).item()
         raise InputError(
-            f"{name} has vectors whose length is not 1 in {_rows(not_unit, len(value))} (row {not_unit[0]}: "
+            f"{name} has vectors of a length other than 1 in {_rows(not_unit, len(value))} (row {not_unit[0]}: "
             f"{length:.4g}); " + ("divide each row by its length" if length else advice)
         )
     return value
@@ -165,8 +164,8 @@ def _integers(value, rows: int, name: str) -> torch.Tensor:
         raise InputError(f"{name} has {value.numel()} entries for {rows} feature rows")
     value = value.reshape(-1)
     if value.is_complex() or (value.is_floating_point() and not torch.equal(value, value.round())):
-        raise InputError(f"{name} must hold whole numbers")
-    return value.to(torch.int64).contiguous()  # a column of a table is not
+        raise InputError(f"{name} must be whole numbers")
+    return value.to(torch.int64).contiguous()  # a column of a table is strided
 
 
 def _paths(value, rows: int, name: str) -> list:
@@ -181,7 +180,7 @@ def _paths(value, rows: int, name: str) -> list:
 def _tensor(value, name: str) -> torch.Tensor:
     if not isinstance(value, torch.Tensor):
         array = np.asarray(value)
-        if not array.dtype.isnative or any(stride < 0 for stride in array.strides):  # as torch does not take them
+        if not array.dtype.isnative or any(stride < 0 for stride in array.strides):  # not supported by torch
             array = array.astype(array.dtype.newbyteorder("="), order="C")
         try:
             return torch.from_numpy(array)
@@ -209,7 +208,7 @@ def _kind(path) -> str:
     for kind, suffixes in (("torch", TORCH_SUFFIXES), ("npz", (".npz",)), ("mat", (".mat",))):
         if suffix in suffixes:
             return kind
-    raise InputError(f"{path}: a features file ends in .pth, .npz or .mat, or is a folder (no suffix)")
+    raise InputError(f"{path}: not a features file; its name must end in .pth, .npz or .mat, or it is a folder")
 
 
 def _load_torch(path: Path) -> dict:
@@ -219,16 +218,16 @@ def _load_torch(path: Path) -> dict:
             raw = torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
         raise InputError(
-            f"{path}: refused, because it is no plain features file: it is broken, or holds Python objects other than "
-            "tensors, numbers and text, which could run code when loaded; write it again with `python test.py`"
+            f"{path}: not loaded: it is damaged, or contains Python objects other than tensors, numbers and text, "
+            "which could run code when loaded; write it again with `python test.py`"
         ) from error
     except Exception as error:  # the unpickler raises nearly anything on a broken file
-        raise InputError(f"{path}: cannot be read, it is broken or no torch file; write it again") from error
+        raise InputError(f"{path}: cannot be read; it is damaged or not a torch file, write it again") from error
     if not isinstance(raw, dict):
-        raise InputError(f"{path}: holds a {type(raw).__name__}, a features file is a dict with qf, ql, gf, gl")
+        raise InputError(f"{path}: contains a {type(raw).__name__}, but must contain a dict with qf, ql, gf, gl")
     for key in ARRAYS:
         if isinstance(raw.get(key), torch.Tensor) and not is_plain(raw[key]):
-            raise InputError(f"{path}: {key} is no plain tensor of numbers")
+            raise InputError(f"{path}: {key} is not a plain tensor of numbers; write the file again with test.py")
     return raw
 
 
@@ -237,12 +236,12 @@ def _load_npz(path: Path) -> dict:
         with np.load(path, allow_pickle=False) as file:
             raw = {key: file[key] for key in file.files}
         notes = json.loads(str(raw.pop("notes", "{}")))
-        for key in PATHS:  # files by others hold the paths as arrays of text
+        for key in PATHS:  # files by others have paths as arrays of text
             if key in raw:
                 notes[key] = [str(path) for path in raw.pop(key)]
         return raw | notes
     except Exception as error:  # numpy and zipfile raise nearly anything on a broken file
-        raise InputError(f"{path}: cannot be read as a .npz of plain arrays; it is broken or holds objects") from error
+        raise InputError(f"{path}: not a readable .npz; it is damaged or contains objects, write it again") from error
 
 
 def _load_mat(path: Path) -> dict:
@@ -255,7 +254,7 @@ def _load_mat(path: Path) -> dict:
 
 def _load_folder(path: Path) -> dict:
     if not path.is_dir():
-        raise InputError(f"{path}: a features file ends in .pth, .npz or .mat, or is a folder")
+        raise InputError(f"{path}: not a features file; its name must end in .pth, .npz or .mat, or it is a folder")
     raw = {}
     for key in ARRAYS:
         file = path / f"{key}.npy"
@@ -265,18 +264,18 @@ def _load_folder(path: Path) -> dict:
                 # "c": pages are read when touched, and writing to the tensor never reaches the file
                 raw[key] = np.asarray(np.load(file, mmap_mode="c", allow_pickle=False))
             except (OSError, ValueError, EOFError, OverflowError) as error:
-                raise InputError(f"{file}: cannot be read as an array of numbers; it is broken") from error
+                raise InputError(f"{file}: cannot be read as an array of numbers; write it again") from error
     try:
         notes = json.loads(text_of(path / "meta.json")) if os.path.lexists(path / "meta.json") else {}
     except (ValueError, RecursionError) as error:
-        raise InputError(f"{path / 'meta.json'}: cannot be read as JSON") from error
+        raise InputError(f"{path / 'meta.json'}: is not valid JSON; run test.py again") from error
     if not isinstance(notes, dict):
-        raise InputError(f"{path / 'meta.json'}: must hold q_paths, g_paths and meta")
+        raise InputError(f"{path / 'meta.json'}: must be a JSON object with q_paths, g_paths and meta")
     return raw | notes
 
 
 def _save_folder(path: Path, arrays: dict, notes: dict):
-    """A folder of features that is there already is replaced."""
+    """Write a folder of features; an existing one is replaced."""
     with explained(path), beside(path, replace=True) as new:
         new.mkdir()
         for key, value in arrays.items():

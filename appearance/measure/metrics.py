@@ -1,22 +1,22 @@
-"""Ranking metrics of person re-identification, exact and without a sort: arrays in, numbers out.
+"""Ranking metrics of person re-identification: pure functions of arrays, exact and without a sort.
 
 Conventions (Market-1501, as torchreid and fast-reid compute it; Zheng et al., ICCV 2015):
 
-- Gallery images with label -1 (junk) are left out. Any other identity that the query does not have is a wrong answer,
-  so distractors (label 0 in Market-1501) need no rule of their own.
-- Per query, gallery images of its own identity *and* its own camera are left out. Camera -1 (unknown) never counts as
+- Gallery images with label -1 (junk) are ignored. Images of any other identity than the query's are wrong answers,
+  distractors (label 0 in Market-1501) included.
+- Per query, gallery images of the same identity *and* the same camera are ignored. Camera -1 (unknown) never counts as
   the same camera.
-- A query with no correct gallery image left is not valid and not counted.
-- A correct image ranks after every wrong image that ties with it, so that a constant feature scores low.
+- A query without a correct gallery image is not valid and not counted.
+- A correct image ranks after all wrong images with the same score, so that constant features score low.
 
-With w_k the number of wrong images that score at least as high as the k-th best of P correct images, that image's rank
-is r_k = k + w_k. The ranks of the correct images are all that the metrics need, and w_k is counted, not sorted:
+The k-th best of P correct images has rank r_k = k + w_k, with w_k the number of wrong images that score at least as
+high. The metrics depend only on these ranks, and w_k is counted, so nothing has to be sorted:
 
     AP            mean over k of k / r_k                                (no interpolation)
     AP trapezoid  mean over k of (k / r_k + (k - 1) / (r_k - 1)) / 2    (the original MATLAB code; r_1 = 1 counts 1)
     INP           P / r_P                                               (Ye et al., "Deep Learning for Person
                                                                          Re-identification", TPAMI 2021)
-    CMC(r)        share of valid queries with r_1 <= r
+    CMC(r)        fraction of the valid queries with r_1 <= r
 """
 
 import torch
@@ -30,16 +30,16 @@ from appearance.networks.precision import full_precision
 
 CMC_RANKS = 50  # length of the `cmc` list
 DEFAULT_MEMORY = 1 << 30  # bytes that an evaluation may use on top of its features
-BLOCK_ROWS = 1024  # queries per matrix product; more gains no speed
-PAIR_BYTES = 128  # of a query and an image of its identity, while they are ranked
-COUNTED_AT_ONCE = 2 << 20  # comparisons per step, few enough to stay in the processor's cache
-COUNTED_AT_ONCE_ON_GPU = 64 << 20  # enough that a step takes longer than to ask for it: 256 MB
-LISTED = 1 << 27  # bytes beside the features for a ranked list
-SORT_ABOVE = 512  # correct images per query from which one sort is cheaper than a comparison for each of them
+BLOCK_ROWS = 1024  # queries per matrix product; more is not faster
+PAIR_BYTES = 128  # temporary memory per pair of a query and an image of its identity
+COUNTED_AT_ONCE = 2 << 20  # comparisons per step on a CPU, to stay in its cache
+COUNTED_AT_ONCE_ON_GPU = 64 << 20  # comparisons per step on a GPU (256 MB), to hide the launch of kernels
+LISTED = 1 << 27  # bytes on top of the features for a ranked list
+SORT_ABOVE = 512  # with more correct images per query, one sort is cheaper than a comparison for each
 
 
 def rank_queries(data: dict, memory: int = DEFAULT_MEMORY, device=None) -> dict:
-    """Per-query results (see `rank_scores`) of a checked features dict, worked out on `device` (default: gf's)."""
+    """Per-query results (see `rank_scores`) of a checked features dict, computed on `device` (default: gf's)."""
     kept = (data["gl"] != JUNK).nonzero()[:, 0]
     gallery = Stacked(data["gf"], chosen=kept.to(data["gf"].device))
     similarity = Similarity(data["qf"], gallery, memory, device)
@@ -50,9 +50,9 @@ def rank_queries(data: dict, memory: int = DEFAULT_MEMORY, device=None) -> dict:
 
 
 def rank_distances(distances, ql, qc, gl, gc, memory: int = DEFAULT_MEMORY) -> dict:
-    """Per-query results (see `rank_scores`) from a ready (Nq, Ng) matrix of distances, e.g. re-ranked ones.
+    """Per-query results (see `rank_scores`) from an (Nq, Ng) matrix of distances, e.g. re-ranked ones.
 
-    Columns whose `gl` is -1 (junk) are left out.
+    Columns whose `gl` is -1 (junk) are ignored.
     """
     distances, ql, qc, gl, gc = (torch.as_tensor(x) for x in (distances, ql, qc, gl, gc))
     ql, qc, gl, gc = (x.to(distances.device) for x in (ql, qc, gl, gc))
@@ -67,10 +67,11 @@ def rank_distances(distances, ql, qc, gl, gc, memory: int = DEFAULT_MEMORY) -> d
 def summary(results: dict) -> dict:
     """The metrics file's numbers from per-query results: fractions of 1, plain Python values.
 
-    rank1, rank5, rank10, rank20, mAP, mINP, mAP_trapezoid, valid_queries, queries, gallery, cmc (list: ranks 1 to 50),
-    identities (of the valid queries), rank1_interval and mAP_interval (lists of two: what other such people would give
-    in 95 % of cases).
-    Raises InputError when no query is valid, with the likely reason.
+    Keys: rank1, rank5, rank10, rank20, mAP, mINP, mAP_trapezoid, valid_queries, queries, gallery, cmc (list: ranks 1 to
+    50), identities (of the valid queries), rank1_interval and mAP_interval ([low, high], 95 % over identities).
+
+    Raises:
+        InputError: no query is valid; gives the likely reason.
     """
     valid = results["correct"] > 0
     if not valid.any():
@@ -97,16 +98,20 @@ def summary(results: dict) -> dict:
 
 
 def difference(results: dict, other: dict) -> dict:
-    """How much better `results` are than `other`, per-query results of the same queries, and whether that is chance.
+    """Paired comparison of `results` with `other`, per-query results of the same queries.
 
-    Returns {rank1, mAP: differences of the means over the queries that are valid in both; rank1_interval, mAP_interval;
-    rank1_beyond_chance, mAP_beyond_chance: whether the interval leaves out 0; queries, identities}. It is paired: what
-    makes a query hard for both drops out.
-    Raises InputError when no query is valid in both.
+    Returns {rank1, mAP: mean differences, `results` - `other`, over the queries that are valid in both; rank1_interval,
+    mAP_interval: their 95 % intervals; rank1_beyond_chance, mAP_beyond_chance: whether the interval excludes 0;
+    queries, identities}.
+
+    Raises:
+        InputError: no query is valid in both.
     """
     valid = (results["correct"] > 0) & (other["correct"] > 0)
     if not valid.any():
-        raise InputError("no query has a correct gallery image in both files")
+        raise InputError(
+            "no query has a correct gallery image in both files; compare features files of one dataset and protocol"
+        )
     identities = results["identity"][valid]
     better = (hit_and_ap(results) - hit_and_ap(other))[valid]  # (N, 2)
     most = better.abs().amax(0)
@@ -118,15 +123,15 @@ def difference(results: dict, other: dict) -> dict:
 
 
 def hit_and_ap(results: dict) -> torch.Tensor:
-    """(Nq, 2) float64: whether a query's first image is right, and its AP."""
+    """(Nq, 2) float64: 1 if the query's best image is correct, else 0; and its AP."""
     return torch.stack([(results["first"] == 1).double(), results["ap"]], 1)
 
 
 def breakdown(data: dict, results: dict, memory: int = DEFAULT_MEMORY) -> dict:
-    """Where a network is good and bad: per identity of the queries, and per pair of query and gallery camera.
+    """Metrics per query identity, and per pair of query and gallery camera.
 
     Returns {"identities": [{identity, name, queries, rank1, mAP}], "camera_pairs": [{query_camera, gallery_camera,
-    queries, rank1, mAP}]}, of valid queries. A camera pair searches the gallery images of that one camera.
+    queries, rank1, mAP}]}, of valid queries. The gallery of a camera pair is the images of that one camera.
     """
     valid = results["correct"] > 0
     ql, qc, gl = (data[key].cpu() for key in ("ql", "qc", "gl"))
@@ -155,12 +160,13 @@ def _grouped(keys, results, valid):
 
 
 def ranked_list(data: dict, query: int, length: int = 10) -> list[dict]:
-    """The best `length` gallery images for one query as the metrics see them: no junk, no same-camera image of it.
+    """The best `length` gallery images for one query, without those that the metrics ignore.
 
-    Of features with a `gap` (`reappear.py`), that camera's images, without those of the person that are nearer in time;
-    with `exactly`, those of that camera so many frames later.
+    If `data` has a `gap` (`reappear.py`): only images of the query's camera, without same-identity images closer in
+    time than `gap`. If it has `exactly`: only images of the query's camera exactly so many frames later.
 
-    Each is {"row": int, "distance": 1 - cosine, "correct": bool}.
+    Returns:
+        a list of {"row": int, "distance": 1 - cosine, "correct": bool}, best first.
     """
     gallery = Stacked(data["gf"])
     scores = torch.empty(1, len(gallery), device=gallery.device)
@@ -178,7 +184,7 @@ def ranked_list(data: dict, query: int, length: int = 10) -> list[dict]:
     scores[(gl == JUNK) | left_out] = -torch.inf
     best = scores.topk(min(length, len(scores)))
     rows = best.indices[best.values != -torch.inf]
-    # half the squared difference: of vectors that lie close together, 1 - cosine has no digits left
+    # half the squared difference is more exact than 1 - cosine for vectors that are close together
     apart = gallery[rows].cpu().double() - data["qf"][query : query + 1].cpu().double()
     distances = (apart.square().sum(1) / 2).tolist()
     return [
@@ -188,15 +194,15 @@ def ranked_list(data: dict, query: int, length: int = 10) -> list[dict]:
 
 
 class Similarity:
-    """Rows of qf @ gf.T on demand, with a gallery of any size behind it.
+    """Rows of qf @ gf.T on demand, for a gallery of any size.
 
-    A gallery that copies what is asked for, or that is not on the device yet, is copied once if that takes no more than
-    a quarter of the memory limit; otherwise tile by tile for every block of queries. No other copy is made, so that a
-    memory-mapped gallery is read from its file as it is needed.
+    A gallery on another device, or a Stacked one that copies its rows, is copied once if the copy takes at most a
+    quarter of `memory`, else tile by tile for every block of queries. There are no other copies, so a memory-mapped
+    gallery is read from its file when needed.
     """
 
     def __init__(self, qf, gf, memory: int = DEFAULT_MEMORY, device=None):
-        # of a tensor that is there: "cuda" alone is not equal to the "cuda:0" that it means
+        # the device of a tensor, because "cuda" and "cuda:0" do not compare equal
         self.device = torch.empty(0, device=device or gf.device).device
         self.qf, self.gf = Stacked(qf), Stacked(gf)
         in_place = not self.gf.copies and gf.device == self.device
@@ -207,7 +213,7 @@ class Similarity:
         self.ready = self._tile(0) if fits else None
 
     def __call__(self, rows, out):
-        """Fill `out` (len(rows), Ng) with the similarities of the queries `rows`, a slice or (B,) numbers."""
+        """Fill `out` (B, Ng) with the similarities of the queries `rows`, a slice or (B,) indices."""
         queries = self.qf[rows].to(self.device)
         for start in range(0, len(self.gf), self.tile_rows):
             tile = self._tile(start) if self.ready is None else self.ready
@@ -219,17 +225,17 @@ class Similarity:
 
 @torch.no_grad()
 def rank_scores(score, ql, qc, gl, gc, memory: int) -> dict:
-    """Where the correct gallery images of each query rank.
+    """Rank the correct gallery images of each query.
 
     Args:
-        score: score(rows, out) fills `out` (len(rows), Ng) float32 with the scores (higher is better) of query rows.
-        ql, qc, gl, gc: int64 identities and cameras, all on one device; the gallery holds no junk.
+        score: score(rows, out) fills `out` (B, Ng) float32 with scores (higher is better) of the queries `rows` (B,).
+        ql, qc, gl, gc: (Nq,) and (Ng,) int64 identities and cameras, all on one device; no junk in the gallery.
         memory: bytes for scores and comparisons.
 
-    Returns tensors of Nq entries on the CPU, 0 where the query has no correct image: `correct` (number of correct
-    images), `first` (rank of the best one), `ap`, `ap_trapezoid`, `inp`; `identity` (the query's, as given); and
-    `gallery` (int), `same_camera_only` (number of queries whose identity is in the gallery, yet only under the query's
-    own camera).
+    Returns a dict with (Nq,) tensors on the CPU, 0 if the query has no correct image: `correct` (number of correct
+    images), `first` (rank of the best one), `ap`, `ap_trapezoid`, `inp`, `identity` (as in `ql`); and the numbers
+    `gallery` (images) and `same_camera_only` (queries whose identity is in the gallery, but only in the query's own
+    camera).
     """
     total, images = len(ql), len(gl)
     same = _SameIdentity(ql, qc, gl, gc)
@@ -240,7 +246,7 @@ def rank_scores(score, ql, qc, gl, gc, memory: int) -> dict:
         "ap_trapezoid": torch.zeros(total, dtype=torch.float64),
         "inp": torch.zeros(total, dtype=torch.float64),
     }
-    # queries with about as many correct images side by side: their thresholds then fill a rectangle
+    # blocks of queries with about the same number of correct images, because scores are padded to a rectangle
     order = same.counts.argsort(stable=True)
     height = max(1, min(BLOCK_ROWS, total, memory // 4 // (4 * max(images, 1))))
     buffer = torch.empty(height, images, device=gl.device)
@@ -249,7 +255,7 @@ def rank_scores(score, ql, qc, gl, gc, memory: int) -> dict:
             block = buffer[: len(rows)]
             score(rows, block)
             row, column, correct = same.pairs(rows)
-            # (B, P) scores of the correct images, best first, filled up with -inf
+            # (B, P) scores of the correct images, best first, padded with -inf
             best, number = _rectangle(block, row[correct], column[correct])
             block[row, column] = -torch.inf  # neither correct nor same-camera images count as wrong ones
             wrong = _count_at_least(block, best, _at_once(block.device, memory))
@@ -264,8 +270,10 @@ def rank_scores(score, ql, qc, gl, gc, memory: int) -> dict:
 
 
 def _blocks(order, counts: list[int], height: int, pairs: int):
-    """Parts of `order` of at most `height` queries, whose ascending `counts` of images make a rectangle of at most so
-    many pairs; one query at least."""
+    """Parts of `order` with at most `height` queries and `pairs` pairs (padded), but at least one query.
+
+    `counts`: images of each query's identity, ascending.
+    """
     start = 0
     while start < len(order):
         part = counts[start : start + height]
@@ -275,7 +283,7 @@ def _blocks(order, counts: list[int], height: int, pairs: int):
 
 
 def measures(wrong, number) -> dict:
-    """Per-query measures from wrong (B, P), the w_k of the header, of which the first number (B,) count."""
+    """Per-query metrics from the w_k of the module docstring, `wrong` (B, P), of which `number` (B,) count."""
     k = torch.arange(1, wrong.shape[1] + 1, device=wrong.device)  # (P,)
     counts = k <= number[:, None]  # (B, P)
     rank = k + wrong
@@ -294,7 +302,7 @@ def measures(wrong, number) -> dict:
 
 
 class _SameIdentity:
-    """The (query, gallery image) pairs of one identity, found by one sort of the gallery labels."""
+    """The (query, gallery image) pairs with the same identity, found by one sort of the gallery labels."""
 
     def __init__(self, ql, qc, gl, gc):
         self.qc, self.gc = qc, gc
@@ -303,7 +311,7 @@ class _SameIdentity:
         self.counts = torch.searchsorted(labels, ql, right=True) - self.start  # (Nq,)
 
     def pairs(self, rows):
-        """(row in the block, gallery column, is a correct answer) of each pair of the block `rows`, rows ascending."""
+        """(row in the block, gallery column, is correct) of each pair of the queries `rows`; rows ascending."""
         counts = self.counts[rows]
         row = torch.arange(len(rows), device=rows.device).repeat_interleave(counts)
         offset = _position_in_row(row, counts)
@@ -313,7 +321,7 @@ class _SameIdentity:
 
 
 def _rectangle(block, row, column):
-    """Scores block[row, column] as (B, P) descending rows filled up with -inf, and how many each row has (B,)."""
+    """Scores block[row, column] as (B, P) descending rows padded with -inf, and the number in each row (B,)."""
     number = torch.bincount(row, minlength=len(block))
     out = block.new_full((len(block), max(1, int(number.max()))), -torch.inf)
     out[row, _position_in_row(row, number)] = block[row, column]
@@ -321,7 +329,7 @@ def _rectangle(block, row, column):
 
 
 def _position_in_row(row, counts):
-    """0, 1, 2, ... for the entries of each row; `row` is ascending and has counts[i] entries i."""
+    """0, 1, 2, ... within each row; `row` is ascending and has counts[i] entries i."""
     return torch.arange(len(row), device=row.device) - (counts.cumsum(0) - counts)[row]
 
 
@@ -331,7 +339,7 @@ def _at_once(device: torch.device, memory: int) -> int:
 
 
 def _count_at_least(scores, thresholds, at_once: int):
-    """How many of scores (B, G) reach each of thresholds (B, P): (B, P) int64, by `at_once` comparisons."""
+    """(B, P) int64 numbers of scores (B, G) at or above each of thresholds (B, P), `at_once` comparisons a step."""
     (height, width), levels = scores.shape, thresholds.shape[1]
     if levels > SORT_ABOVE:
         rows = max(1, at_once // max(width, 1))
@@ -345,7 +353,7 @@ def _count_at_least(scores, thresholds, at_once: int):
         level = thresholds[top : top + rows, :, None]  # (b, P, 1)
         for left in range(0, width, columns):
             part = scores[top : top + rows, None, left : left + columns]  # (b, 1, g)
-            # 0.0 and 1.0 are compared and added 4 times as fast as booleans, and exactly: a sum is below 2 ** 24
+            # floats 0.0 and 1.0 are 4 times as fast as booleans here; sums below 2 ** 24 are exact
             reached = torch.ge(part, level, out=buffer[: len(part), :, : part.shape[2]])
             out[top : top + rows] += reached.sum(2).long()
     return out
@@ -356,10 +364,10 @@ def _why_none_valid(results: dict) -> str:
     if results["same_camera_only"]:
         return (
             f"no query can be evaluated: {results['same_camera_only']} of {total} query identities are in the gallery, "
-            "but only under the query's own camera, and same-camera images are not counted; if nobody is seen by two "
-            "cameras, evaluate with --protocol reappear, or --protocol no-camera where names do not tell the frame"
+            "but only in the query's own camera, and same-camera images are ignored; if each person is in one camera "
+            "only, use --protocol reappear, or --protocol no-camera if file names have no frame numbers"
         )
     return (
         f"no query can be evaluated: none of the {total} query identities appears in the gallery "
-        f"({results['gallery']} images); check that query and gallery name the same people by the same labels"
+        f"({results['gallery']} images); check that query and gallery use the same labels for the same people"
     )

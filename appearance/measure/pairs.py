@@ -1,8 +1,7 @@
-"""Distances of pairs of images: of one person and of different people, in groups of what a tracker compares.
+"""Histograms of the cosine distances of same- and different-identity pairs, in groups that matter to a tracker.
 
-Distances are those of rows out of which their mean is taken, after they are given length 1. That changes no distance:
-half of |a - b|^2 is the cosine distance of rows of length 1. But 1 - a b of rows that lie close together is what
-remains of two numbers near 1, and what remains of short rows is exact.
+The cosine distance of unit rows a and b is |a - b|^2 / 2. It is computed from rows minus their common mean, which does
+not change it but makes it exact: 1 - a b of vectors that are close together would lose its digits by cancellation.
 """
 
 import math
@@ -15,16 +14,16 @@ from appearance.measure.metrics import DEFAULT_MEMORY
 from appearance.measure.stacked import Stacked
 from appearance.networks.precision import full_precision
 
-STEP = 5e-5  # width of a bin as a share of its distance: one in 20,000, whatever distances a network gives
-FLOOR = 1e-8  # cosine distance below which bins have one width; float32 similarities cannot tell such images apart
+STEP = 5e-5  # relative width of a bin, the same for networks with small and large distances
+FLOOR = 1e-8  # cosine distance below which bins have equal width; float32 does not resolve smaller distances
 BINS = math.ceil(math.log1p(2 / FLOOR) / STEP)  # over the cosine distances 0 to 2
 EDGES = FLOOR * torch.expm1(STEP * torch.arange(BINS + 1, dtype=torch.float64)).clamp_(max=2 / FLOOR)  # (BINS + 1,)
-PAIRS = 100_000_000  # pairs compared; a larger set is sampled, as many pairs tell no more
-PAIR_BYTES = 128  # of a pair, while it is counted
-NUMBER_BYTES = 64  # of a number of a row, while the row is centred; afterwards it takes 4
-CLUSTERS = 1024  # identities that are told apart where each is counted with each
+PAIRS = 100_000_000  # pairs to compare; a larger set is sampled, because more pairs change nothing
+PAIR_BYTES = 128  # temporary memory per pair
+NUMBER_BYTES = 64  # temporary memory per number of a row while it is centred; afterwards 4
+CLUSTERS = 1024  # size of the identity x identity counts; more identities share rows
 GROUPS = {
-    "reappear": "same camera, a person again at least {gap} frames later",
+    "reappear": "same camera, same person at least {gap} frames apart",
     "tracker": "same camera, at most {window} frames apart",
     "camera": "same camera",
     "all": "all pairs",
@@ -32,20 +31,20 @@ GROUPS = {
 
 
 class Pairs:
-    """All pairs of images, or of a sample of a large set, block by block.
+    """All pairs of images (of a large set: a sample), block by block.
 
     Args:
-        data: checked features dict; junk is left out.
-        window, gap: frames, see GROUPS; without a gap there is no group "reappear".
-        seed: for the sample.
-        memory: bytes for pairs and copies of features, which stay where they are.
+        data: checked features dict; junk is ignored.
+        window, gap: frames, see GROUPS; gap None: no group "reappear".
+        seed: of the sample.
+        memory: bytes for pairs and copies of rows; features stay on their device or disk.
 
     Attributes:
-        people: identities.
-        identity: (N,) each image's number among `people`; distractors are people of one image.
-        order: (N,) the images in random order. Of a large set the first ones are compared with all after them.
-        pairs_at_once, rows_at_once: what a step works on.
-        rows_held: centred rows that are held for several steps.
+        people: number of identities, without distractors.
+        identity: (N,) identity index of each image; each distractor image is an identity of its own.
+        order: (N,) the images in random order. In a large set, only the first ones are compared with all after them.
+        pairs_at_once, rows_at_once: pairs and rows per step.
+        rows_held: centred rows kept for several steps.
     """
 
     def __init__(self, data: dict, window: int, seed: int = 0, gap: int | None = None, memory: int = DEFAULT_MEMORY):
@@ -57,9 +56,9 @@ class Pairs:
         self.features = Stacked(data["qf"], data["gf"], chosen=kept)
         total = len(kept)
         self.order = torch.randperm(total, generator=torch.Generator().manual_seed(seed)).to(device)
-        self.place = torch.empty_like(self.order)  # (N,) of each image in that order
+        self.place = torch.empty_like(self.order)  # (N,) position of each image in that order
         self.place[self.order] = torch.arange(total, device=device)
-        # distractors (0 unless a query has it) are many people under one label: nothing is known of two of them
+        # distractors (0 unless a query has it) are many people under one label, so pairs of two are ignored
         self.strangers = ~are_people(self.labels, data["ql"])
         self.people = len(self.labels[~self.strangers].unique())
         alone = self.labels.max() + 1 + self.place
@@ -75,20 +74,20 @@ class Pairs:
         self.mean /= total
 
     def centred(self, images) -> torch.Tensor:
-        """(B, D) float32 rows of length 1 without their mean, of images (B,)."""
+        """(B, D) float32 unit rows of the images (B,), minus the mean."""
         parts = (self.features[part].double() for part in images.split(self.rows_at_once))
         return torch.cat([(torch.nn.functional.normalize(part) - self.mean).float() for part in parts])
 
     def bins(self, rows, columns) -> torch.Tensor:
-        """(B, C) int64: the bins of the cosine distances of centred rows (B, D) to others (C, D)."""
+        """(B, C) int64 bins of the cosine distances between centred rows (B, D) and (C, D)."""
         with full_precision():
             distance = torch.addmm(columns.square().sum(1) / 2, rows, columns.T, alpha=-1)
         distance.add_((rows.square().sum(1) / 2)[:, None]).clamp_(min=0)
         return distance.div_(FLOOR).log1p_().div_(STEP).long().clamp_(max=BINS - 1)
 
     def blocks(self) -> Iterator[tuple]:
-        """(images (B,), other images (C,), bins of their distances (B, C), same identity (B, C)): all pairs of an image
-        of the sample and an image."""
+        """All pairs of a sampled image and any image, as blocks (sampled images (B,), images (C,), bins of their
+        distances (B, C), same identity (B, C) bool)."""
         total = len(self.labels)
         for sample in self.order[: max(1, PAIRS // total)].split(self.rows_held):
             images = self.centred(sample)
@@ -99,8 +98,10 @@ class Pairs:
                     yield rows, columns, self.bins(some, others), self.labels[rows, None] == self.labels[columns]
 
     def of_group(self, group: str, rows, columns) -> torch.Tensor:
-        """(B, C) bool: the pairs of a group of images `rows` (B,) with those of `columns` (C,) that come after them in
-        the random order, so each counts once."""
+        """(B, C) bool: which pairs of images `rows` (B,) and `columns` (C,) belong to a group.
+
+        Only pairs whose column comes later in the random order, so that each pair counts once.
+        """
         chosen = (self.place[columns] > self.place[rows, None]) & ~(
             self.strangers[rows, None] & self.strangers[columns]
         )
@@ -118,7 +119,7 @@ class Pairs:
         return chosen
 
     def histograms(self) -> dict:
-        """{group: (2, BINS) counts of pairs by distance; row 0 different identities, row 1 the same}."""
+        """{group: (2, BINS) counts of pairs by distance}; row 0: different identities, row 1: same identity."""
         names = [name for name in GROUPS if name != "reappear" or self.gap is not None]
         counts = {name: self.labels.new_zeros(2 * BINS) for name in names}
         for rows, columns, bins, same in self.blocks():
@@ -128,8 +129,8 @@ class Pairs:
         return {name: value.view(2, BINS).cpu() for name, value in counts.items()}
 
     def by_identity(self, group: str, edge: int) -> torch.Tensor:
-        """(2, K, K) float64, symmetric: how many pairs of a group two identities have with each other, and how many of
-        these lie below the bin `edge`. More than CLUSTERS identities are thrown together to so many clusters."""
+        """(2, K, K) float64, symmetric: number of pairs of a group between two identities, and number of those below
+        the bin `edge`. K is the number of identities; if larger than CLUSTERS, identities are merged to so many."""
         cluster = self.identity % CLUSTERS
         clusters = int(cluster.max()) + 1
         counts = torch.zeros(2, clusters, clusters, dtype=torch.float64, device=cluster.device)

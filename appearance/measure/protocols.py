@@ -1,4 +1,4 @@
-"""Test protocols that change which images are compared: a features dict in, another one out."""
+"""Test protocols: which images are compared. Functions from one features dict to another."""
 
 import re
 
@@ -14,13 +14,19 @@ MARS_NAME = re.compile(r"(?P<tracklet>(?:-1|00-1|\d{4})C\d+T\d{4})F\d{3,}")
 
 
 def apply(name: str, data: dict) -> tuple[dict, list[str]]:
-    """The features dict as protocol `name` sees it, and lines that tell what was done to it.
+    """Prepare a features dict for protocol `name`.
 
-    market1501   as it is
-    mars         rows are tracklets: images whose MARS names share one are averaged
-    no-camera    cameras are forgotten, so that same-camera images count
-    reappear     as it is; its ranks are those of `reappear.rank`
+    market1501   unchanged
+    mars         images of one tracklet (by their MARS names) are averaged into one row
+    no-camera    cameras become unknown, so same-camera images count
+    reappear     unchanged; to be ranked by `reappear.rank`
     multi-query  the queries of one identity and camera are averaged (Market-1501's multiple-query setting)
+
+    Returns:
+        the new features dict, and lines to print about the changes.
+
+    Raises:
+        InputError: unknown protocol.
     """
     if name == "no-camera":
         forgotten = {key: torch.full_like(data[key], -1) for key in ("qc", "gc")}
@@ -29,8 +35,8 @@ def apply(name: str, data: dict) -> tuple[dict, list[str]]:
         groups = torch.stack([data["ql"], data["qc"]], 1).unique(dim=0, return_inverse=True)[1]
         before, data = len(data["ql"]), _averaged(data, "q", groups)
         if len(data["ql"]) == before:
-            return data, ["multi-query: every query is the only one of its identity and camera, nothing was averaged"]
-        return data, [f"{before} queries averaged by identity and camera to {len(data['ql'])}"]
+            return data, ["multi-query: no two queries share identity and camera, so nothing was averaged"]
+        return data, [f"{before} queries averaged to {len(data['ql'])}, one per identity and camera"]
     if name == "mars":
         lines = []
         for side, title in (("q", "query"), ("g", "gallery")):
@@ -45,19 +51,20 @@ def apply(name: str, data: dict) -> tuple[dict, list[str]]:
 
 
 def with_cameras(data: dict) -> dict:
-    """The features dict with the cameras that `no-camera` forgot: a threshold and a caption need them still."""
+    """The features dict with its cameras, which `no-camera` hides; calibration and captions still need them."""
     return data | data.get("cameras", {})
 
 
 def fitting(name: str, data: dict, whole: bool = True) -> tuple[str, int | None, list[str]]:
-    """The protocol to measure with: `name`, unless that is market1501 and no person is seen by two cameras.
+    """The protocol to use: `name`, unless that is market1501 and each person is in one camera only.
 
-    Then no query has an answer, and what can be measured is whether a person is known again at another time.
+    Then no query has a correct answer across cameras, and "reappear" or "no-camera" is used instead.
 
     Args:
-        whole: any protocol will do, not only those that rank all of the gallery.
+        whole: "reappear" is allowed too; False: only protocols that rank the whole gallery.
 
-    Returns (protocol, gap of `reappear`, lines that explain).
+    Returns:
+        protocol, gap in frames of "reappear" (None: not replaced by it), lines to print about the change.
     """
     seen = torch.stack([torch.cat([data[f"q{key}"].cpu(), data[f"g{key}"].cpu()]) for key in "lc"])  # (2, Nq + Ng)
     views = seen[:, are_people(seen[0], data["ql"])].unique(dim=1)  # a person and a camera each
@@ -66,23 +73,29 @@ def fitting(name: str, data: dict, whole: bool = True) -> tuple[str, int | None,
     if name != "market1501" or somebody_in_two or -1 in cameras:
         return name, None, []
     gap = reappear.fitting_gap(data) if whole else None
-    told = f"all images are of camera {cameras[0]}" if len(cameras) == 1 else "nobody is seen by two cameras"
-    told += ", so nothing can be measured across cameras; "
+    told = f"all images are from camera {cameras[0]}" if len(cameras) == 1 else "each person is in one camera only"
+    told += ", so recognition across cameras cannot be measured; "
     if gap is not None:
-        told += f"images of a person in it count that lie at least {gap} frames from the query (--protocol reappear)"
+        told += f"right answers are same-camera images at least {gap} frames from the query (--protocol reappear)"
         return "reappear", gap, [told]
-    told += "its images count (--protocol no-camera), neighbouring frames as well, which flatter"
+    told += (
+        "right answers are same-camera images (--protocol no-camera); near-identical frames make the figures too high"
+    )
     return "no-camera", None, [told]
 
 
 def metrics(data: dict) -> dict:
-    """The metrics file's numbers (`metrics.summary`) of a features dict by the protocol that fits it."""
+    """`metrics.summary` of a features dict, with the protocol that `fitting` chooses.
+
+    Raises:
+        InputError: no query is valid.
+    """
     name, gap, _ = fitting("market1501", data)
     return summary(reappear.rank(data, gap)[0] if gap is not None else rank_queries(apply(name, data)[0]))
 
 
 def _tracklets(paths: list[str]):
-    """The tracklet number of each path (N,), or None if the rows are not known to be MARS images."""
+    """(N,) tracklet number of each path; None if there are no paths or some are not MARS names."""
     found = [MARS_NAME.search(path.replace("\\", "/").rsplit("/", 1)[-1]) for path in paths]
     if not found or not all(found):
         return None
@@ -92,7 +105,7 @@ def _tracklets(paths: list[str]):
 
 
 def _averaged(data: dict, side: str, groups) -> dict:
-    """Rows of one side averaged by group (N,), to unit length again; the rest is that of each group's first row."""
+    """Average the rows of one side by group (N,), and normalise; labels and paths are those of each first row."""
     features = data[side + "f"]
     groups = groups.to(features.device)
     number = int(groups.max()) + 1

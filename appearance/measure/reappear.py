@@ -1,11 +1,11 @@
-"""Is a person who comes back after N frames recognised? The measure for one camera, and for a tracker.
+"""Protocol for one camera, and for trackers: is a person who reappears after some frames recognised?
 
-A query is a person at a time. Right answers are the gallery images of that person in the same camera at least `gap`
-frames away, wrong ones those of other people in that camera at any time; nothing else is compared. Frames of one track
-are near copies of each other, so without the gap any network does well: it is the curve against the gap that tells.
+Correct answers to a query are gallery images of the same person in the same camera at least `gap` frames away; wrong
+answers are images of other people in that camera at any time. Other images are ignored. Without a gap every network
+scores well, because frames of one track are near-identical; so the result is a curve of metrics against the gap.
 
-`at_exactly` asks what a tracker asks of one frame: of the people seen exactly `gap` frames later, which one is it? It
-is the re-association protocol of Roboflow's package reid.
+`at_exactly` asks the question of a tracker: which of the people exactly `gap` frames later is this one? It is the
+re-association protocol of Roboflow's package reid.
 """
 
 from collections.abc import Iterator, Sequence
@@ -19,10 +19,10 @@ from appearance.identities import JUNK, are_people
 from appearance.measure.metrics import DEFAULT_MEMORY, PAIR_BYTES, Similarity, full_precision, measures
 from appearance.measure.stacked import Stacked
 
-GAP = 50  # frames, where nobody says: two seconds of most videos
+GAP = 50  # default in frames: two seconds of most videos
 STEPS = (1, 2, 5)  # the gaps of the curve: 1, 2, 5, 10, 20, 50, ...
-BLOCK = 512  # queries a product at most
-EXACT_GAP, EVERY = 30, 60  # frames, of the re-association protocol
+BLOCK = 512  # largest number of queries per matrix product
+EXACT_GAP, EVERY = 30, 60  # defaults in frames of the re-association protocol
 
 
 def rank(data: dict, gap: int, memory: int = DEFAULT_MEMORY) -> tuple[dict, list[dict], list[str]]:
@@ -31,11 +31,14 @@ def rank(data: dict, gap: int, memory: int = DEFAULT_MEMORY) -> tuple[dict, list
     Args:
         data: checked features dict with cameras and times.
         gap: frames.
-        memory: bytes that may be used beside the features.
+        memory: bytes to use on top of the features.
 
-    Returns (per-query results for `gap` as `metrics.rank_scores` gives them, the curve
-    [{gap, rank1, mAP, queries}, ...], lines that tell what was left out).
-    Raises InputError when images have no camera or time, or nobody is seen again after so many frames.
+    Returns:
+        per-query results for `gap` as of `metrics.rank_scores`, the curve [{gap, rank1, mAP, queries}, ...], and lines
+        to print about ignored images.
+
+    Raises:
+        InputError: no image has camera and time, or no person reappears after `gap` frames.
     """
     known = {side: (data[side + "c"] >= 0) & (data[side + "t"] >= 0) for side in "qg"}
     lines = []
@@ -43,15 +46,20 @@ def rank(data: dict, gap: int, memory: int = DEFAULT_MEMORY) -> tuple[dict, list
         unknown = int((~known[side]).sum())
         if unknown == len(known[side]):
             raise InputError(
-                f"--protocol reappear needs camera and frame of each image, and no {name} name tells them; "
-                "`datasets.py crops` names crops so, as in 0002_c1_000451_03.jpg"
+                f"--protocol reappear: needs camera and frame in the file names, and no {name} image has them; "
+                "name images like `datasets.py crops` does: 0002_c1_000451_03.jpg"
             )
         if unknown:
-            lines.append(f"{unknown:,} of {len(known[side]):,} {name} images have no camera or frame: left out")
+            text = f"{unknown:,} of {len(known[side]):,} {name} images are ignored"
+            lines.append(f"{text}: no camera or frame in their file names")
     longest = _longest(data, known)
     if longest < gap:
-        seen = f"the longest time between two images of one person is {longest:,} frames" if longest >= 0 else "none is"
-        raise InputError(f"--gap {gap}: no query's person is seen again in its camera after so many frames; {seen}")
+        if longest < 0:
+            raise InputError(f"--gap {gap}: the gallery has no other image of a query's person in the query's camera")
+        raise InputError(
+            f"--gap {gap}: nobody reappears in a camera after {gap:,} frames or more; the largest possible gap is "
+            f"{longest:,}"
+        )
     found = _by_gap(data, known, _steps(gap, longest), memory)
     results = found[gap] | {
         "identity": data["ql"].cpu(),
@@ -62,30 +70,36 @@ def rank(data: dict, gap: int, memory: int = DEFAULT_MEMORY) -> tuple[dict, list
 
 
 def at_exactly(data: dict, gap: int, every: int) -> tuple[dict, dict, list[str]]:
-    """Rank each query among the people that its camera sees exactly `gap` frames later.
+    """Rank each query against the people in the same camera exactly `gap` frames later.
 
-    Queries are all images, query and gallery, of frames that `every` divides, whose person is among at least two people
-    at that later frame. One of these is right, so the average precision is the reciprocal rank.
+    Queries are all images (of query and gallery) in every `every`-th frame whose person is, with at least one other
+    person, in the later frame. One candidate is correct, so average precision equals reciprocal rank.
 
     Args:
-        data: checked features dict with cameras and times, an image of a person and frame each.
+        data: checked features dict with cameras and times, one image per person and frame.
         gap, every: frames.
 
-    Returns (features dict with these queries, and all images as the gallery; their per-query results as
-    `metrics.rank_scores` gives them; lines that tell how many could not be a query).
-    Raises InputError when no image can be a query, or two images show one person in one frame.
+    Returns:
+        a features dict with these queries and all images as the gallery, per-query results as of
+        `metrics.rank_scores`, and lines to print about people who could not be queries.
+
+    Raises:
+        InputError: no image can be a query, or a person has two images in one frame.
     """
     together = {key: torch.cat([data["q" + key].cpu(), data["g" + key].cpu()]) for key in "lct"}
     if gap < 1:
-        raise InputError("--gap 0: with --exact at least 1")
+        raise InputError("--gap 0: --exact needs a gap of at least 1 frame")
     known = are_people(together["l"], data["ql"]) & (together["c"] >= 0) & (together["t"] >= 0)
     rows = known.nonzero()[:, 0].tolist()
     seen: dict[tuple[int, int], dict[int, int]] = {}  # camera and time -> identity -> row
     for row, label, camera, time in zip(rows, *(together[key][known].tolist() for key in "lct"), strict=True):
         if seen.setdefault((camera, time), {}).setdefault(label, row) != row:
-            raise InputError(f"--exact: identity {label} is there twice in camera {camera}, frame {_frame(time)}")
+            raise InputError(
+                f"--exact: identity {label} has two images in camera {camera}, frame {_frame(time)}; keep one of them"
+            )
     features = Stacked(data["qf"], data["gf"])
-    chosen, above, left_out = [], [], dict.fromkeys(("without a later frame", "alone in it", "gone by then"), 0)
+    reasons = [f"{who} in view {gap} frames later" for who in ("nobody is", "only one person is", "the person is not")]
+    chosen, above, left_out = [], [], dict.fromkeys(reasons, 0)
     with full_precision():
         for (camera, time), people in sorted(seen.items()):
             later = seen.get((camera, time + gap), {})
@@ -97,7 +111,6 @@ def at_exactly(data: dict, gap: int, every: int) -> tuple[dict, dict, list[str]]
             scores = asked @ answers.T
             for place, (label, row) in enumerate(people.items()):
                 if len(later) < 2 or label not in later:
-                    reasons = ("without a later frame", "alone in it", "gone by then")
                     left_out[reasons[min(len(later), 2)]] += 1
                     continue
                 own = list(later).index(label)
@@ -105,8 +118,8 @@ def at_exactly(data: dict, gap: int, every: int) -> tuple[dict, dict, list[str]]
                 above.append(int((scores[place] >= scores[place, own]).sum()) - 1)  # without itself
     if not chosen:
         raise InputError(
-            f"--exact: no person of a frame that {every} divides (--every) is seen among others exactly {gap} frames "
-            "(--gap) later; cut all frames: datasets.py crops SEQUENCE OUT --test-ratio 1 --per-identity 100000"
+            f"--exact: no queries: nobody in every {every}th frame (--every) is in view, among others, exactly {gap} "
+            "frames later (--gap); crop all frames: datasets.py crops SEQUENCE OUT --test-ratio 1 --per-identity 100000"
         )
     wrong = torch.tensor(above)[:, None]
     results = measures(wrong, torch.ones(len(wrong), dtype=torch.long))
@@ -119,7 +132,7 @@ def at_exactly(data: dict, gap: int, every: int) -> tuple[dict, dict, list[str]]
             | {side + "f": Stacked(features, chosen=torch.tensor(picked))}
         )
         data[side + "_paths"] = [paths[row] for row in picked] if len(paths) == len(features) else []
-    lines = [f"{count:,} people of these frames are {why} and no queries" for why, count in left_out.items() if count]
+    lines = [f"{count:,} images are not queries: {why}" for why, count in left_out.items() if count]
     return data, results, lines
 
 
@@ -128,9 +141,9 @@ def _frame(time: int) -> int:
 
 
 def fitting_gap(data: dict) -> int | None:
-    """The longest gap, up to GAP, after which at least half of the queries' people are seen again in their camera.
+    """The largest gap, up to GAP, for which at least half of the queries have a correct answer.
 
-    None where names tell no times, or so few are seen again.
+    None if times are unknown, or even the smallest gap leaves less than half.
     """
     seen: dict[tuple[int, int], list[int]] = {}
     columns = (data[key].tolist() for key in ("gl", "gc", "gt"))
@@ -147,9 +160,9 @@ def fitting_gap(data: dict) -> int | None:
 
 
 def summary(gap: int, curve: list[dict], calibration: dict) -> dict:
-    """The metrics file's part: gap, curve, and the threshold for the gap, None where no pair is so far apart.
+    """The part `reappear` of the metrics file: gap, curve, and the threshold for this gap.
 
-    It is that of images and tracks, where these are enough, else that of pairs.
+    The threshold is of images and tracks, if there are enough, else of pairs; None if no pair is so far apart in time.
     """
     of = "track" if calibration.get("based_on") == "track" else "reappear"
     group = calibration["groups"].get(of, {})
@@ -158,7 +171,7 @@ def summary(gap: int, curve: list[dict], calibration: dict) -> dict:
 
 
 def _longest(data: dict, known: dict) -> int:
-    """Frames from a query to an image of its person and camera, the most that there are; -1 without such an image."""
+    """Largest number of frames between a query and an image of the same person and camera; -1 without such images."""
     usable = known["g"] & (data["gl"] != JUNK)
     sides = {"q": known["q"], "g": usable}
     views, times = (
@@ -177,7 +190,7 @@ def _longest(data: dict, known: dict) -> int:
 
 
 def _by_gap(data: dict, known: dict, gaps: Sequence[int], memory: int) -> dict[int, dict]:
-    """{gap: per-query measures, as `metrics.measures` gives them}."""
+    """{gap: per-query metrics as of `metrics.measures`}."""
     found: dict[int, dict] = {gap: {} for gap in gaps}
     for queries, pairs in _same_people(data, known, memory):
         most = max(len(frames) for _, frames in pairs)
@@ -191,8 +204,8 @@ def _by_gap(data: dict, known: dict, gaps: Sequence[int], memory: int) -> dict[i
 
 
 def _same_people(data: dict, known: dict, memory: int) -> Iterator[tuple[np.ndarray, list]]:
-    """Queries (B,), and for each (P,) (P,): of its person's P images in its camera, best first, how many wrong ones
-    score at least as high, and how many frames away they are."""
+    """Blocks of queries (B,), and for each query two (P,) arrays about its person's P images in its camera, best first:
+    the number of wrong images that score at least as high, and the distance in frames."""
     arrays = {key: data[key].cpu().numpy() for key in ("ql", "qc", "qt", "gl", "gc", "gt")}
     usable = known["g"].cpu().numpy() & (arrays["gl"] != JUNK)
     with full_precision():
@@ -229,7 +242,7 @@ def _measures(pairs: Sequence[tuple], gap: int) -> dict:
 
 
 def _steps(gap: int, longest: int) -> list[int]:
-    """Gaps of the curve, up to the longest that anybody is away."""
+    """Gaps of the curve up to `longest`, with `gap` among them."""
     gaps, power = {gap}, 1
     while power <= longest:
         gaps |= {step * power for step in STEPS if step * power <= longest}

@@ -1,9 +1,8 @@
-"""Better distances from the neighbours of the neighbours: k-reciprocal re-ranking.
+"""k-reciprocal re-ranking.
 
-That of Zhong et al., "Re-ranking Person Re-identification with k-reciprocal Encoding" (CVPR 2017). Its N x N matrices
-are nearly all zeros; here every set and every row of weights is kept as a list of its few entries, and distances are
-worked out for some queries at a time. So time is that of the similarity product plus a little, and memory is that of
-the lists, some 100 numbers for each image, and of a few blocks.
+Zhong et al., "Re-ranking Person Re-identification with k-reciprocal Encoding", CVPR 2017. The paper's N x N matrices
+are nearly all zeros, so sets and weights are stored sparsely here (about 100 numbers per image), and distances are
+computed for blocks of queries. Most of the time is the product of the features.
 """
 
 from typing import NamedTuple
@@ -16,12 +15,12 @@ from appearance.measure.stacked import Stacked
 from appearance.networks.precision import full_precision
 
 PAIRS_AT_ONCE = 4 << 20  # entries of a step's temporary tensors
-ENTRY_BYTES = 64  # of such an entry, in all temporary tensors of a step together
-SMALLEST = 1e-30  # squared distance to divide by where all vectors are one and the same
+ENTRY_BYTES = 64  # temporary memory per such entry
+SMALLEST = 1e-30  # least squared distance to divide by, in case all vectors are equal
 
 
 class Lists(NamedTuple):
-    """A list for each of N numbers: `other` and `weight` (E,) from start[i] to start[i] + counts[i]."""
+    """N sparse rows: row i is `other` and `weight` (E,) from start[i] to start[i] + counts[i]."""
 
     counts: Tensor  # (N,) int64
     start: Tensor  # (N,) int64
@@ -34,10 +33,7 @@ class Lists(NamedTuple):
 
 
 def re_ranking(qf, gf, k1: int = 20, k2: int = 6, lambda_value: float = 0.3, memory: int = DEFAULT_MEMORY):
-    """k-reciprocal re-ranked distances: float32 (Nq, Ng) on gf's device, 0 to 1, smaller is more alike.
-
-    The arguments are those of `Reranking`.
-    """
+    """k-reciprocal re-ranked distances, (Nq, Ng) float32 from 0 to 1, on gf's device. Arguments as for `Reranking`."""
     gf = torch.as_tensor(gf).float()
     reranking = Reranking(torch.as_tensor(qf).to(gf.device).float(), gf, k1, k2, lambda_value, memory)
     out = torch.empty(len(qf), len(gf), device=gf.device)
@@ -50,11 +46,12 @@ class Reranking:
     """k-reciprocal re-ranked distances of queries on demand.
 
     Args:
-        qf, gf: (Nq, D), (Ng, D) unit rows, tensors or Stacked. Leave junk out of the gallery: it would take part.
-        k1: neighbours that are looked at; k2: nearest images, the image itself among them, whose encodings are
-            averaged (1: none). Either may be larger than the number of images: then it means all.
-        lambda_value: weight of the original distance; the rest goes to the Jaccard distance of the encodings.
-        memory: bytes for lists and blocks beside the features, as far as the lists leave some.
+        qf, gf: (Nq, D), (Ng, D) unit rows, tensors or Stacked. The gallery must not contain junk.
+        k1: number of nearest neighbours.
+        k2: number of nearest images, including the image itself, whose encodings are averaged (query expansion);
+            1: no averaging. k1 and k2 may exceed the number of images.
+        lambda_value: weight of the original distance; 1 - lambda_value is that of the Jaccard distance.
+        memory: bytes to use on top of the features.
 
     Attributes:
         memory_left: bytes for the blocks of distances.
@@ -84,7 +81,7 @@ class Reranking:
         out.add_(self._jaccard(rows), alpha=1 - self.lambda_value)
 
     def _encodings(self, features, nearest, half: int) -> Lists:
-        """Of every image, the expanded k-reciprocal neighbours and their weights, which sum to 1."""
+        """Expanded k-reciprocal neighbours of each image, with weights that sum to 1."""
         parts = []
         for rows, row, column in _reciprocal_sets(nearest, half, self.at_once):
             weight = torch.exp(-_squared_distances(features, row, column, self.at_once) / self.farthest[row])
@@ -95,8 +92,8 @@ class Reranking:
         return Lists(counts, counts.cumsum(0) - counts, column, weight)
 
     def _averaged(self, rows) -> tuple[Tensor, Tensor, Tensor]:
-        """(place in `rows`, column, weight) of the encodings of `rows` (B,), each averaged over its nearest images
-        (local query expansion), sorted by place, then column."""
+        """Encodings of `rows` (B,), averaged over the k2 nearest images (local query expansion), as entries (position
+        in `rows`, column, weight), sorted by position, then column."""
         source, k = self.nearest[rows].flatten().long(), self.nearest.shape[1]
         entry, owner = _expand(self.encodings.start[source], self.encodings.counts[source])
         keys, inverse = (owner // k * self.total + self.encodings.other[entry]).unique(return_inverse=True)
@@ -104,7 +101,7 @@ class Reranking:
         return keys // self.total, keys % self.total, mean
 
     def _owners(self) -> Lists:
-        """Who of the gallery has weight in a column of the averaged encodings, and how much: a list for each column."""
+        """The averaged encodings of the gallery by column: for each column, gallery images and their weights."""
         device, height = self.nearest.device, max(1, self.at_once * self.total // self.encodings.counts.sum().item())
         counts = torch.zeros(self.total, dtype=torch.int64, device=device)
         parts = []
@@ -117,9 +114,9 @@ class Reranking:
         start = counts.cumsum(0) - counts
         owner = torch.empty(int(counts.sum()), dtype=torch.int32, device=device)
         owned = torch.empty(len(owner), device=device)
-        free = start.clone()  # (N,) where the next owner of each column goes
+        free = start.clone()  # (N,) next free entry of each column
         for number, (some, column, weight) in enumerate(parts):
-            parts[number] = None  # as there is no room for both
+            parts[number] = None  # free its memory
             column, order = column.long().sort(stable=True)
             here = torch.bincount(column, minlength=self.total)
             at = free[column] + torch.arange(len(column), device=device) - (here.cumsum(0) - here)[column]
@@ -128,7 +125,7 @@ class Reranking:
         return Lists(counts, start, owner, owned)
 
     def _jaccard(self, rows):
-        """(B, Ng) Jaccard distances 1 - sum min / sum max of the encodings, each of which sums to 1."""
+        """(B, Ng) Jaccard distances 1 - sum min / sum max of the encodings, which sum to 1."""
         gallery = self.total - self.queries
         place, column, weight = self._averaged(rows)
         counts, start = self.owners.counts[column], self.owners.start[column]
@@ -190,14 +187,14 @@ def _mutual(nearest, at_once: int):
 
 
 def _squared_distances(features, row, column, at_once: int):
-    """|features[row] - features[column]|^2 of listed pairs of unit rows."""
+    """(E,) squared distances |features[row] - features[column]|^2 of unit rows; row and column: (E,)."""
     step = max(1, at_once // 4 // features.shape[1])
     pairs = zip(row.split(step), column.split(step), strict=True)
     return torch.cat([2 - 2 * (features[i] * features[j]).sum(1) for i, j in pairs]).clamp_(min=0)
 
 
 def _add(sums, index, values):
-    """sums[index] += values for repeated indices, in place; in a fixed order on a GPU too, so that a run repeats."""
+    """In place: sums[index] += values, also for repeated indices; deterministic on GPUs too."""
     before = torch.are_deterministic_algorithms_enabled(), torch.is_deterministic_algorithms_warn_only_enabled()
     torch.use_deterministic_algorithms(True)
     try:
@@ -207,7 +204,7 @@ def _add(sums, index, values):
 
 
 def _expand(start, counts):
-    """For ranges start[i] .. start[i] + counts[i]: every position in them, and the i that it belongs to."""
+    """All positions in the ranges start[i] to start[i] + counts[i], and the i of each."""
     which = torch.arange(len(counts), device=counts.device).repeat_interleave(counts)
     offset = torch.arange(len(which), device=counts.device) - (counts.cumsum(0) - counts)[which]
     return start[which] + offset, which

@@ -1,7 +1,6 @@
-"""Rows of several tensors, or some of them, as one sequence: only the rows that are asked for are copied.
+"""A lazy concatenation or selection of rows, which copies only the rows that are read.
 
-A memory-mapped gallery may be larger than memory. To join it to the queries with `torch.cat`, or to leave its junk out
-with an index, would copy all of it.
+For memory-mapped galleries larger than memory, of which `torch.cat` or an index without junk would copy all.
 """
 
 from __future__ import annotations
@@ -11,15 +10,15 @@ from torch import Tensor
 
 
 class Stacked:
-    """(N, D) rows: those of the parts, one part after the other, or those that `chosen` numbers, in its order.
+    """(N, D) rows: the concatenated parts, or of these the rows `chosen`, in that order.
 
     Args:
-        parts: (Ni, D) tensors, or other Stacked.
-        chosen: (N,) int64, numbers of rows. None: all rows.
+        parts: (Ni, D) tensors or Stacked.
+        chosen: (N,) int64 row indices. None: all rows.
 
     Attributes:
-        shape, device: as of a tensor; rows are given on the device of the last part.
-        copies: whether rows that are asked for are copied; if not, those of a slice share the part's memory.
+        shape, device: as of a tensor; rows are returned on the device of the last part.
+        copies: whether reading rows copies them; if not, a slice shares the part's memory.
     """
 
     def __init__(self, *parts: Tensor | Stacked, chosen: Tensor | None = None):
@@ -34,7 +33,7 @@ class Stacked:
         return self.shape[0]
 
     def __getitem__(self, rows: slice | Tensor) -> Tensor:
-        """The rows of a slice without a step, or of (B,) numbers: (B, D)."""
+        """(B, D) rows of a slice without a step, or of (B,) indices."""
         if self.chosen is not None:
             rows = self.chosen[rows if isinstance(rows, slice) else rows.to(self.chosen.device)]
         return self._of_slice(rows) if isinstance(rows, slice) else self._of_numbers(rows)

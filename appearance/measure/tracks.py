@@ -1,8 +1,9 @@
-"""Distances of images to tracks, as DeepSORT measures them: of the vectors that a track keeps, the nearest counts.
+"""Distances between images and tracks, as in DeepSORT: to the nearest of a track's stored vectors.
 
-A track is here what one camera saw of one person without a long break. An image is compared with its own track, from
-which it lies some frames away, as after a loss; and with the tracks of other people that the camera saw at about that
-time, who are two people even where one has several numbers, unless a tracker has just lost and renumbered somebody.
+A track is a series of images of one person in one camera without a long gap. An image is compared with its own track,
+without the images closest in time (as after an occlusion), and with tracks of other people in the same camera at about
+the same time. These are surely other people, even if the dataset gives one person several identities, except when
+somebody's identity has just changed.
 """
 
 from collections.abc import Iterator
@@ -13,22 +14,22 @@ from torch import Tensor
 
 from appearance.measure.pairs import BINS, CLUSTERS, PAIRS, Pairs
 
-BUDGET = 100  # vectors that DeepSORT keeps of a track
-APART = 10  # frames; nearer images of a person are nearly copies, of which any network is sure
-ENOUGH = 500  # comparisons with strangers seen together; where there are fewer, those seen at other times count as well
+BUDGET = 100  # vectors that DeepSORT stores per track
+APART = 10  # frames; images of a person closer in time are near-identical, which says nothing about the network
+ENOUGH = 500  # with fewer comparisons with people seen at the same time, people seen at other times are used too
 
 
 class Tracks:
-    """Images against the tracks of their camera.
+    """Comparisons of images with the tracks of their camera.
 
     Args:
-        pairs: the images; those without a camera or a time take no part, those of nobody (distractors) have no track.
-        window: frames after which a track is given up that is not seen.
-        apart: frames that lie at least between an image and the vectors of its own track.
+        pairs: the images. Those without camera or time are ignored; distractors have no track.
+        window: a track ends after so many frames without an image.
+        apart: least number of frames between an image and the compared images of its own track.
 
     Attributes:
-        track: (N,) the number of each image's track, -1 where it has none.
-        together: whether only those strangers count that are seen at about the same time; `histogram` finds out.
+        track: (N,) track number of each image, -1: none.
+        together: whether images are compared only with people seen at about the same time; set by `histogram`.
     """
 
     def __init__(self, pairs: Pairs, window: int, apart: int = APART):
@@ -37,7 +38,7 @@ class Tracks:
         self.track = torch.from_numpy(cut(*columns, window)).to(pairs.labels.device)
 
     def histogram(self) -> Tensor:
-        """(2, BINS) counts of comparisons by distance; row 0 with strangers' tracks, row 1 with the own one."""
+        """(2, BINS) counts of comparisons by distance; row 0: with other people's tracks, row 1: with the own track."""
         counts = torch.zeros(3, BINS + 1, dtype=torch.long, device=self.track.device)
         for _, _, nearest, strangers, together, own in self._blocks():
             for count, bins in zip(counts, (nearest[strangers & together], nearest[strangers], own), strict=True):
@@ -50,8 +51,8 @@ class Tracks:
         return "image and track of one camera" + (f", within {self.window} frames" if self.together else "")
 
     def by_identity(self, edge: int) -> Tensor:
-        """(2, K, K) float64, symmetric: how many comparisons two identities have with each other, and how many of these
-        lie below the bin `edge`. More than CLUSTERS identities are thrown together to so many clusters."""
+        """(2, K, K) float64, symmetric: number of comparisons between two identities, and number of those below the bin
+        `edge`. K is the number of identities; if larger than CLUSTERS, identities are merged to so many."""
         cluster = self.pairs.identity % CLUSTERS
         clusters = int(cluster.max()) + 1
         counts = torch.zeros(2, clusters, clusters, dtype=torch.float64, device=cluster.device)
@@ -63,9 +64,12 @@ class Tracks:
         return (counts + counts.mT).cpu()
 
     def _blocks(self) -> Iterator[tuple[Tensor, ...]]:
-        """Images (B,), an image of each track (T,), the bins of the distances between them (B, T), which of the tracks
-        are of other people (B, T), which of all are seen at about that time (B, T), and the bin of the distance to the
-        own track (B,), BINS where no vector of it lies so far away. A sample of the images where there are many."""
+        """Blocks of images (of a large set: of a sample), each a tuple of
+
+        images (B,), one image of each track (T,), bins of the distances between images and tracks (B, T), whether a
+        track is of another person (B, T), whether it is of about the same time (B, T), and the bin of the distance to
+        the own track (B,), BINS if no image of it is at least `apart` frames away.
+        """
         cameras, times, labels = (getattr(self.pairs, key) for key in ("cameras", "times", "labels"))
         usable = (cameras >= 0) & (times >= 0)
         order = self.pairs.order  # random, so the first images of a camera are a sample
@@ -89,8 +93,8 @@ class Tracks:
                 yield rows, owners, nearest, strangers, together, own
 
     def _distances(self, rows: Tensor, members: Tensor, place: Tensor, tracks: int) -> tuple[Tensor, Tensor]:
-        """Bins of the distances of images to each of so many tracks (B, T), whose images are `members` (M,) at `place`
-        (M,) among the tracks, and to the images of the own track that lie far enough away (B,)."""
+        """Bins of the distances of images `rows` (B,) to each track (B, T), and to the images of the own track at least
+        `apart` frames away (B,). Image members[i] belongs to track place[i]; both (M,)."""
         images, times = self.pairs.centred(rows), self.pairs.times
         nearest = torch.full((len(rows), tracks), BINS, device=rows.device)
         own = torch.full((len(rows),), BINS, device=rows.device)
@@ -106,8 +110,8 @@ class Tracks:
 
 
 def cut(labels: np.ndarray, cameras: np.ndarray, times: np.ndarray, nobody: np.ndarray, window: int) -> np.ndarray:
-    """(N,) track numbers: images of one person and camera, at most `window` frames from one to the next and at most
-    BUDGET of them; -1 where camera or time is unknown, or for whom it is that they show (`nobody`, (N,) bool)."""
+    """(N,) track numbers. A track: at most BUDGET images of one person and camera, at most `window` frames between
+    neighbours. -1 if camera or time is unknown, or the image is a distractor (`nobody`, (N,) bool)."""
     known = np.flatnonzero((cameras >= 0) & (times >= 0) & ~nobody)
     order = known[np.lexsort((times[known], cameras[known], labels[known]))]
     rows = np.stack([labels[order], cameras[order]])

@@ -1,13 +1,12 @@
-"""The one table of networks, and `build_model`.
+"""The table of architectures, and `build_model`.
 
-Every network here answers the same three calls:
+Every network has the same three methods:
 
-* `embed(images)`: (N, 3, H, W) normalised images -> (N, D) pooled features, not normalised;
-* `classify(features)`: (N, D) features -> (N, num_classes) logits, used for training only;
-* `forward(images)`: logits, or with `reid=True` the features as unit rows, which is what a tracker compares.
+* `embed(images)`: (N, 3, H, W) normalised images -> (N, D) features, not normalised;
+* `classify(features)`: (N, D) features -> (N, num_classes) logits, for training only;
+* `forward(images)`: (N, 3, H, W) -> (N, num_classes) logits, or with `reid=True` (N, D) unit rows for a tracker.
 
-`feature_dim` is the D above, and the parameters whose names begin with `classifier_prefix` belong to the training
-identities.
+`feature_dim` is D; the names of the classifier's parameters begin with `classifier_prefix`.
 """
 
 from torch import nn
@@ -23,7 +22,7 @@ ARCHITECTURES = {
     **{name: osnet.builder(name) for name in osnet.WIDTHS},
     "mobilenet_v2": ReIDMobileNetV2,
 }
-HAVE_OPTIONS = {"mobilenet_v2", *resnet.TRUNKS}  # `last_stride`, `pooling` and `neck`; the others are fixed
+HAVE_OPTIONS = {"mobilenet_v2", *resnet.TRUNKS}  # architectures with `last_stride`, `pooling` and `neck`
 
 
 def build_model(name: str, num_classes: int = 751, reid: bool = False, **options) -> nn.Module:
@@ -32,12 +31,12 @@ def build_model(name: str, num_classes: int = 751, reid: bool = False, **options
     Args:
         name: a key of `ARCHITECTURES`.
         num_classes: outputs of the classifier.
-        reid: return unit feature rows instead of logits.
-        options: for those in `HAVE_OPTIONS` `last_stride` (1 or 2), `pooling` ("avg" or "gem") and `neck` ("none" or
-            "bn"), for the ResNets `truncated` (no `layer4`).
+        reid: `forward` returns unit feature rows instead of logits.
+        options: `last_stride` (1 or 2), `pooling` ("avg" or "gem") and `neck` ("none" or "bn") for architectures in
+            `HAVE_OPTIONS`; `truncated` (without `layer4`) for ResNets.
 
     Raises:
-        KeyError: no architecture of that name.
-        TypeError: an option that the architecture does not have.
+        KeyError: unknown architecture.
+        TypeError: the architecture does not have the option.
     """
     return ARCHITECTURES[name](num_classes=num_classes, reid=reid, **options)

@@ -1,4 +1,4 @@
-"""The flags that name a network to run, and tell what its file may leave open."""
+"""The flags that choose a network, and give what its file may not contain: input size, last stride, normalisation."""
 
 from pathlib import Path
 
@@ -11,7 +11,7 @@ def add_network_flags(parser: cli.ArgumentParser, exported: bool = True) -> None
     """`--weights`, `--height`, `--width`, `--last-stride`, and with `exported` `--normalize`.
 
     Args:
-        exported: ONNX and TorchScript files are taken as well as checkpoints.
+        exported: ONNX and TorchScript files are allowed besides checkpoints.
     """
     add = parser.add_argument
     kinds = "checkpoint, ONNX or TorchScript file" if exported else "checkpoint of any known kind"

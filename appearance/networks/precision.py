@@ -1,4 +1,4 @@
-"""In which arithmetic a network runs."""
+"""Number formats: float32, bfloat16 or float16."""
 
 import copy
 import time
@@ -12,10 +12,10 @@ DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 
 def fastest_precision(net: nn.Module, height: int, width: int, device: torch.device) -> str:
-    """What `--amp auto` means: "bf16" where the device trains this network faster with it, else "fp32".
+    """The choice of `--amp auto`: "bf16" if this device trains this network faster with it, else "fp32".
 
-    A CPU is measured, at the size of training: many take bfloat16 and are slower with it, and those that are made for
-    it are so for large convolutions only. Of a forward and backward pass of four images the best of three counts.
+    On CPUs by measurement (best of three training steps of four images), because many CPUs are slower with bfloat16,
+    and those with hardware for it are faster on large convolutions only.
     """
     if emulates("bf16", device):
         return "fp32"
@@ -31,16 +31,16 @@ def fastest_precision(net: nn.Module, height: int, width: int, device: torch.dev
         loss.backward()
         return time.perf_counter() - started
 
-    with torch.random.fork_rng(devices=[]):  # dropout draws
+    with torch.random.fork_rng(devices=[]):  # dropout uses random numbers
         times = {precision: min(seconds(precision) for _ in range(3)) for precision in ("fp32", "bf16")}
     return "bf16" if times["bf16"] < 0.9 * times["fp32"] else "fp32"
 
 
 def emulates(precision: str, device: torch.device) -> bool:
-    """Whether the device takes an arithmetic without being made for it, and so is slower with it than with float32.
+    """Whether the device only emulates `precision` ("fp32", "bf16", "fp16"), and so is slower than with float32.
 
-    An x86 processor without AVX-512 multiplies matrices 67 times more slowly in bfloat16 (results/speed.csv). On it a
-    network of some size would take half a minute to measure; a small product tells as well.
+    x86 CPUs without AVX-512 multiply bfloat16 matrices 67 times more slowly (results/speed.csv). On CPUs a small
+    product is timed: a whole network would take half a minute.
     """
     if precision == "fp32":
         return False
@@ -58,18 +58,18 @@ def emulates(precision: str, device: torch.device) -> bool:
 
 
 def emulation_warning(precision: str, device: torch.device) -> str | None:
-    """What to tell somebody who asked for arithmetic that the device only emulates."""
+    """A warning if the device only emulates `precision`, else None."""
     if not emulates(precision, device):
         return None
-    return f"warning: --amp {precision}: this device only emulates it and is many times slower with it; take --amp fp32"
+    return f"warning: --amp {precision}: this device has no hardware for it and is many times slower; use --amp fp32"
 
 
 @contextmanager
 def full_precision() -> Iterator[None]:
-    """Convolutions and matrix products of float32 numbers in true float32, also within a caller's autocast.
+    """Context in which float32 convolutions and matrix products are true float32, also within a caller's autocast.
 
-    GPUs convolve in TF32 unless told otherwise, with errors of 1e-3; and what a feature or a metric means must not
-    change with the settings of the program around it.
+    By default GPUs convolve in TF32, with errors of 1e-3; and features and metrics must not depend on the settings of
+    the calling program.
     """
     backends = torch.backends
     settings = (backends.cudnn.conv, backends.cuda.matmul, backends.mkldnn.conv, backends.mkldnn.matmul)
@@ -85,7 +85,7 @@ def full_precision() -> Iterator[None]:
 
 
 def autocast(device: torch.device, precision: str):
-    """The context for forward passes: "fp32" (none), "bf16" or "fp16"."""
+    """The autocast context for forward passes in `precision`: "fp32" (none), "bf16" or "fp16"."""
     if precision == "fp32":
         return nullcontext()
     return torch.autocast(device.type, DTYPES[precision])

@@ -1,8 +1,8 @@
-"""resnet18, resnet34, resnet50, resnet50_ibn and resnext50_32x4d for re-ID, on torchvision's blocks and names.
+"""resnet18, resnet34, resnet50, resnet50_ibn and resnext50_32x4d for re-ID, with torchvision's blocks and names.
 
-With `last_stride=2` and `pooling="avg"` the network is torchvision's own: the same keys, the same logits. Re-ID keeps
-more of the image with `last_stride=1` (Luo et al., "Bag of Tricks and a Strong Baseline for Deep Person
-Re-Identification", CVPRW 2019, section 3.4).
+With `last_stride=2` and `pooling="avg"` the networks are torchvision's: the same keys, the same logits. With
+`last_stride=1` the last feature map has twice the height and width, which helps re-ID (Luo et al., "Bag of Tricks and
+a Strong Baseline for Deep Person Re-Identification", CVPRW 2019, section 3.4).
 """
 
 from functools import partial
@@ -14,7 +14,7 @@ from torchvision.models.resnet import BasicBlock, Bottleneck, ResNet
 from appearance.networks.heads import BNNeck, GeM
 from appearance.networks.inference import unit_rows
 
-# name -> (block, blocks per stage, torchvision's own arguments)
+# name -> (block, blocks per stage, further arguments of torchvision's ResNet)
 TRUNKS = {
     "resnet18": (BasicBlock, (2, 2, 2, 2), {}),
     "resnet34": (BasicBlock, (3, 4, 6, 3), {}),
@@ -25,10 +25,10 @@ TRUNKS = {
 
 
 class InstanceBatchNorm(nn.Module):
-    """Instance normalisation of the first half of the channels, batch normalisation of the others.
+    """Instance normalisation of the first half of the channels, batch normalisation of the other half.
 
-    Pan et al., "Two at Once: Enhancing Learning and Generalization Capacities via IBN-Net", ECCV 2018, IBN-a, in the
-    names of its public files. The first half forgets the light and colours of an image's camera.
+    Pan et al., "Two at Once: Enhancing Learning and Generalization Capacities via IBN-Net", ECCV 2018, IBN-a, with the
+    names of its public files. Instance normalisation removes the light and colours of the camera.
     """
 
     def __init__(self, channels: int):
@@ -42,7 +42,7 @@ class InstanceBatchNorm(nn.Module):
 
 
 class ReIDResNet(ResNet):
-    """torchvision's ResNet with the calls of this collection (`embed`, `classify`, `reid=True`).
+    """torchvision's ResNet with the methods of `architectures.py` (`embed`, `classify`, `reid=True`).
 
     Args:
         name: a key of `TRUNKS`.
@@ -50,8 +50,8 @@ class ReIDResNet(ResNet):
         reid: `forward` returns unit feature rows instead of logits.
         last_stride: stride of `layer4`, 1 (re-ID) or 2 (torchvision).
         pooling: "avg" or "gem".
-        neck: "none" or "bn", what follows the pooling.
-        truncated: no `layer4`, as in files of older DeepSORT scripts (256-d or 1024-d features).
+        neck: "none" or "bn" (BNNeck) after the pooling.
+        truncated: without `layer4`, as in files of older DeepSORT scripts (256 or 1024 features).
     """
 
     classifier_prefix = "fc."
@@ -102,5 +102,5 @@ class ReIDResNet(ResNet):
 
 
 def builder(name: str):
-    """The constructor of one row of `TRUNKS`: call it with `num_classes`, `reid` and the options above."""
+    """The constructor of the ResNet `name` of `TRUNKS`, for `num_classes`, `reid` and the options above."""
     return partial(ReIDResNet, name)

@@ -1,12 +1,11 @@
-"""Networks that come as a graph and run as they are: ONNX through onnxruntime, TorchScript through torch.
+"""Run ONNX files (with onnxruntime) and TorchScript files (with torch).
 
-A file that `export.py` wrote carries a description of itself, as JSON: `arch`, `height`, `width`, `feature_dim`,
-`normalize`, which says whether the mean and standard deviation of `augment.normalize` are applied inside the file or
-are to be applied before, `flip`, which says whether it looks at the mirror image as well, and the threshold of the
-weights (`thresholds.py`), where they have one.
+Files of `export.py` contain a JSON description: `arch`, `height`, `width`, `feature_dim`, `normalize` ("inside": the
+file applies ImageNet's mean and standard deviation; "outside": the caller does), `flip` (whether vectors are averaged
+with those of the mirror image), and the threshold of the weights, if any (`thresholds.py`).
 
-A file from elsewhere runs too, where it takes RGB images (N, 3, H, W) and answers one vector each. Its size is read
-from its input where that is fixed; what the file does not tell, the caller has to.
+Files from elsewhere run too, if they map RGB images (N, 3, H, W) to one vector each. Their input size is read from the
+file if it is fixed there; otherwise it is a parameter, like the normalisation.
 """
 
 import json
@@ -25,7 +24,7 @@ from appearance.networks.checkpoints import LARGEST_SIDE, is_torchscript, reason
 from appearance.networks.inference import check_vectors, unit_rows
 from appearance.reading import refuse_bomb, size_of
 
-KEY = "reid"  # under which a file keeps its description
+KEY = "reid"  # metadata key of the description
 SUFFIXES = (".onnx", ".torchscript")
 NORMALIZE = ("outside", "inside")
 NORMALIZE_HELP = (
@@ -38,16 +37,16 @@ Run = Callable[[Tensor], Tensor]
 
 
 def is_graph(path: Path) -> bool:
-    """Whether `load` is to read a file rather than `checkpoints.load`."""
+    """Whether a file is ONNX or TorchScript, to be read by `load` here and not by `checkpoints.load`."""
     return path.suffix in SUFFIXES or is_torchscript(path)
 
 
 class ExportedNet(nn.Module):
-    """A file's network behind the call of the others: (N, 3, H, W) normalised images -> (N, D) unit rows.
+    """A file's network with the interface of the others: (N, 3, H, W) normalised images -> (N, D) unit rows.
 
     Args:
-        run: (N, 3, H, W) float32 on the CPU -> (N, D) float32, what the file computes.
-        description: as above.
+        run: runs the file: (N, 3, H, W) float32 on the CPU -> (N, D) float32.
+        description: see the module docstring.
     """
 
     def __init__(self, run: Callable[[Tensor], Tensor], description: dict):
@@ -63,22 +62,22 @@ class ExportedNet(nn.Module):
 
     def embed(self, images: Tensor) -> Tensor:
         images = images.cpu().contiguous()
-        if self.inside:  # the file wants plain RGB from 0 to 1
+        if self.inside:  # the file takes RGB from 0 to 1
             images = images * _channels(IMAGENET_STD) + _channels(IMAGENET_MEAN)
         rows = self.run(images)
         if tuple(rows.shape) != (len(images), self.feature_dim):
-            raise RuntimeError(f"{tuple(rows.shape)} numbers for {len(images)} images, not {self.feature_dim} each")
+            raise RuntimeError(f"output {tuple(rows.shape)} for {len(images)} images, not {self.feature_dim} per image")
         return rows
 
     def forward(self, images: Tensor) -> Tensor:
         return unit_rows(self.embed(images))
 
     def __deepcopy__(self, memo) -> "ExportedNet":
-        return self  # a session of another library: cannot be copied, and nothing here changes it
+        return self  # a session of another library cannot be copied, and is never changed here
 
 
 class WithNormalization(nn.Module):
-    """A network that takes RGB from 0 to 1 and applies the mean and standard deviation itself."""
+    """A network for RGB images from 0 to 1 that applies ImageNet's mean and standard deviation itself."""
 
     def __init__(self, net: nn.Module):
         super().__init__()
@@ -91,11 +90,11 @@ class WithNormalization(nn.Module):
 
 
 class OfItsSize(nn.Module):
-    """A traced network behind a check of its images, which is to be scripted: a trace keeps no errors.
+    """A traced network with a check of its input. To be scripted, because a trace cannot contain errors.
 
     Args:
-        net: what `torch.jit.trace` returns for images (N, 3, height, width).
-        inside: the images are to be from 0 to 1; the mean and standard deviation are applied in `net`.
+        net: of `torch.jit.trace`, for images (N, 3, height, width).
+        inside: `net` normalises its images, which must be from 0 to 1.
     """
 
     def __init__(self, net: nn.Module, height: int, width: int, inside: bool):
@@ -105,9 +104,9 @@ class OfItsSize(nn.Module):
     def forward(self, images: Tensor) -> Tensor:
         height, width = self.height, self.width
         if images.dim() != 4 or images.size(1) != 3 or images.size(2) != height or images.size(3) != width:
-            raise ValueError(f"this network takes images (N, 3, {height}, {width}), and these are {images.shape}")
+            raise ValueError(f"images must have shape (N, 3, {height}, {width}), not {images.shape}")
         if self.inside and images.numel() > 0 and (images.min() < 0 or images.max() > 1):
-            raise ValueError("this network takes images from 0 to 1, and these are not: are they normalised already?")
+            raise ValueError("images must be from 0 to 1; do not normalise them, this file does it")
         return self.net(images)
 
 
@@ -116,19 +115,19 @@ def _channels(values: tuple[float, float, float]) -> Tensor:
 
 
 def load(path: Path, height: int | None = None, width: int | None = None, normalize: str | None = None) -> ExportedNet:
-    """The network in an ONNX or TorchScript file.
+    """Load an ONNX or TorchScript file.
 
     Args:
-        height, width: of its input in pixels, for a file that does not tell them.
-        normalize: "outside" if the file takes images that were normalised by ImageNet's mean and standard deviation,
-            "inside" if it takes plain RGB from 0 to 1; for a file that does not tell.
+        height, width: input size in pixels, for files without it.
+        normalize: for files without it: "outside" if images must be normalised with ImageNet's mean and standard
+            deviation, "inside" if the file takes RGB from 0 to 1.
 
     Raises:
-        InputError: it cannot be read or is no such network; it does not tell its size or normalisation, and the caller
-            does not either; the two contradict each other; or its vectors are no vectors.
+        InputError: the file cannot be read, or is not such a network; size or normalisation are neither in the file nor
+            given, or contradict each other; or vectors are zero, NaN or infinite.
     """
     if not os.path.isfile(path):
-        raise InputError(f"{path}: no such file; `python export.py` writes it from a checkpoint")
+        raise InputError(f"{path}: no such file; make one from a checkpoint with `python export.py`")
     size_of(path)
     refuse_bomb(path)
     if normalize not in (None, *NORMALIZE):
@@ -154,10 +153,10 @@ def load(path: Path, height: int | None = None, width: int | None = None, normal
 
 
 def _description(path: Path, text: str) -> dict:
-    """What a file says of itself, as `export.py` writes it.
+    """The description in a file of `export.py`, from JSON.
 
     Raises:
-        InputError: it is no such description.
+        InputError: the description is not valid.
     """
     try:
         told = json.loads(text)
@@ -167,7 +166,7 @@ def _description(path: Path, text: str) -> dict:
     except (ValueError, TypeError, KeyError, RecursionError):
         valid = False
     if not valid:
-        raise InputError(f"{path}: what it says of itself is not what `export.py` writes; is the file damaged?")
+        raise InputError(f"{path}: its description is not valid; write the file again with export.py")
     return told
 
 
@@ -175,27 +174,31 @@ def _refuse_untold(path: Path, names: list[str]) -> None:
     if not names:
         return
     what = {"height": "input size", "width": "input size", "normalize": "normalisation"}
-    line = f"{path}: does not describe itself: its {' and '.join(dict.fromkeys(what[name] for name in names))} "
-    line += f"must be given: {', '.join(f'{name} (--{name})' for name in names)}"
+    line = f"{path}: the file does not contain its {' and '.join(dict.fromkeys(what[name] for name in names))}; "
+    line += f"give {', '.join(f'{name} (--{name})' for name in names)}"
     if "normalize" in names:
         line += (
-            "; normalize is outside if the file takes images normalised by ImageNet's mean and standard deviation "
-            "(most re-ID networks), inside if it takes them from 0 to 1"
+            ": outside if the file takes images normalised with ImageNet's mean and standard deviation (most re-ID "
+            "networks), inside if it takes them from 0 to 1"
         )
     raise InputError(line)
 
 
 def _tried(path: Path, run: Run, told: dict) -> ExportedNet:
-    """A foreign file's network, once two images have shown that it answers a vector each."""
+    """The network in a file from elsewhere, after a test with two images.
+
+    Raises:
+        InputError: it does not run, or does not give one vector per image.
+    """
     images = torch.zeros(2, 3, told["height"], told["width"], dtype=torch.float32)
     try:
         with torch.inference_mode():
             rows = run(images)
-    except Exception as error:  # each library has its own
+    except Exception as error:  # each library has its own types
         raise InputError(f"{path}: does not run on {tuple(images.shape)} images ({reason(error)})") from None
     if not isinstance(rows, Tensor) or rows.dim() < 2 or rows.shape[0] != 2 or rows[0].numel() != max(rows[0].shape):
         found = tuple(rows.shape) if isinstance(rows, Tensor) else type(rows).__name__
-        raise InputError(f"{path}: answers {found} for 2 images, not one vector each; is it a re-ID network?")
+        raise InputError(f"{path}: gives {found} for 2 images, not one vector per image; is it a re-ID network?")
     return ExportedNet(
         lambda images: unit_rows(run(images).flatten(1)),
         told | {"arch": path.stem, "feature_dim": rows[0].numel(), "flip": False},
@@ -203,14 +206,14 @@ def _tried(path: Path, run: Run, told: dict) -> ExportedNet:
 
 
 def _onnx(path: Path) -> tuple[Run, str, dict]:
-    """What runs the file, its description, and what its input tells."""
+    """A function that runs the file, its description ("" if none), and its fixed height and width, if any."""
     onnxruntime = needed("onnxruntime")
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = torch.get_num_threads()  # one setting for both libraries
     options.log_severity_level = 3  # errors
     try:
         session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
-    except Exception as error:  # onnxruntime has a dozen classes of its own
+    except Exception as error:  # onnxruntime has a dozen types of its own
         raise InputError(f"{path}: not a readable ONNX file ({reason(error)})") from None
     text = session.get_modelmeta().custom_metadata_map.get(KEY, "")
     image, *others = session.get_inputs()
@@ -220,10 +223,12 @@ def _onnx(path: Path) -> tuple[Run, str, dict]:
     if foreign_input or len(session.get_outputs()) != 1:
         takes = ", ".join(f"{one.name} {one.shape} {one.type}" for one in session.get_inputs())
         gives = ", ".join(f"{one.name} {one.shape}" for one in session.get_outputs())
-        raise InputError(f"{path}: takes {takes} and gives {gives}; needed is one input (N, 3, H, W), and one output")
+        raise InputError(
+            f"{path}: has inputs {takes} and outputs {gives}, but needs one input (N, 3, H, W), one output"
+        )
 
     def run(images: Tensor) -> Tensor:
-        # a file may be made for one number of images alone
+        # the batch size may be fixed in the file
         parts = images.to(dtype).split(batch) if isinstance(batch, int) else [images.to(dtype)]
         rows = []
         for part in parts:
@@ -241,11 +246,11 @@ def _torchscript(path: Path) -> tuple[Run, str, dict]:
     files = {KEY: ""}
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # torch announces an end of TorchScript; trackers still load it
+            warnings.simplefilter("ignore")  # TorchScript is deprecated, but trackers still load it
             net = torch.jit.load(str(path), map_location="cpu", _extra_files=files)
     except RuntimeError as error:
         raise InputError(f"{path}: not a readable TorchScript file ({reason(error)})") from None
-    net.eval()  # others may save it as they train it
+    net.eval()  # the file may have been saved in training mode
     return net, files[KEY] if isinstance(files[KEY], str) else files[KEY].decode(), {}
 
 
@@ -253,9 +258,9 @@ def needed(package: str):
     """Import an optional package.
 
     Raises:
-        InputError: it is not installed; says how to install it.
+        InputError: the package is not installed.
     """
     try:
         return __import__(package)
     except ImportError:
-        raise InputError(f"this needs the package {package}: pip install {package}") from None
+        raise InputError(f"the package {package} is not installed: pip install {package}") from None

@@ -1,4 +1,4 @@
-"""Files that are written while training goes on."""
+"""Write files in the background during training."""
 
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -8,9 +8,9 @@ from torch.utils._pytree import tree_map_only
 
 
 class BackgroundWriter:
-    """One thread that calls writing functions in the order in which they are handed over; none after one has failed.
+    """One thread that calls write functions in order; after a failure it skips the rest.
 
-    As a context it ends when all files are written. The error of a failed write is raised by the next `wait`.
+    The error of a failed write is raised by the next `wait`. As a context manager, it waits for all writes at the end.
     """
 
     def __init__(self):
@@ -19,7 +19,7 @@ class BackgroundWriter:
         self._failed = False
 
     def __call__(self, write: Callable, *args) -> None:
-        """Have `write(*args)` called; the arguments must not change any more (`snapshot`)."""
+        """Queue `write(*args)`. The arguments must not change afterwards (see `snapshot`)."""
         self._pending.append(self._thread.submit(self._run, write, args))
 
     def _run(self, write: Callable, args: tuple) -> None:
@@ -31,7 +31,7 @@ class BackgroundWriter:
                 raise
 
     def wait(self) -> None:
-        """Block until all files are written."""
+        """Block until all files are written; raises the error of a failed write."""
         pending, self._pending = self._pending, []
         for job in pending:
             job.result()
@@ -46,7 +46,7 @@ class BackgroundWriter:
 
 
 def snapshot(content):
-    """A copy of nested dicts and lists with their tensors, on the CPU; tensors that share memory still do."""
+    """A copy on the CPU of nested dicts and lists of tensors; equal views of one memory become one copy."""
     copies = {}
 
     def copied(tensor: torch.Tensor) -> torch.Tensor:

@@ -1,4 +1,4 @@
-"""Precise batch norm statistics: measured on mixed batches, after the training steps of an epoch."""
+"""Precise batch norm statistics: re-estimated on shuffled batches after the training steps of an epoch."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -11,16 +11,16 @@ from appearance.data import batches
 from appearance.data.augment import Augment
 from appearance.networks.precision import autocast
 
-BATCH = 128  # images of random identities: a batch of four identities varies less than people do
-BATCHES = 16  # at most, so that a large set costs no more than a small one
+BATCH = 128  # images of random identities; training batches of few identities vary less than people do
+BATCHES = 16  # at most, to bound the time on large datasets
 
 
 @contextmanager
 def measured_afresh(net: nn.Module) -> Iterator[nn.Module]:
-    """The network's batch norm statistics become the mean over the batches that pass through it within this context.
+    """Context that sets a network's batch norm statistics to the mean over the batches that run through it.
 
-    Weights, momentum and modes stay (Wu and Johnson, "Rethinking 'Batch' in BatchNorm", 2021, section 3: precise
-    statistics).
+    Weights, momentum and train/eval modes are unchanged afterwards (Wu and Johnson, "Rethinking 'Batch' in BatchNorm",
+    2021, section 3: precise statistics).
     """
     layers = [layer for layer in net.modules() if isinstance(layer, _BatchNorm) and layer.track_running_stats]
     before = [(module, module.training) for module in net.modules()]
@@ -28,7 +28,7 @@ def measured_afresh(net: nn.Module) -> Iterator[nn.Module]:
     net.eval()
     for layer in layers:
         layer.reset_running_stats()
-        layer.momentum = None  # PyTorch's cumulative mean
+        layer.momentum = None  # cumulative mean
         layer.train()
     try:
         with torch.no_grad():
@@ -41,11 +41,11 @@ def measured_afresh(net: nn.Module) -> Iterator[nn.Module]:
 
 
 def measure_batch_norm(net: nn.Module, feed: batches.Feed, augment: Augment, recipe, epoch: int) -> None:
-    """Give the network batch norm statistics of shuffled batches of augmented training images.
+    """Re-estimate batch norm statistics, in place, on shuffled batches of augmented training images.
 
     Args:
-        feed: of the training images.
-        recipe, epoch: for the order and the arithmetic.
+        feed: the training images.
+        recipe, epoch: give seed, order and number format.
     """
     order = batches.shuffled_order(len(feed.labels), BATCH, recipe.seed, epoch)[:BATCHES]  # (steps, B)
     own = feed.columns(order.shape[1])

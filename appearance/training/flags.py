@@ -1,4 +1,4 @@
-"""The command line of `train.py` and `train_multiGPU.py`; the recipe's flags are made from its fields."""
+"""The command line of `train.py` and `train_multiGPU.py`; the recipe's flags are generated from `Recipe`."""
 
 import argparse
 from pathlib import Path
@@ -12,7 +12,7 @@ from appearance.training.recipe import AUTO, RECIPES, SETTINGS, flag
 
 
 class Switch(argparse.Action):
-    """`--name`, `--no-name`, and where "auto" is one of its values `--name auto`."""
+    """A flag with the forms `--name` and `--no-name`, and with `auto` also `--name auto`."""
 
     def __init__(self, option_strings, dest, auto: bool = False, **options):
         names = [*option_strings, *(f"--no-{name.removeprefix('--')}" for name in option_strings)]
@@ -20,12 +20,12 @@ class Switch(argparse.Action):
 
     def __call__(self, parser, namespace, value, option=None):
         if value and (value != AUTO or option.startswith("--no-")):
-            raise argparse.ArgumentError(self, f"{value}: takes no value but auto, --no-... none at all")
+            raise argparse.ArgumentError(self, f"{value}: the only possible value is auto (none after --no-...)")
         setattr(namespace, self.dest, value or not option.startswith("--no-"))
 
 
 def get_args_parser(default_arch: str = "net") -> cli.ArgumentParser:
-    """The flags of training; `default_arch` is the network where neither flag nor file names one."""
+    """The flags of training; `default_arch` is the architecture without `--model` and `--weights`."""
     parser = cli.ArgumentParser(
         description="Train a re-ID network for a tracker; without --data-dir on the sample, which is drawn first.",
         epilog=_recipe_table(),
@@ -118,9 +118,11 @@ def get_args_parser(default_arch: str = "net") -> cli.ArgumentParser:
 
 
 def check(args) -> None:
-    """Raises InputError where two flags contradict each other."""
+    """Raises InputError if two flags contradict each other."""
     if args.minutes and args.epochs not in (None, AUTO):
-        raise InputError(f"--minutes {args.minutes:g} --epochs {args.epochs}: both say how long to train; give one")
+        raise InputError(
+            f"--minutes {args.minutes:g} --epochs {args.epochs}: both set the training time; give only one"
+        )
 
 
 def _or_auto(kind):

@@ -1,4 +1,4 @@
-"""Saved weights between the starting and the trained ones."""
+"""Interpolation between starting and trained weights."""
 
 import copy
 
@@ -7,15 +7,14 @@ from torch import Tensor, nn
 
 
 class WeightInterpolation:
-    """Interpolates a network's weights with the starting ones, tensor by tensor: `share` of the start, 1 - `share` of
-    the trained (Wortsman et al., "Robust fine-tuning of zero-shot models", CVPR 2022). With
-    few identities the trained weights alone fit these identities and nobody else.
+    """Weights for saving: `share` of the starting and 1 - `share` of the trained ones, for every tensor.
 
-    Batch norm statistics are interpolated as well; the classifier, which may have started at random, is not.
+    Wortsman et al., "Robust fine-tuning of zero-shot models", CVPR 2022. With few identities, the trained weights alone
+    overfit them. Batch norm statistics are interpolated too; the classifier is not, as it may have started at random.
 
     Args:
-        net: the network, on its device, with its starting weights.
-        share: of the starting weights, 0 to 1.
+        net: the network with its starting weights, on its device.
+        share: weight of the starting weights, 0 to 1.
     """
 
     def __init__(self, net: nn.Module, share: float):
@@ -28,7 +27,7 @@ class WeightInterpolation:
 
     @torch.no_grad()
     def of(self, net: nn.Module) -> nn.Module:
-        """The network between the start and `net`; the next call overwrites it."""
+        """The network with interpolated weights; overwritten by the next call."""
         own = self.module.state_dict()
         for name, value in net.state_dict().items():
             own[name].copy_(value.lerp(self.start[name], self.share) if name in self.start else value)

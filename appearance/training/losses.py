@@ -1,4 +1,4 @@
-"""The losses, each a small function or module with its paper named.
+"""The losses, each a small function or module with a reference to its paper.
 
 Shapes throughout: features (N, D) float, not normalised; logits (N, C) float; labels (N,) int64 in [0, C).
 """
@@ -19,7 +19,7 @@ class CosineSoftmax(nn.Module):
     """Softmax over scaled cosines between unit features and unit class weights, with an additive margin.
 
     Wojke and Bewley, "Deep Cosine Metric Learning for Person Re-Identification", WACV 2018, eq. 4; the margin is that
-    of Wang et al., "CosFace", CVPR 2018, eq. 4. It trains exactly what a tracker compares, so cosines spread out.
+    of Wang et al., "CosFace", CVPR 2018, eq. 4. It trains the cosine directly, which is what trackers compare.
     """
 
     def __init__(self, feature_dim: int, num_classes: int, scale: float = 20.0, margin: float = 0.0):
@@ -36,10 +36,10 @@ class CosineSoftmax(nn.Module):
 
 
 def batch_hard_triplet(features: Tensor, labels: Tensor, margin: float | None = None) -> Tensor:
-    """Each anchor against its farthest positive and nearest negative, on the unit sphere.
+    """Triplet loss of each anchor with its farthest positive and nearest negative in the batch, on unit vectors.
 
     Hermans, Beyer and Leibe, "In Defense of the Triplet Loss for Person Re-Identification", 2017, eq. 5; `margin=None`
-    is their soft margin. With several processes the candidates come from all of them.
+    is their soft margin. Positives and negatives come from the batch of all processes.
     """
     anchors = F.normalize(features.float(), dim=1)
     others, other_labels, first = gathered(anchors, labels)
@@ -48,7 +48,7 @@ def batch_hard_triplet(features: Tensor, labels: Tensor, margin: float | None = 
     itself = _itself(len(anchors), len(others), first, labels.device)  # (N, M)
     farthest = distances.masked_fill(~same | itself, float("-inf")).amax(1)
     nearest = distances.masked_fill(same, float("inf")).amin(1)
-    usable = farthest.isfinite() & nearest.isfinite()  # anchors that have both a positive and a negative
+    usable = farthest.isfinite() & nearest.isfinite()  # anchors with a positive and a negative
     gap = torch.where(usable, farthest - nearest, 0.0)
     loss = F.softplus(gap) if margin is None else F.relu(gap + margin)
     return (loss * usable).sum() / usable.sum().clamp(min=1)
@@ -71,11 +71,11 @@ def circle(features: Tensor, labels: Tensor, margin: float = 0.25, scale: float 
 
 
 def same_neighbours(features: Tensor, vectors: Tensor, labels: Tensor, temperature: float = 0.1) -> Tensor:
-    """Divergence of each image's cosines to the rest of the batch from those between a teacher's vectors, (N, D').
+    """Distillation of similarities: match the student's cosines between the images of the batch to the teacher's.
 
-    Passalis and Tefas, "Learning Deep Representations with Probabilistic Knowledge Transfer", ECCV 2018: the divergence
-    of two softmaxes over the other images, here with a temperature. Student and teacher may have vectors of different
-    lengths.
+    KL divergence between the softmaxes over the other images (Passalis and Tefas, "Learning Deep Representations with
+    Probabilistic Knowledge Transfer", ECCV 2018), with a temperature. `vectors`: (N, D') unit rows of the teacher; D'
+    may differ from the student's D.
     """
     anchors = F.normalize(features.float(), dim=1)
     others, _, first = gathered(anchors, labels)
@@ -89,14 +89,17 @@ def same_neighbours(features: Tensor, vectors: Tensor, labels: Tensor, temperatu
 
 
 def same_classes(logits: Tensor, wanted: Tensor, temperature: float = 2.0) -> Tensor:
-    """The divergence from a teacher's softened classes (Hinton et al., "Distilling the Knowledge in a Neural Network",
-    2015), times the temperature squared, which keeps its gradients on the scale of the cross-entropy's."""
+    """Distillation of classes: KL divergence from the teacher's softened class probabilities.
+
+    Hinton et al., "Distilling the Knowledge in a Neural Network", 2015. The factor temperature**2 makes gradients
+    comparable to those of the cross-entropy. `wanted`: (N, C) logits of the teacher.
+    """
     own, wanted = ((x.float() / temperature).log_softmax(1) for x in (logits, wanted))
     return temperature**2 * F.kl_div(own, wanted, reduction="batchmean", log_target=True)
 
 
 def _itself(rows: int, columns: int, first: int, device: torch.device) -> Tensor:
-    """(N, M) bool: where an anchor is compared with itself; this process's anchors begin at column `first`."""
+    """(N, M) bool: True where an anchor meets itself; column `first` is this process's first anchor."""
     return torch.arange(rows, device=device)[:, None] + first == torch.arange(columns, device=device)
 
 
@@ -104,7 +107,7 @@ METRIC_LOSSES = ("cosine", "triplet", "circle")
 
 
 def metric_losses(names: str) -> list[str]:
-    """The names in "cosine+triplet"; none in "none".
+    """The list of names in a text like "cosine+triplet"; [] for "none".
 
     Raises:
         ValueError: a name is unknown or repeated.

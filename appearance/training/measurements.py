@@ -1,4 +1,4 @@
-"""What `choose_recipe` asks about this machine and the starting weights, measured on demand."""
+"""Measurements for `choose_recipe`: speed of this machine, and quality of the starting weights."""
 
 import copy
 import math
@@ -17,21 +17,21 @@ from appearance.training import schedule, starting
 from appearance.training.optimizer import build_optimizer
 from appearance.training.recipe import Recipe
 
-TIMED = 3  # steps, after one that warms up
-DECODED = 16  # images whose decoding is timed
-FORWARD = 1 / 3  # time of testing an image, as a share of training on it
-TESTS = 5  # on query and gallery in a run, about
+TIMED = 3  # timed steps, after one for warm-up
+DECODED = 16  # images to time decoding with
+FORWARD = 1 / 3  # time of inference on an image, relative to training
+TESTS = 5  # approximate number of tests on query and gallery in a run
 
 
 class Measurements:
-    """Each is taken once, on all processes at once, and leaves the global random state as it was.
+    """Lazy measurements, each made once and on all processes together; the global random state is unchanged.
 
     Args:
         net: the network with its starting weights.
         feeds: the training and validation images.
-        objective: a network, a recipe -> the module that trains it.
-        train_step: of `train.py`.
-        tested: images of query and gallery.
+        objective: (network, recipe) -> the network with its losses.
+        train_step: `train.train_step`.
+        tested: number of images in query and gallery.
     """
 
     def __init__(
@@ -49,18 +49,18 @@ class Measurements:
         self._spent = 0.0
 
     def precision(self, height: int, width: int) -> str:
-        """The fastest `--amp` of this network on this device."""
+        """The fastest `--amp` for this network on this device: "fp32" or "bf16"."""
         return self.world.broadcast(fastest_precision(self.net, height, width, self.world.device))
 
     def equal_error_rate(self, height: int, width: int) -> float | None:
-        """How badly the starting weights tell the training identities apart; None where these have one image each."""
+        """Equal error rate of the starting weights on the training identities; None if these have one image each."""
         some = starting.some_of_each(self.feeds.train)
         dataset = self.feeds.images(some, height, width)
         rows = features_of(self.net, dataset, self.world, workers=self.feeds.workers, desc="starting weights")
         return self.world.broadcast(None if rows is None else starting.equal_error_rate(rows, some))
 
     def seconds(self, recipe: Recipe) -> float:
-        """About what a run takes: decoding, steps, validation, tests, and the timing itself so far."""
+        """Estimated seconds of a run: decoding, steps, validation, tests, and the measurements so far."""
         steps, share = len(batches.order(recipe, self.feeds.labels, 0)), FORWARD / recipe.batch_size
         training, validation = len(self.feeds.train), len(self.feeds.val)
         sizes = [schedule.image_size(recipe, epoch) for epoch in range(recipe.epochs)]
@@ -69,7 +69,7 @@ class Measurements:
         return total + self._decode() * (training + validation + self.tested) + self._spent
 
     def _step(self, recipe: Recipe, size: tuple[int, int]) -> float:
-        """Seconds of a step: the median of a few."""
+        """Seconds per step at (height, width): median of TIMED steps."""
         key = (size, recipe.batch_size)
         if key not in self._step_seconds:
             began = time.perf_counter()
@@ -82,7 +82,7 @@ class Measurements:
         return self._step_seconds[key]
 
     def _trial(self, recipe: Recipe, size: tuple[int, int]) -> Callable[[], object]:
-        """A function that runs one training step, on a copy of the network and random images of (height, width)."""
+        """A function that runs one training step on a copy of the network, with random images of (height, width)."""
         device, count = self.world.device, recipe.batch_size // self.world.size
         objective = self._objective(copy.deepcopy(self.net), recipe).to(device, memory_format=torch.channels_last)
         tools = build_optimizer(objective, recipe, 1)
@@ -99,7 +99,7 @@ class Measurements:
         return time.perf_counter() - began
 
     def _decode(self) -> float:
-        """Seconds to decode and resize an image, with all workers."""
+        """Seconds per image for decoding and resizing, with all workers."""
         if self._decode_seconds is None:
             some = self.feeds.train[:: math.ceil(len(self.feeds.train) / DECODED)]
             dataset = self.feeds.images(some, 128, 64)

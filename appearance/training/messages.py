@@ -1,4 +1,4 @@
-"""The text of a training run: what is printed before, during and after it. Nothing here prints, raises or decides."""
+"""The messages of a training run, as pure functions that return text."""
 
 import os
 import textwrap
@@ -14,7 +14,7 @@ from appearance.training.recipe import FEW_PEOPLE, TOO_FEW_STEPS, Facts, Recipe
 
 
 def description(facts: Facts, validation_images: int, device: torch.device) -> str:
-    """What is about to be trained, on what."""
+    """The line about network, data and device."""
     name = torch.cuda.get_device_name(device) if device.type == "cuda" else device.type
     processes = f" x {facts.processes} processes" if facts.processes > 1 else ""
     text = (
@@ -25,7 +25,7 @@ def description(facts: Facts, validation_images: int, device: torch.device) -> s
 
 
 def plan(recipe: Recipe, reasons: dict[str, str], steps_per_epoch: int, facts: Facts, device: torch.device) -> str:
-    """How long and how large, with the reasons for what was chosen; warnings; and the whole recipe."""
+    """The main settings with the reasons for automatic ones, warnings, and the whole recipe."""
 
     def why(name: str) -> str:
         return f" ({reasons[name]})" if reasons.get(name) else ""
@@ -43,7 +43,7 @@ def plan(recipe: Recipe, reasons: dict[str, str], steps_per_epoch: int, facts: F
         parts.append("precise batch norm statistics" + why("precise_bn"))
     lines = ["; ".join(parts)]
     if steps < TOO_FEW_STEPS:
-        lines.append(f"warning: {steps} steps are too few to learn from; give more --epochs or a smaller --batch_size")
+        lines.append(f"warning: {steps} steps are too few for training; use more --epochs or a smaller --batch_size")
     if recipe.keep_start:
         lines.append(
             f"saved weights are {recipe.keep_start:.0%} starting + {1 - recipe.keep_start:.0%} trained"
@@ -64,7 +64,7 @@ def plan(recipe: Recipe, reasons: dict[str, str], steps_per_epoch: int, facts: F
 
 
 def epoch_line(recipe: Recipe, history: list[dict]) -> str:
-    """The figures of the last epoch, and the time that is left."""
+    """The metrics of the last epoch, and the remaining time."""
     row = history[-1]
     parts = [
         f"epoch {row['epoch']:>3}/{recipe.epochs}",
@@ -83,9 +83,9 @@ def epoch_line(recipe: Recipe, history: list[dict]) -> str:
 
 
 def _time_left(recipe: Recipe, history: list[dict]) -> str:
-    """An estimate from the last epoch without a test, and from the image sizes of the epochs to come.
+    """Estimate the remaining time from the last epoch without a test and the image sizes of the remaining epochs.
 
-    The sizes seen so far tell how much of an epoch's time grows with the pixels; before there are two it is guessed.
+    The time of an epoch is linear in the pixels of an image; the slope is from epochs of two sizes, or a guess.
     """
 
     def pixels(row: dict) -> int:
@@ -96,17 +96,17 @@ def _time_left(recipe: Recipe, history: list[dict]) -> str:
     smaller = [other for other in untested if pixels(other) < pixels(row)]
     if smaller:
         per_pixel = (row["seconds"] - smaller[-1]["seconds"]) / (pixels(row) - pixels(smaller[-1]))
-    else:  # a step's fixed time, in pixels of a batch, fitted for `Net` on CPU cores
+    else:  # fixed time of a step, in pixels per batch, fitted for `Net` on CPUs
         fixed = 60_000 if recipe.amp == "bf16" else 20_000
         per_pixel = row["seconds"] / (pixels(row) + fixed / recipe.batch_size)
-    per_pixel = min(max(0.0, per_pixel), row["seconds"] / pixels(row))  # from none of the time to all
+    per_pixel = min(max(0.0, per_pixel), row["seconds"] / pixels(row))  # none to all of the time
     sizes = [schedule.image_size(recipe, epoch) for epoch in range(history[-1]["epoch"], recipe.epochs)]
     seconds = sum(row["seconds"] + per_pixel * (height * width - pixels(row)) for height, width in sizes)
     return f"{seconds / 60:.0f} min" if seconds >= 90 else f"{seconds:.0f} s"
 
 
 def finished(path: Path, epochs: int) -> str:
-    """For a run that has nothing left to do."""
+    """The message if a resumed run is complete."""
     return f"{path} has finished its {cli.counted(epochs, 'epoch')}; train longer with --epochs"
 
 
@@ -115,35 +115,33 @@ def resumed(path: Path, epochs: int, steps: int) -> str:
 
 
 def no_best(output: Path) -> str:
-    return f"  note: there is no {output / 'best.pth'}; the best of the epochs to come is saved there"
+    return f"  note: no {output / 'best.pth'}; the best of the remaining epochs will be saved there"
 
 
 def other_length(before: int, now: int) -> str:
-    return (
-        f"  note: {before} epochs became {now}; learning rate and image sizes follow the longer schedule from here on"
-    )
+    return f"  note: --epochs changed from {before} to {now}; learning rate and image sizes follow the new schedule"
 
 
 def not_finite(epoch: int, step: int, rate: float, paths: list[str], output: Path) -> str:
-    """A loss that is not a number: where, at which rate, and which images were in the batch."""
+    """The error about a NaN or infinite loss: step, learning rate, and images of the batch."""
     names = ", ".join(Path(path).name for path in paths[:3])
     return (
-        f"the loss is not finite at step {step + 1} of epoch {epoch + 1} "
+        f"the loss is NaN or infinite at step {step + 1} of epoch {epoch + 1} "
         f"(learning rate {rate:.2g}, batch of {len(paths)}: {names}, ...); "
-        f"{output / 'last.pth'} is left as it was last saved: try a lower --lr"
+        f"use a lower --lr ({output / 'last.pth'} still has the last saved state)"
     )
 
 
 def stopped(signal_name: str, epochs: int, steps: int, output: Path) -> str:
-    """A run that Ctrl-C, SIGTERM or SIGHUP has ended, and how to go on."""
+    """The message of a run that was stopped by Ctrl-C, SIGTERM or SIGHUP, with the command to resume it."""
     return (
-        f"\nStopped by {signal_name} after {cli.counted(epochs, 'epoch')} and {cli.counted(steps, 'step')}, saved. "
+        f"\nStopped by {signal_name} and saved after {cli.counted(epochs, 'epoch')} and {cli.counted(steps, 'step')}. "
         f"Go on with: {resume_command(output)}"
     )
 
 
 def resume_command(output: Path, *flags) -> str:
-    """The line that goes on with a run; all flags but these come from the run itself."""
+    """The command that resumes a run; flags other than these are saved in the run."""
     words = ["--resume", output / "last.pth", *flags]
     told = os.environ
     if "LOCAL_WORLD_SIZE" not in told:
@@ -156,9 +154,9 @@ def resume_command(output: Path, *flags) -> str:
 
 
 def next_step(args, data) -> str:
-    """What to type after training: the test, if there is something to test on."""
+    """The command for testing the trained network, if the dataset has query and gallery."""
     if not data.can_evaluate:
-        return "Nothing to test it on: there is no query and gallery."
+        return "No test: the dataset has no query and gallery."
     words = []
     if args.data_dir:
         words += ["--data-dir", data.root]

@@ -1,4 +1,4 @@
-"""What turns gradients into steps: Muon, AdamW or SGD, the learning rate, and the scaler of fp16 gradients."""
+"""The optimizers (Muon, AdamW or SGD), with learning rate scheduler and fp16 gradient scaler."""
 
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
@@ -11,16 +11,16 @@ from torch.optim.lr_scheduler import LambdaLR
 from appearance.networks.precision import full_precision
 from appearance.training import schedule
 
-# Jordan's coefficients of the quintic: after five steps singular values from 0.002 to 1 lie between 0.7 and 1.2
+# Jordan's coefficients of the quintic: five steps map singular values from 0.002 to 1 into 0.7 to 1.2
 NEWTON_SCHULZ = (3.4445, -4.7750, 2.0315)
 STEPS = 5
 
 
 def build_optimizer(model: nn.Module, recipe, steps_per_epoch: int):
-    """The optimizer of all trainable parameters, its learning rates (one a step), and fp16's gradient scaler.
+    """(optimizer of all trainable parameters, learning rate scheduler with one rate per step, fp16 gradient scaler).
 
-    Muon for the kernels with AdamW for the rest, AdamW, or SGD with momentum 0.9. Biases and normalisation, which have
-    one dimension, get no weight decay.
+    The optimizer is Muon for kernels and AdamW for the rest, AdamW, or SGD with momentum 0.9. Parameters with one
+    dimension (biases, normalisation) have no weight decay.
     """
     trained = [p for p in model.parameters() if p.requires_grad]
     by_muon = [p for p in trained if recipe.optimizer == "muon" and learns_by_muon(p)]
@@ -36,33 +36,32 @@ def build_optimizer(model: nn.Module, recipe, steps_per_epoch: int):
         optimizer = Muon(groups, recipe.lr, fused=fused)
     elif recipe.optimizer == "adamw":
         optimizer = AdamW(groups, lr=recipe.lr, fused=fused)
-    else:  # the fused kernel reads momentum that nobody wrote where fp16's first step overflows
+    else:  # the fused kernel reads uninitialised momentum if the first step of fp16 overflows
         optimizer = SGD(groups, lr=recipe.lr, momentum=0.9, fused=fused and recipe.amp != "fp16")
     factors = schedule.lr_factors(recipe, steps_per_epoch)
-    scheduler = LambdaLR(optimizer, lambda step: factors[min(step, len(factors) - 1)])  # it asks for one after the last
+    scheduler = LambdaLR(optimizer, lambda step: factors[min(step, len(factors) - 1)])  # called once after the last
     return optimizer, scheduler, torch.amp.GradScaler(trained[0].device.type, enabled=recipe.amp == "fp16")
 
 
 def learns_by_muon(parameter: nn.Parameter) -> bool:
-    """Kernels that mix channels; not those of the image's three, not depth-wise ones."""
+    """Whether Muon trains a parameter: only kernels with more than 3 input channels (not the first, not depth-wise)."""
     return parameter.ndim == 4 and parameter.shape[1] > 3
 
 
 class Muon(AdamW):
-    """Muon for the groups with `muon=True`, which hold convolution kernels, and AdamW for all others.
+    """Muon for groups with `muon=True` (convolution kernels), AdamW for the others.
 
-    The momentum of each kernel, as a matrix (outputs, inputs x height x width), is replaced by the nearest matrix with
-    singular values of 1 (Jordan et al., "Muon: An optimizer for hidden layers in neural networks", 2024), scaled to
-    what AdamW's steps measure on average, so that learning rate and weight decay mean the same in both kinds of groups
-    (Liu et al., "Muon is Scalable for LLM Training", 2025, eq. 4). PyTorch's own Muon takes matrices only.
+    The momentum of a kernel, as a matrix (outputs, inputs x height x width), is replaced by the nearest matrix with
+    all singular values 1 (Jordan et al., "Muon: An optimizer for hidden layers in neural networks", 2024), and scaled
+    to the average size of AdamW's steps, so that both kinds of groups share learning rate and weight decay (Liu et al.,
+    "Muon is Scalable for LLM Training", 2025, eq. 4). PyTorch's Muon supports matrices only.
 
     Args:
-        groups: as for AdamW, each with `muon` set.
+        groups: as for AdamW, each with a key `muon`.
         lr: the highest learning rate.
-        momentum: of Muon; Nesterov's.
-        block: output channels that are made orthogonal to each other at a time; a kernel's products
-            cost in proportion to it.
-        fused: of AdamW.
+        momentum: Nesterov momentum of Muon.
+        block: number of output channels to orthogonalise together; the cost is proportional to it.
+        fused: as for AdamW.
     """
 
     def __init__(
@@ -75,7 +74,7 @@ class Muon(AdamW):
     ):
         super().__init__(groups, lr=lr, fused=fused)
         self.momentum, self.block = momentum, block
-        self._step_supports_amp_scaling = False  # a GradScaler has to unscale the gradients: Muon does not
+        self._step_supports_amp_scaling = False  # Muon does not unscale gradients, so the GradScaler must
 
     @torch.no_grad()
     def step(self, closure=None):
@@ -99,7 +98,7 @@ class Muon(AdamW):
         averages = [self._average(kernel) for kernel in kernels]
         torch._foreach_lerp_(averages, gradients, 1 - self.momentum)
         directions = torch._foreach_lerp(gradients, averages, self.momentum)
-        alike = defaultdict(list)  # shape of a block -> numbers of the kernels that are cut into such blocks
+        alike = defaultdict(list)  # shape of a block -> indices of the kernels with such blocks
         for number, kernel in enumerate(kernels):
             rows = self.block if len(kernel) % self.block == 0 else len(kernel)
             alike[rows, kernel[0].numel()].append(number)
@@ -122,30 +121,30 @@ class Muon(AdamW):
 
     def _average(self, kernel: nn.Parameter) -> Tensor:
         state = self.state[kernel]
-        if not state:  # in AdamW's names: loading a state looks for "step"
+        if not state:  # AdamW's names, because load_state_dict expects "step"
             state["step"], state["exp_avg"] = torch.zeros(()), torch.zeros_like(kernel)
         return state["exp_avg"]
 
 
 def _rows(kernel: Tensor) -> Tensor:
-    """(O, I, H, W) -> a view (O, H, W, I): the order in which channels-last kernels lie in memory.
+    """(O, I, H, W) -> a view (O, H, W, I), the memory order of channels-last kernels.
 
-    Which column of the matrix a weight is in makes no difference to its direction.
+    The order of the matrix's columns does not affect the result.
     """
     return kernel.detach().permute(0, 2, 3, 1)
 
 
 def orthogonal(batches: Sequence[Tensor]) -> list[Tensor]:
-    """Batches of (B, R, C) matrices -> about the nearest ones with singular values of 1, by Newton-Schulz iterations.
+    """Batches of (B, R, C) matrices -> approximately the nearest with singular values 1, by Newton-Schulz iterations.
 
-    Jordan et al., 2024. The values end between 0.7 and 1.2, which trains as well as 1. A matrix of zeros stays so.
+    Jordan et al., 2024. Singular values become 0.7 to 1.2, which trains as well as 1. Zero matrices stay zero.
 
-    A step multiplies X from the left by P = a + b G + c G G with G = X X', and X X' by P from both sides. So the steps
-    are taken on the small symmetric G of all matrices of one height at a time, whatever their widths, and X is
-    multiplied once, by the product of all P. That needs float32: in less, G would not stay positive.
+    A step multiplies X from the left by P = a + b G + c G G, where G = X X', and so G becomes P G P. The iterations are
+    therefore done on the small symmetric G, for all matrices of the same height together, and X is multiplied once, by
+    the product of all P. This needs float32, or G would not stay positive.
     """
     flat = [batch.mT if batch.shape[1] > batch.shape[2] else batch for batch in batches]
-    alike = defaultdict(list)  # height -> numbers of the batches of that height
+    alike = defaultdict(list)  # height -> indices of the batches of that height
     for number, batch in enumerate(flat):
         alike[batch.shape[1]].append(number)
     out: list[Tensor] = [None] * len(flat)
@@ -160,7 +159,7 @@ def orthogonal(batches: Sequence[Tensor]) -> list[Tensor]:
 
 
 def _newton_schulz(gram: Tensor) -> Tensor:
-    """(B, R, R) X X' -> the product of the factors that the steps multiply X by, from the left."""
+    """(B, R, R) X X' -> (B, R, R) product of all factors P of the iterations."""
     a, b, c = NEWTON_SCHULZ
     product = None
     for step in range(STEPS):

@@ -1,8 +1,8 @@
-"""The recipe: all hyperparameters, written once, chosen in one place, frozen for the run.
+"""The recipe: all hyperparameters, defined once, chosen in one place, frozen for the run.
 
-`Recipe` has a field for each setting, with its value in both named recipes, its flag's help and its source; the flags
-of `train.py` and the table of `--help` are made from it. `choose_recipe` replaces each "auto" by a value that fits the
-data, the starting weights and the machine, and says why.
+`Recipe` has a field for each setting, with its value in both named recipes, the help text and the source; the flags of
+`train.py` and the table in `--help` are generated from it. `choose_recipe` replaces each "auto" by a value for the
+data, the starting weights and the machine, and returns the reasons.
 """
 
 import argparse
@@ -20,12 +20,12 @@ RECIPES = ("deepsort", "default")
 
 
 def loss_names(text: str) -> str:
-    """The type of `--metric-loss`."""
+    """Argument type of `--metric-loss`."""
     try:
         metric_losses(text)
     except ValueError:
         known = ", ".join(METRIC_LOSSES)
-        raise argparse.ArgumentTypeError(f"{text} is not none, nor one or more of {known} joined by +") from None
+        raise argparse.ArgumentTypeError(f"{text} is neither none nor a list of {known} joined by +") from None
     return text
 
 
@@ -33,11 +33,11 @@ def setting(default, deepsort=None, *, type: Callable, help: str, source: str = 
     """A field of `Recipe`.
 
     Args:
-        default: its value in the default recipe, "auto" where `choose_recipe` decides.
-        deepsort: its value in the deepsort recipe, where it differs.
+        default: value in the default recipe; "auto": chosen by `choose_recipe`.
+        deepsort: value in the deepsort recipe; None: the same.
         type: text -> value, as for argparse; `bool` for a switch.
-        help: what its flag says.
-        source: the paper that it is from.
+        help: help text of the flag.
+        source: its paper.
     """
     values = {"default": default, "deepsort": default if deepsort is None else deepsort}
     help = f"{help} ({source})" if source else help
@@ -158,13 +158,13 @@ def flag(name: str) -> str:
 
 
 def saved_recipe(values) -> Recipe:
-    """The recipe from a file's dict of settings.
+    """The recipe from a dict of settings in a file.
 
     Raises:
-        ValueError: it does not hold a valid value for each setting.
+        ValueError: a setting is missing, unknown or invalid.
     """
     if not isinstance(values, dict) or values.keys() != SETTINGS.keys():
-        raise ValueError("other settings than those of a recipe")
+        raise ValueError("settings are missing or unknown")
     for name, value in values.items():
         one = SETTINGS[name]
         try:
@@ -172,46 +172,46 @@ def saved_recipe(values) -> Recipe:
         except argparse.ArgumentTypeError as error:
             raise ValueError(str(error)) from None
         if not valid or (one["choices"] and value not in one["choices"]):
-            raise ValueError(f"{name} {value!r}")
+            raise ValueError(f"invalid {name} {value!r}")
     return Recipe(**values)
 
 
 # ---------------------------------------------------------------------------------------------------------------------
-# What steers the choice, with the evidence. results/length.csv, teacher.csv and people.csv have more.
+# Constants of the choice, with the evidence; more in results/length.csv, teacher.csv and people.csv.
 
-EPOCHS = 40  # the longest that was compared; mAP of 250 people 41.0 in 12, 44.1 in 20, 45.6 in 40
-LR = 2e-3  # for Muon; 4e-3 and 1e-3 were compared in 12 epochs
-FEWEST_STEPS = 300  # of 32 images, in a very small dataset: 28 faces were nearly solved in 315
-ENOUGH_STEPS = 600  # up to here many small steps gained more than larger batches, and than small images first
-ENOUGH_SMALL_STEPS = 1500  # the same where one step changes little: OSNet in batches of 16, mAP 69.3, of 32, 56.5
-TOO_FEW_STEPS = 100  # 70 to 100 steps of 760 images stayed near chance
+EPOCHS = 40  # the longest tested; mAP with 250 people: 41.0 after 12 epochs, 44.1 after 20, 45.6 after 40
+LR = 2e-3  # for Muon; compared with 4e-3 and 1e-3 in 12 epochs
+FEWEST_STEPS = 300  # of 32 images, for very small datasets: 28 faces were nearly solved in 315
+ENOUGH_STEPS = 600  # in shorter runs, more small steps gain more than larger batches or progressive resizing
+ENOUGH_SMALL_STEPS = 1500  # the same for light networks and low rates: OSNet has mAP 69.3 with batch 16, 56.5 with 32
+TOO_FEW_STEPS = 100  # runs of 70 to 100 steps on 760 images stayed near chance
 BATCHES = (128, 64, 32, 16)
-LARGEST_BATCH = 64  # per process: batches of 128 had 3 points of mAP less in 40 epochs, and 3.5 at 128x64
-SMALLEST_BATCH = 32  # of large networks from scratch: 16 were no better, and took a fifth more time
-FEWEST_IN_PROCESS = 8  # images of a batch: two identities of four; not measured
-FEW_IN_PROCESS = 32  # images of a batch: precise statistics gained 2 to 3 points of mAP at 16, none at 32
-FINE_TUNING = 0.25  # times LR: at the full rate the network first forgets what it knows
-# times LR, with a teacher: narrow layers want more (Yang et al., "Tuning Large Neural Networks via Zero-Shot
-# Hyperparameter Transfer", NeurIPS 2021). from scratch, without a teacher, a network collapsed at this rate.
+LARGEST_BATCH = 64  # per process; batch 128 lost 3 points of mAP in 40 epochs, 3.5 at 128x64
+SMALLEST_BATCH = 32  # for large networks from scratch; 16 was no better and a fifth slower
+FEWEST_IN_PROCESS = 8  # images per process: two identities of four; not measured
+FEW_IN_PROCESS = 32  # images per process below which precise batch norm helps: 2 to 3 points of mAP at 16, 0 at 32
+FINE_TUNING = 0.25  # times LR; at the full rate the network first loses what it has learned
+# times LR, with a teacher: narrow layers need more (Yang et al., "Tuning Large Neural Networks via Zero-Shot
+# Hyperparameter Transfer", NeurIPS 2021). Without a teacher, training from scratch collapsed at this rate.
 NARROW = {"osnet_x0_25": 4.0}
-MOST_KEPT = 0.6  # of the starting weights; without it 10 people made the network worse on all others
-ENOUGH_PEOPLE = 150  # from here on nothing is kept: training on 250 people helped more than it hurt
-# equal error rates of the starting weights: up to KNOWN the share above is kept whole, from UNKNOWN on nothing is;
-# on people they were 0.10 to 0.14, on cows, where keeping nothing was best, 0.39
+MOST_KEPT = 0.6  # largest --keep-start; with 0, fine-tuning on 10 people made the network worse on everyone else
+ENOUGH_PEOPLE = 150  # --keep-start is 0 from here on: training on 250 people helped more than it hurt
+# equal error rates of the starting weights: full --keep-start up to KNOWN, 0 from UNKNOWN on. Measured 0.10 to 0.14 on
+# people, and 0.39 on cows, where 0 was best
 KNOWN, UNKNOWN = 0.2, 0.3
-FEW_PEOPLE = 30  # fine-tuning on 10 people made the network worse on others, on 50 better
+FEW_PEOPLE = 30  # fine-tuning on 10 people made the network worse on everyone else, on 50 people better
 
 
 @dataclass(frozen=True)
 class Facts:
-    """What the choice depends on besides the flags.
+    """Facts about data, network and processes that the choice depends on.
 
     Args:
         model: architecture.
-        images, identities: of the training set.
-        processes: that share each batch.
-        height, width: input size of the starting weights.
-        fine_tuning: the starting weights were trained to tell people apart, and are trained further.
+        images, identities: number of training images and identities.
+        processes: number of processes that share each batch.
+        height, width: input size of the starting weights in pixels.
+        fine_tuning: the starting weights are of a re-ID network, and all layers are trained.
     """
 
     model: str
@@ -224,26 +224,26 @@ class Facts:
 
     @classmethod
     def of(cls, args, model: str, start, images: int, identities: int, processes: int) -> "Facts":
-        """The facts of a run; `start` is the checkpoint with its starting weights, if any."""
+        """The facts of a run; `start`: the checkpoint of the starting weights, or None."""
         size = {"height": start.height, "width": start.width} if start else {}
         fine_tuning = bool(start) and start.knows_people and not args.freeze_layers
         return cls(model, images, identities, processes, fine_tuning=fine_tuning, **size)
 
 
 def choose_recipe(args, facts: Facts, measure) -> tuple[Recipe, dict[str, str]]:
-    """The recipe of a new run: what the flags say, else `args.recipe`, with every "auto" replaced.
+    """Choose the recipe of a new run: flags, else `args.recipe`, with every "auto" replaced.
 
     Args:
-        args: parsed flags; None where a setting's flag was not given.
-        measure: what is measured on this machine where it is needed: `precision(height, width)` -> fastest `amp`;
-            `equal_error_rate(height, width)` of the starting weights on the training identities, or None;
-            `seconds(recipe)` that a run would take (for `--minutes`).
+        args: parsed flags; None for settings that were not given.
+        measure: `Measurements`, of which only the necessary ones are made: `precision(height, width)` -> fastest `amp`;
+            `equal_error_rate(height, width)` of the starting weights, or None; `seconds(recipe)` of a run, for
+            `--minutes`.
 
     Returns:
-        the recipe, and setting -> reason for what was chosen.
+        the recipe, and {setting: reason} for automatic choices.
 
     Raises:
-        InputError: the batch cannot be shared by the processes.
+        InputError: the processes cannot share the batch size.
     """
     values = {name: one["values"][args.recipe] for name, one in SETTINGS.items()}
     values |= {name: getattr(args, name) for name in SETTINGS if getattr(args, name) is not None}
@@ -277,17 +277,17 @@ def choose_recipe(args, facts: Facts, measure) -> tuple[Recipe, dict[str, str]]:
 
 
 def _learning_rate(facts: Facts, teacher: bool) -> tuple[float, str]:
-    """A teacher reminds the student of what its weights know, so the full rate does no harm then."""
+    """(learning rate, reason). With a teacher the full rate does no harm: distillation preserves what was learned."""
     if teacher:
         factor = NARROW.get(facts.model, 1.0)
         return LR * factor, f"{factor:g} times the usual: narrow network with a teacher" if factor != 1 else ""
     if facts.fine_tuning:
-        return LR * FINE_TUNING, "a quarter of the usual: the starting weights know people already"
+        return LR * FINE_TUNING, "a quarter of the usual: fine-tuning a re-ID network"
     return LR, ""
 
 
 def _share_to_keep(facts: Facts, equal_error_rate: Callable[[], float | None]) -> tuple[float, str]:
-    """The fewer the identities, the more of the starting weights is kept, as far as these tell the identities apart."""
+    """(`keep_start`, reason): larger with fewer identities, smaller if the starting weights do not work on them."""
     kept = round(MOST_KEPT * max(0.0, 1 - facts.identities / ENOUGH_PEOPLE), 2) if facts.fine_tuning else 0.0
     if not kept:
         return 0.0, ""
@@ -296,17 +296,17 @@ def _share_to_keep(facts: Facts, equal_error_rate: Callable[[], float | None]) -
         return kept, "few identities"
     kept = round(kept * trust(error), 2)
     if not kept:
-        return kept, f"the starting weights do not tell these identities apart: equal error rate {error:.0%}"
-    return kept, f"few identities, which the starting weights tell apart: equal error rate {error:.0%}"
+        return kept, f"the starting weights do not recognise these identities: equal error rate {error:.0%}"
+    return kept, f"few identities, which the starting weights recognise: equal error rate {error:.0%}"
 
 
 def trust(error: float) -> float:
-    """How far starting weights with such an equal error rate can be relied on, 0 to 1."""
+    """Trust in starting weights with this equal error rate: 1 up to KNOWN, falling to 0 at UNKNOWN."""
     return min(1.0, max(0.0, (UNKNOWN - error) / (UNKNOWN - KNOWN)))
 
 
 def _of_length(epochs: int, values: dict, facts: Facts, reasons: dict) -> Recipe:
-    """The recipe for this many epochs; batch size, progressive resizing and batch norm follow from its steps."""
+    """The recipe for this many epochs, which decide batch size, progressive resizing and precise batch norm."""
     values = values | {"epochs": epochs}
     images_seen, processes = epochs * facts.images, facts.processes
     if values["batch_size"] == AUTO:
@@ -318,8 +318,8 @@ def _of_length(epochs: int, values: dict, facts: Facts, reasons: dict) -> Recipe
     batch_size = values["batch_size"]
     if batch_size % processes or batch_size < 2 * processes:
         raise InputError(
-            f"--batch_size {batch_size}: must be a multiple of the {processes} processes, with two images or more for "
-            "each"
+            f"--batch_size {batch_size}: must be a multiple of the number of processes, {processes}, with at least two "
+            "images per process"
         )
     if values["precise_bn"] == AUTO:
         values["precise_bn"] = batch_size < FEW_IN_PROCESS * processes
@@ -331,7 +331,7 @@ def _of_length(epochs: int, values: dict, facts: Facts, reasons: dict) -> Recipe
 
 
 def _batch_sizes(facts: Facts) -> list[int]:
-    """Batch sizes that the processes can share, the largest first."""
+    """Batch sizes to choose from, divisible by the number of processes, largest first."""
     largest = _largest_batch(facts.processes)
     smallest = max(FEWEST_IN_PROCESS * facts.processes, 0 if _takes_small_steps(facts) else SMALLEST_BATCH)
     return [size for size in BATCHES if size % facts.processes == 0 and smallest <= size <= largest] or [largest]
@@ -342,12 +342,12 @@ def _largest_batch(processes: int) -> int:
 
 
 def _takes_small_steps(facts: Facts) -> bool:
-    """Whether one step changes little, so that many small ones are wanted: light networks, and low rates."""
+    """Whether a step changes little (light networks, low rates), so that more, smaller steps are better."""
     return facts.fine_tuning or facts.model.startswith(("osnet", "mobilenet"))
 
 
 def _most_epochs(seconds: Callable[[int], float], limit: float) -> int:
-    """The largest number of epochs whose run takes at most `limit` seconds; at least one."""
+    """The largest number of epochs that takes at most `limit` seconds; at least 1."""
     low = 1
     while seconds(2 * low) <= limit:
         low *= 2

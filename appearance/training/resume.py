@@ -1,4 +1,4 @@
-"""Which run is resumed, which of its flags hold, and which run may be replaced."""
+"""Find the run to resume, combine its flags with the given ones, and protect existing runs."""
 
 import argparse
 import os
@@ -17,33 +17,33 @@ from appearance.training import flags
 from appearance.training.recipe import AUTO, SETTINGS, Recipe, flag, saved_recipe
 
 PATHS = {"data_dir", "output", "teacher"}
-# flags that may change when a run is resumed: they do not touch the course of the training
+# flags that may change when a run is resumed, as they do not affect the weights
 FREE = {
     *("resume", "output", "device", "gpu_id", "workers", "cache", "eval_interval", "save_interval", "given"),
     *("dist_url", "world_size", "data_dir", "timeout", "overwrite", "skip_bad_images"),
 }
 FILES = ("last.pth", "best.pth", "history.csv", "curves.png")  # of a run
-# what `last.pth` holds beside the weights
+# content of `last.pth` besides the weights
 STATE = {
     **{"objective": dict, "buffers": list, "optimizer": dict, "scheduler": dict, "scaler": dict, "history": list},
     **{"best": list, "epoch": int, "step": int, "totals": Tensor, "images": int, "processes": int, "class_names": list},
 }
-# flags of earlier versions -> values with which a run can still be resumed
+# removed flags of earlier versions -> values with which a run can still be resumed
 GONE = {"ema": (0.0,), "metric_weight": (0.0, 1.0), "scale": (20.0,)}
 
 
 def find(args, world: World | None = None) -> tuple[argparse.Namespace, Checkpoint | None, Recipe | None]:
-    """The flags to train with; and where a run is resumed, its checkpoint and recipe.
+    """The flags to train with, and the checkpoint and recipe of the resumed run (None, None for a new run).
 
-    Among several processes, `world`, rank 0 reads for all, so other machines do not need the file; each process keeps
-    the flags given to it that belong to its machine.
-
-    A run that torchrun has restarted resumes by itself. Flags that were not given take the values of the resumed run.
+    A run restarted by torchrun is resumed automatically. Flags that were not given take the values of the resumed run.
     Nothing in the output folder is changed.
 
+    With several processes (`world`), rank 0 reads the file for all, so other machines do not need it; the flags in
+    MACHINE_FLAGS stay as given to each process.
+
     Raises:
-        InputError: there is nothing to resume, or a given flag would change the course of the run; or, without
-            `--resume`, the output folder holds a run already; or the processes were given different flags.
+        InputError: there is nothing to resume; a given flag contradicts the run; the output folder already has a run
+            (without `--resume`); or the processes were given different flags.
     """
     if world is None:
         return _find(args)
@@ -59,37 +59,41 @@ def _find(args) -> tuple[argparse.Namespace, Checkpoint | None, Recipe | None]:
     restarted = _is_of_this_launch(last)
     if not args.resume and not restarted:
         for folder in saved_elsewhere(args.output):
-            if _is_of_this_launch(folder / "last.pth"):  # torchrun has restarted it: not from the start, in its place
+            if _is_of_this_launch(folder / "last.pth"):  # torchrun's restart must not begin a new run here
                 raise InputError(
-                    f"--output {args.output}: was deleted or unmounted in mid-run; go on with the run in {folder}"
+                    f"--output {args.output}: was deleted or unmounted in mid-run; resume the run saved in {folder}"
                 )
         _refuse_to_replace(args.output, args.overwrite)
         return args, None, None
     path = last if restarted or args.resume is True else Path(args.resume)
     if not path.is_file():
-        raise InputError(f"--resume: {path} does not exist; train first, or name a last.pth with --resume FILE")
+        raise InputError(f"--resume: {path} does not exist; start a run without --resume, or give --resume FILE")
     checkpoint = checkpoints.load(path)
     if "optimizer" not in checkpoint.extra:
         raise InputError(
-            f"--resume {path}: holds weights only; resume from last.pth, or start anew with --weights {path}"
+            f"--resume {path}: has weights only; resume from last.pth, or start a new run with --weights {path}"
         )
     before = checkpoint.extra.get("args")
     _refuse_what_is_gone(before, path)
     whole = all(isinstance(checkpoint.extra.get(name), kind) for name, kind in STATE.items())
-    whole &= marks.are_valid(checkpoint.extra["marks"]) if "marks" in checkpoint.extra else True  # earlier: without
+    whole &= marks.are_valid(checkpoint.extra["marks"]) if "marks" in checkpoint.extra else True  # missing in old runs
     if not whole or not _are_flags(before):
-        raise InputError(f"--resume {path}: not a whole last.pth of this collection; is the file damaged?")
-    try:  # runs of earlier versions have the recipe among their flags
+        raise InputError(
+            f"--resume {path}: not a valid last.pth; is the file damaged? Start a new run with --weights {path}"
+        )
+    try:  # earlier versions have the recipe among the flags
         recipe = saved_recipe(checkpoint.extra.get("recipe") or {name: before.get(name) for name in SETTINGS})
     except ValueError as error:
-        raise InputError(f"--resume {path}: not a whole last.pth of this collection ({error})") from None
+        raise InputError(
+            f"--resume {path}: not a valid last.pth ({error}); start a new run with --weights {path}"
+        ) from None
     _refuse_another_course(args, before, recipe, path)
     if "epochs" in args.given and args.epochs != AUTO:
         recipe = replace(recipe, epochs=args.epochs)
     if (done := checkpoint.extra["epoch"]) > recipe.epochs:
         raise InputError(
-            f"--epochs {recipe.epochs}: {path} has done {done} already; give more, or leave the flag out to go on to "
-            "the end of its run"
+            f"--epochs {recipe.epochs}: the run in {path} has already done {done}; give a larger number, or leave "
+            "--epochs out to finish the run as planned"
         )
     taken_over = {
         name: _paths(value) if name in PATHS and value else value
@@ -100,10 +104,10 @@ def _find(args) -> tuple[argparse.Namespace, Checkpoint | None, Recipe | None]:
 
 
 def make_room(output: Path, overwrite: bool) -> None:
-    """Remove the run that `--overwrite` replaces: the last thing before the new one's first step, under its lock.
+    """Delete the run that `--overwrite` replaces; called with the folder locked, right before the first step.
 
     Raises:
-        InputError: a run has been written there meanwhile, and is not to be replaced.
+        InputError: another run was written there meanwhile, and `overwrite` is False.
     """
     _refuse_to_replace(output, overwrite)
     for name in FILES:
@@ -113,18 +117,17 @@ def make_room(output: Path, overwrite: bool) -> None:
 def _refuse_to_replace(output: Path, overwrite: bool) -> None:
     found = [name for name in FILES if (output / name).is_file()]
     if found and not overwrite:
-        how = "go on with --resume" if "last.pth" in found else "move it away"
+        how = "continue it with --resume" if "last.pth" in found else "move it away"
         raise InputError(
-            f"--output {output}: holds a run already ({', '.join(found)}); {how}, choose another folder, "
-            "or replace that run with --overwrite"
+            f"--output {output}: already has a run ({', '.join(found)}); {how}, choose another folder, "
+            "or replace it with --overwrite"
         )
 
 
 def _is_of_this_launch(last: Path) -> bool:
-    """Whether `last` was written since the torchrun that started this process began: then this is a restart.
+    """Whether `last` is newer than the torchrun that started this process, which means that torchrun restarted it.
 
-    torchrun counts restarts, but not those after which another machine takes the lead, and not from one launch to the
-    next. So the time at which it started decides.
+    torchrun's own count of restarts misses those after which another machine leads, so its start time is used.
     """
     if "TORCHELASTIC_RUN_ID" not in os.environ or not last.is_file():
         return False
@@ -137,7 +140,7 @@ def _is_of_this_launch(last: Path) -> bool:
 
 
 def _refuse_what_is_gone(before, path: Path) -> None:
-    """Raises InputError for a run of an earlier version that used what this one does not have any more."""
+    """Raises InputError for a run of an earlier version that used a removed feature."""
     before = before if isinstance(before, dict) else {}
     used = [
         f"--{name.replace('_', '-')} {before[name]}"
@@ -149,12 +152,12 @@ def _refuse_what_is_gone(before, path: Path) -> None:
     if used:
         raise InputError(
             f"--resume {path}: was trained with {', '.join(used)}, which no longer exists; "
-            f"start anew with --weights {path}"
+            f"start a new run with --weights {path}"
         )
 
 
 def _are_flags(values) -> bool:
-    """Whether values from a file could have been given on the command line."""
+    """Whether values from a file are valid flags."""
     if not isinstance(values, dict):
         return False
     try:
@@ -179,7 +182,7 @@ def _are_flags(values) -> bool:
 
 
 def _refuse_another_course(args, before: dict, recipe: Recipe, path: Path) -> None:
-    """Raises InputError where a given flag says otherwise than the run did."""
+    """Raises InputError if a given flag contradicts the resumed run."""
     for name in args.given - FREE - {"epochs"}:
         given = getattr(args, name)
         if name in SETTINGS:
@@ -189,7 +192,7 @@ def _refuse_another_course(args, before: dict, recipe: Recipe, path: Path) -> No
             same = str(given) == str(value)
         if not same:
             spelled = "--gpu_id" if name == "gpu_id" else flag(name)
-            raise InputError(f"{spelled} {given}: the run in {path} has {value}; leave the flag out to resume")
+            raise InputError(f"{spelled} {given}: the run in {path} has {value}; leave {spelled} out to resume it")
 
 
 def _paths(value: str | list[str]) -> Path | list[Path]:
@@ -197,7 +200,7 @@ def _paths(value: str | list[str]) -> Path | list[Path]:
 
 
 def plain(args) -> dict:
-    """The flags as plain values, for `last.pth`, which holds no objects."""
+    """The flags as plain values, because `last.pth` must not contain objects."""
 
     def text(value):
         if isinstance(value, list):

@@ -1,4 +1,4 @@
-"""The state of a run: its progress, what it saves and resumes, and how it stops."""
+"""The state of a run: count progress, save, resume, stop on Ctrl-C."""
 
 import csv
 import io
@@ -29,10 +29,10 @@ from appearance.training.interpolation import WeightInterpolation
 from appearance.training.recipe import Recipe
 from appearance.training.totals import Totals
 
-SECONDS_BETWEEN_CURVES = 30  # drawing them takes longer than an epoch of small images
+SECONDS_BETWEEN_CURVES = 30  # plotting takes longer than a short epoch
 HANG_UP = getattr(signal, "SIGHUP", None)  # not on Windows
 STOPS = tuple(number for number in (signal.SIGINT, signal.SIGTERM, HANG_UP) if number is not None)
-READ_EVERY = 10  # steps between readings of a GPU's loss, each of which synchronises the host
+READ_EVERY = 10  # steps between reads of the loss from a GPU, each of which is a host sync
 COLUMNS = (
     *("epoch", "height", "width", "lr", "train_loss", "train_acc", "val_loss", "val_acc", "rank1", "mAP"),
     *("images_per_second", "seconds"),
@@ -40,9 +40,9 @@ COLUMNS = (
 
 
 class StopRequest:
-    """Turns Ctrl-C, SIGTERM and SIGHUP into a request to stop after the current step; a second Ctrl-C stops at once.
+    """Context in which Ctrl-C, SIGTERM and SIGHUP request a stop after the current step; a second Ctrl-C is immediate.
 
-    SIGHUP is what a terminal sends when it is closed, at times twice; under `nohup` it is ignored, and stays so.
+    A closing terminal sends SIGHUP, sometimes twice. Under `nohup` SIGHUP is ignored, and stays ignored here.
     """
 
     def __init__(self):
@@ -53,7 +53,7 @@ class StopRequest:
         for number in STOPS:
             if number == HANG_UP and signal.getsignal(number) == signal.SIG_IGN:
                 continue
-            with suppress(ValueError):  # not in the main thread: the program around it handles signals
+            with suppress(ValueError):  # not the main thread: the calling program handles signals
                 self._before[number] = signal.signal(number, self._note)
         return self
 
@@ -68,47 +68,54 @@ class StopRequest:
 
 
 class RunFolder:
-    """The folder of a run's files; once it is lost, a new one elsewhere.
+    """The output folder of a run, replaced by a new folder if it is deleted or unmounted.
 
     Attributes:
-        lost: the error that says so.
+        path: the folder in use.
+        lost: the error about the lost folder, or None.
     """
 
     def __init__(self, path: Path):
         self.path, self.lost = path, None
 
     def write(self, name: str, write: Callable[[Path], None]) -> None:
-        """Call `write(path)` with the path of a file of this name."""
+        """Call `write(path)` with the path of the file `name`.
+
+        Raises:
+            InputError: the folder was lost, and no other folder can be written.
+        """
         try:
             write(self.path / name)
         except FolderLost as lost:
             elsewhere = save_elsewhere(self.path, lambda folder: write(folder / name))
             if elsewhere is None:
-                raise InputError(f"--output {lost}; the state of the run could not be saved elsewhere") from None
+                raise InputError(
+                    f"--output {lost}, and neither the current nor the temporary folder can be written: the state of "
+                    "the run is lost"
+                ) from None
             self.path, self.lost = elsewhere, lost
 
     def refuse_if_lost(self) -> None:
-        """Raises InputError once the folder is lost; says where the files are and how to go on."""
+        """Raises InputError if the folder was lost, with the new folder and the command to resume."""
         if self.lost:
             how = messages.resume_command(self.path, "--output", self.path)
             raise InputError(f"--output {self.lost}; saved in {self.path} instead. Go on with: {how}")
 
 
 class Run:
-    """A run: epoch, step and history; `best.pth`, `last.pth`, `history.csv` and `curves.png`; Ctrl-C.
+    """A run: epoch, step and history, and the files `best.pth`, `last.pth`, `history.csv` and `curves.png`.
 
-    As a context manager it handles Ctrl-C, SIGTERM and SIGHUP, by saving and exiting, and writes its files in the
-    background.
+    As a context manager it writes files in the background, and on Ctrl-C, SIGTERM or SIGHUP saves and exits.
 
     Args:
-        output: folder of its files.
-        recipe: what it trains with.
+        output: output folder.
+        recipe: all hyperparameters.
         world: this process; rank 0 writes.
-        objective: the network, as `objective.net`, with its losses; not wrapped.
-        optimizer, scheduler, scaler: its optimizer, learning rate and fp16 gradient scaler.
-        metadata: what checkpoints say about the network besides its weights and size (`metadata`).
-        samples: the training images, which batches index.
-        save_interval: steps between saves within an epoch; 0: none.
+        objective: network and losses; the network is `objective.net`. Not wrapped.
+        optimizer, scheduler, scaler: of `build_optimizer`.
+        metadata: what checkpoints contain besides weights and input size (see `metadata`).
+        samples: the training images, indexed by batches.
+        save_interval: steps between saves within an epoch; 0: save only after epochs.
     """
 
     def __init__(
@@ -127,12 +134,12 @@ class Run:
         self.output, self.recipe, self.world, self.net, self.scheduler = output, recipe, world, objective.net, scheduler
         self._parts = {"objective": objective, "optimizer": optimizer, "scheduler": scheduler, "scaler": scaler}
         self._metadata, self._samples, self._save_interval = dict(metadata), samples, save_interval
-        self._marks = self._metadata.pop("marks", None)  # for last.pth alone
+        self._marks = self._metadata.pop("marks", None)  # only for last.pth
         share = recipe.keep_start
         self._interpolation = WeightInterpolation(self.net, share) if share else None  # copies the starting weights
-        self.epoch, self.step = 0, 0  # whole epochs done, and steps of the current one
+        self.epoch, self.step = 0, 0  # completed epochs, and completed steps of the current one
         self.history: list[dict] = []
-        self.best: tuple[int, bool, float] = (0, False, -1.0)  # pixels, whether statistics are precise, accuracy
+        self.best: tuple[int, bool, float] = (0, False, -1.0)  # pixels, precise batch norm statistics, accuracy
         self.totals = Totals(world)
         self._stop, self._writer, self._bar = StopRequest(), BackgroundWriter(), None
         self._folder = RunFolder(output)
@@ -156,7 +163,7 @@ class Run:
     # -- an epoch
 
     def begin_epoch(self, size: tuple[int, int], order: Tensor) -> None:
-        """An epoch of images of (height, width) pixels begins, or goes on at `self.step`; order: (steps, B) images."""
+        """Begin an epoch, or continue it at `self.step`. size: (height, width) in pixels; order: (steps, B) images."""
         self.size, self.order = size, order
         self._began = self._trained = time.perf_counter()  # a resumed epoch may have no step left
         self._images_before = self.totals.images
@@ -169,14 +176,16 @@ class Run:
         )
 
     def end_step(self, loss: Tensor, correct: Tensor, images: int) -> None:
-        """Count a step: this process's mean loss and number of correct images, on the device.
+        """Count a step. Every few steps, save if due, and stop if any process got a stop signal.
 
-        Every few steps, save if due, and stop if any process was asked to.
+        Args:
+            loss, correct: this process's mean loss and number of correct images; scalars on the device.
+            images: this process's number of images.
 
         Raises:
-            InputError: the output folder was lost; what was to be written there is saved elsewhere.
-            RunFailed: the loss of a step was not finite.
-            SystemExit: Ctrl-C, SIGTERM or SIGHUP, after saving.
+            InputError: the output folder was lost; the files were saved elsewhere.
+            RunFailed: the loss of a step was NaN or infinite.
+            SystemExit: after Ctrl-C, SIGTERM or SIGHUP, and saving.
         """
         self.totals.add(self.step, loss, correct, images)
         self.step += 1
@@ -203,14 +212,14 @@ class Run:
             self._trained = time.perf_counter()
 
     def end_epoch(self, measured: dict, score: tuple[int, bool, float]) -> None:
-        """Add an epoch to the history, queue checkpoints and curves for writing, and print its line.
+        """Add the epoch to the history, queue its files for writing, and print its line.
 
         Args:
             measured: columns of the history from validation and retrieval.
-            score: by which `best.pth` is chosen: pixels of the images, whether batch norm statistics are precise,
-                accuracy on the held-out images.
+            score: the highest becomes `best.pth`: (pixels per image, precise batch norm statistics, validation
+                accuracy).
         """
-        self._wait()  # the last epoch's files hold copies in memory until they are written
+        self._wait()  # to bound the memory: files of the previous epoch are copies until they are written
         height, width = self.size
         row = {"epoch": self.epoch + 1, "height": height, "width": width, "lr": self.scheduler.get_last_lr()[0]}
         row |= self.totals.means("train")
@@ -238,34 +247,34 @@ class Run:
     # -- weights and files
 
     def _write(self, name: str, write: Callable[[Path], None]) -> None:
-        """Queue a file for writing in the background; what `write(path)` holds must not change any more."""
+        """Queue a file for writing in the background; data that `write(path)` uses must not change afterwards."""
         self._writer(self._folder.write, name, write)
 
     def _wait(self) -> None:
-        """Block until all files are written; raises InputError where the output folder was lost."""
+        """Block until all files are written. Raises InputError if the output folder was lost."""
         self._writer.wait()
         self._folder.refuse_if_lost()
 
     def net_to_save(self) -> nn.Module:
-        """The network that is tested and saved: the trained one, or with `keep_start` between it and the start.
+        """The network to test and save: the trained one, or with `keep_start` interpolated with the starting weights.
 
         Raises:
-            RunFailed: the losses were finite, but the weights are not.
+            RunFailed: weights are NaN or infinite, although the losses were finite.
         """
         net = self._interpolation.of(self.net) if self._interpolation else self.net
         if not torch.stack([value.isfinite().all() for value in net.state_dict().values()]).all():
             raise RunFailed(
-                f"the weights are no longer finite after step {self.step} of epoch {self.epoch + 1}, and were not "
-                "saved: try a lower --lr"
+                f"the weights are NaN or infinite after step {self.step} of epoch {self.epoch + 1}, and were not "
+                "saved: use a lower --lr"
             )
         return net
 
     def _weights(self) -> dict:
-        """The part of a checkpoint that testing and trackers need."""
+        """The content of `best.pth`: what testing and trackers need."""
         row = self.history[-1] if self.history else {}
         return self._metadata | {
             "net_dict": self.net_to_save().state_dict(),
-            "acc": 100.0 * row.get("val_acc", math.nan),  # without validation images nothing is measured
+            "acc": 100.0 * row.get("val_acc", math.nan),  # NaN without validation images
             "epoch": self.epoch,
             "height": self.size[0],
             "width": self.size[1],
@@ -273,7 +282,7 @@ class Run:
         }
 
     def save(self) -> None:
-        """Queue `last.pth` for writing: the weights and all that resuming needs. All processes contribute."""
+        """Queue `last.pth` for writing: the weights and all that resuming needs. A collective of all processes."""
         buffers = self.world.gather([buffer.cpu() for buffer in self.batch_norm_statistics()])
         if not self.world.is_main:
             return
@@ -292,30 +301,30 @@ class Run:
         self._write("last.pth", lambda path: checkpoints.save(path, content))
 
     def batch_norm_statistics(self) -> list[Tensor]:
-        """The running means and variances, which each process keeps by itself until the end of an epoch."""
+        """The running means and variances, which processes average only at the end of an epoch."""
         return [buffer for buffer in self._parts["objective"].buffers() if buffer.is_floating_point()]
 
     def restore(self, checkpoint: Checkpoint, data: ReIDData) -> None:
-        """Go on from a `last.pth`; after the model was wrapped, which gives all processes those of rank 0.
+        """Load the state in a `last.pth`. Call it after wrapping the model, which copies rank 0's weights to all ranks.
 
         Args:
-            data: what is trained on now.
+            data: the current training data.
 
         Raises:
-            InputError: it was trained on other data or other number of processes, or does not fit.
+            InputError: the run had other data or another number of processes, or the state does not fit.
         """
         extra = checkpoint.extra
         told = marks.difference(extra["marks"], self._marks, data) if self._marks and "marks" in extra else ""
         if told or extra["class_names"] != self._metadata["class_names"] or extra["images"] != len(self._samples):
             raise InputError(
                 f"--resume {checkpoint.path}: was trained on other data ({len(extra['class_names'])} identities, "
-                f"{extra['images']} images{told and '; ' + told}); resume with the same --data-dir, or start anew with "
-                "--weights"
+                f"{extra['images']} images{told and '; ' + told}); resume with the same --data-dir, or start a new run "
+                f"with --weights {checkpoint.path}"
             )
         if extra["processes"] != self.world.size:
             raise InputError(
-                f"--resume {checkpoint.path}: ran on {extra['processes']} processes, now {self.world.size}; "
-                "use as many, or start anew with --weights"
+                f"--resume {checkpoint.path}: ran on {extra['processes']} processes, but now there are "
+                f"{self.world.size}; use the same number, or start a new run with --weights {checkpoint.path}"
             )
         self.epoch, self.step, self.history = extra["epoch"], extra["step"], extra["history"]
         self.totals = Totals(self.world, extra["totals"])
@@ -325,7 +334,7 @@ class Run:
             self.best = (pixels, precise, accuracy) if has_best else self.best
             losses = {
                 name.removeprefix("heads."): value for name, value in extra["objective"].items()
-            }  # their old name
+            }  # the prefix in earlier versions
             for name, part in self._parts.items():
                 part.load_state_dict(losses if name == "objective" else extra[name])
             for name in self._interpolation.start if self._interpolation else ():
@@ -333,7 +342,10 @@ class Run:
             for buffer, saved in zip(self.batch_norm_statistics(), extra["buffers"][self.world.rank], strict=True):
                 buffer.copy_(saved)
         except (KeyError, RuntimeError, ValueError, TypeError, IndexError, AttributeError) as error:
-            raise InputError(f"--resume: the state in it does not fit ({str(error).splitlines()[0]})") from None
+            raise InputError(
+                f"--resume {checkpoint.path}: the saved state does not fit ({str(error).splitlines()[0]}); start a new "
+                f"run with --weights {checkpoint.path}"
+            ) from None
         self.world.say(messages.resumed(checkpoint.path, self.epoch, self.step))
         if self.epoch and not has_best:
             self.world.say(messages.no_best(self.output))
@@ -342,7 +354,7 @@ class Run:
             self.world.say(messages.other_length(planned, self.recipe.epochs))
 
     def _leave(self) -> None:
-        """Save, say how to go on, and exit as the signal asked; a process that saw none follows the one that did."""
+        """Save, print the command to resume, and exit with 128 + the signal (SIGTERM if another process got it)."""
         self.save()
         self._wait()
         number = self._stop.signal or signal.SIGTERM
@@ -355,13 +367,13 @@ class Run:
 def metadata(
     args, arch: str, options: dict, class_names: list[str], data: ReIDData, before: Checkpoint | None, world: World
 ):
-    """What the checkpoints of a run say about the network, as plain values.
+    """The metadata in a run's checkpoints, as plain values: architecture, classes, training data, flags, threshold.
 
     Args:
         options: of `build_model`.
-        before: the resumed run, or the starting weights: what these were trained on is passed on, and their threshold
-            if the network has the same options.
-        world: rank 0 reads every training image, to describe the data.
+        before: the resumed run or the starting weights, or None. Their training data is listed too, and their
+            threshold is inherited if the network has the same options.
+        world: rank 0 reads every training image, to fingerprint the data.
     """
     known = {"arch": arch, "model_options": options, "num_classes": len(class_names), "class_names": class_names}
     if before and before.model_options == options:

@@ -1,21 +1,21 @@
-"""What changes from epoch to epoch and from step to step: image size, learning rate, batch norm statistics."""
+"""Schedules: image size, learning rate, precise batch norm statistics and tests."""
 
 import math
 from itertools import accumulate
 
-# Progressive resizing: share of height and width -> share of the growing epochs that remain when its stage ends.
+# Progressive resizing: fraction of height and width -> fraction of the growing epochs left when this stage ends.
 STAGES = {0.75: 0.2, 0.5: 0.4, 0.25: 0.85}
-GROWING_EPOCHS = 12  # at most: longer training on small images overfits them
-SMALLEST_SIDE = 16  # pixels; smaller images are too small to recognise anyone
-PRECISE_EPOCHS = 0.2  # share of the epochs, the last ones, that end with precise batch norm statistics
+GROWING_EPOCHS = 12  # at most; longer training on small images overfits them
+SMALLEST_SIDE = 16  # pixels; smaller images are useless
+PRECISE_EPOCHS = 0.2  # fraction of the epochs, at the end, with precise batch norm statistics
 
 
 def image_size(recipe, epoch: int) -> tuple[int, int]:
-    """Height and width of the training images in epoch `epoch` (from 0).
+    """(height, width) in pixels of the training images in epoch `epoch` (from 0).
 
-    With `progressive`, a few of the first `GROWING_EPOCHS` train at a quarter of height and width, nearly half of them
-    at half, the rest at three quarters and at full size; longer runs stay at full size. A stage whose images would be
-    too small trains at the next size. The last epochs always train at the size of testing (Touvron et al., "Fixing the
+    With `progressive`, the first `GROWING_EPOCHS` begin with 15 % of them at a quarter of height and width, then nearly
+    half of them at half, then three quarters and full size. All later epochs are at full size. Stages with images
+    below SMALLEST_SIDE are skipped. The last epochs always have the size of testing (Touvron et al., "Fixing the
     train-test resolution discrepancy", NeurIPS 2019).
     """
     size = (recipe.height, recipe.width)
@@ -34,10 +34,10 @@ def first_full_size_epoch(recipe) -> int:
 
 
 def lr_factors(recipe, steps_per_epoch: int) -> list[float]:
-    """What `recipe.lr` is multiplied by at each step: a linear warm-up, then a cosine down to `recipe.lrf`.
+    """Factors of `recipe.lr`, one per step: linear warm-up, then a cosine down to `recipe.lrf`.
 
-    The warm-up is a share of the steps. The cosine follows the number of pixels seen: if it followed steps, the
-    rate would be nearly at its end before the first images of full size.
+    The warm-up is a fraction of the steps. The cosine is over pixels, not steps: otherwise most of the decay would be
+    over before the first full-size images.
     """
     sizes = [image_size(recipe, epoch) for epoch in range(recipe.epochs)]
     pixels = [height * width for height, width in sizes for _ in range(steps_per_epoch)]
@@ -54,9 +54,9 @@ def is_precise(recipe, epoch: int) -> bool:
 
 
 def is_test(recipe, epoch: int, interval: int = 0) -> bool:
-    """Whether query and gallery are tested after epoch `epoch` (from 0): the last one, and every `interval` before it.
+    """Whether rank-1 and mAP are measured after epoch `epoch` (from 0): after the last, and every `interval` before it.
 
     Args:
-        interval: epochs; 0: about a fifth of the run.
+        interval: epochs; 0: a fifth of the run.
     """
     return (recipe.epochs - epoch - 1) % (interval or max(1, round(recipe.epochs / 5))) == 0

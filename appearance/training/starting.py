@@ -1,4 +1,4 @@
-"""The starting weights: which file, for which network, and how well they tell the training identities apart already."""
+"""The starting weights: load `--weights`, and measure how well they recognise the training identities."""
 
 from collections import defaultdict
 from collections.abc import Sequence
@@ -15,21 +15,23 @@ from appearance.networks import checkpoints, default_weights
 from appearance.networks.architectures import HAVE_OPTIONS
 from appearance.networks.checkpoints import Checkpoint
 
-IMAGES = 600  # looked at; their pairs number a hundred thousand
-FEWEST_PAIRS = 20  # of one identity in two cameras, below which pairs of one camera count as well
+IMAGES = 600  # images to measure with, more than 100,000 pairs
+FEWEST_PAIRS = 20  # cross-camera pairs; with fewer, same-camera pairs count too
 
 
 def starting_weights(args, default_arch: str) -> tuple[str, Checkpoint | None]:
-    """The architecture to train, and the checkpoint of `--weights`, if any, at the input size that the flags name.
+    """The architecture to train, and the checkpoint of `--weights` (or None) with the input size of the flags.
 
     The architecture is that of `--model`, else of `--weights`, else `default_arch`.
 
     Raises:
-        InputError: the file cannot be read, or holds another architecture than `--model` asks for; or there are no
-            starting weights of which to keep a share.
+        InputError: the file cannot be read, its architecture is not `--model`, or there is `--keep-start` without
+            `--weights`.
     """
     if args.keep_start not in (None, "auto", 0.0) and not args.weights:
-        raise InputError(f"--keep-start {args.keep_start:g}: needs starting weights; give --weights, or leave it out")
+        raise InputError(
+            f"--keep-start {args.keep_start:g}: needs starting weights; add --weights, or leave --keep-start out"
+        )
     if not args.weights:
         return args.model or default_arch, None
     if args.weights == "imagenet":
@@ -38,28 +40,28 @@ def starting_weights(args, default_arch: str) -> tuple[str, Checkpoint | None]:
     if args.weights == "drawn":
         if args.model not in (None, default_weights.ARCH):
             raise InputError(
-                f"--weights drawn: the network that comes along is {default_weights.ARCH}; for {args.model} make one: "
+                f"--weights drawn: is {default_weights.ARCH}; leave --model out, or train {args.model} yourself: "
                 + default_weights.how_to_make(args.model)
             )
         start = checkpoints.load(default_weights.WEIGHTS)
     else:
         if not Path(args.weights).exists():
             raise InputError(
-                f"--weights {args.weights}: no such file; give a checkpoint, `drawn` (the network in weights/) or "
+                f"--weights {args.weights}: no such file; give a checkpoint, or `drawn` (the network in weights/), or "
                 "`imagenet`"
             )
         start = checkpoints.load(args.weights)
     if args.model not in (None, start.arch):
         raise InputError(
-            f"--weights {start.path}: holds a {start.arch}; give --model {start.arch} or leave --model out "
-            f"(it is {args.model})"
+            f"--weights {start.path}: is {start.arch}, but --model is {args.model}; leave --model out, or use weights "
+            f"of {args.model}"
         )
     sides = {side: getattr(args, side) for side in ("height", "width")}
     return start.arch, start.with_input(**{side: value for side, value in sides.items() if isinstance(value, int)})
 
 
 def network_options(args, arch: str, start: Checkpoint | None) -> dict:
-    """Options of `build_model` besides the architecture."""
+    """The options for `build_model`."""
     options = {}
     if arch in HAVE_OPTIONS:
         options = {"last_stride": args.last_stride, "pooling": args.pooling, "neck": args.neck}
@@ -69,7 +71,7 @@ def network_options(args, arch: str, start: Checkpoint | None) -> dict:
 
 
 def some_of_each(samples: Sequence[Sample]) -> list[Sample]:
-    """About IMAGES samples: equally many of each identity, two at least, spread evenly over its images."""
+    """About IMAGES samples: the same number of each identity, at least two, evenly spaced."""
     by_identity = defaultdict(list)
     for sample in samples:
         by_identity[sample.pid].append(sample)
@@ -82,16 +84,16 @@ def some_of_each(samples: Sequence[Sample]) -> list[Sample]:
 
 
 def equal_error_rate(features: Tensor, samples: Sequence[Sample]) -> float | None:
-    """The share of pairs on the wrong side of a distance threshold: pairs of one identity beyond it, or of two within
-    it; the larger of these two shares, at the threshold where that is smallest.
+    """Equal error rate of pairs: 0 with perfect features, 0.5 with useless ones.
 
-    0 where the features tell all identities apart, 0.5 where they know nothing. Pairs of one identity are taken from
-    different cameras (or unknown ones), where that leaves enough.
+    The larger of the two error rates (same-identity pairs beyond a distance threshold, different-identity pairs within
+    it), at the best threshold. Same-identity pairs are from different or unknown cameras, if there are enough.
 
     Args:
         features: (N, D) float32 unit rows of the samples.
 
-    Returns None where no identity, or only one, has two images.
+    Returns:
+        the rate; None if there are no same-identity or no different-identity pairs.
     """
     identity = torch.tensor([sample.pid for sample in samples])
     camera = torch.tensor([sample.camera for sample in samples])
@@ -103,6 +105,6 @@ def equal_error_rate(features: Tensor, samples: Sequence[Sample]) -> float | Non
     own, others = distance[right].sort().values, distance[~same].sort().values
     if not len(own) or not len(others):
         return None
-    missed = 1 - torch.arange(1, len(own) + 1) / len(own)  # with the threshold at each distance of `own`
+    missed = 1 - torch.arange(1, len(own) + 1) / len(own)  # at each distance in `own` as a threshold
     accepted = torch.searchsorted(others, own, right=True) / len(others)
     return float(torch.maximum(missed, accepted).min())

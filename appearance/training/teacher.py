@@ -1,4 +1,4 @@
-"""Distillation: a student learns the vectors of a trained network, and its classes where both have the same."""
+"""The teacher of distillation: a trained network whose vectors, and classes if the same, a student learns."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -13,16 +13,16 @@ from appearance.networks.inference import fuse_for_inference, unit_rows
 
 
 class Teacher:
-    """A checkpoint's network in eval mode, which never changes. It sees the same augmented images as the student.
+    """A frozen network in eval mode; it gets the same augmented images as the student.
 
     Args:
-        path: checkpoint of any known kind.
-        build: the checkpoint's network (`model.from_checkpoint`).
+        path: checkpoint of any supported kind.
+        build: `model.from_checkpoint`.
         class_names: the student's identities, in label order.
-        device: where it runs.
+        device: device to run on.
 
     Raises:
-        InputError: the file cannot be read.
+        InputError: the file does not exist or cannot be loaded.
     """
 
     def __init__(
@@ -33,7 +33,7 @@ class Teacher:
         device: torch.device,
     ):
         if not path.is_file():
-            raise InputError(f"--teacher {path}: no such checkpoint; train the teacher first")
+            raise InputError(f"--teacher {path}: no such file; give the checkpoint of a trained network")
         checkpoint = checkpoints.load(path)
         self.net = fuse_for_inference(build(checkpoint)).to(device)
         self.size = (checkpoint.height, checkpoint.width)
@@ -41,7 +41,7 @@ class Teacher:
         what = "vectors and classes" if self.same_classes else "vectors (it was trained on other identities)"
         self.description = f"Teacher {path}: {checkpoint.arch}, {self.size[0]}x{self.size[1]}, {what}"
         if not {"height", "width"} <= checkpoint.told:
-            self.description += f"; note: {path} does not say its input size, so this one is assumed"
+            self.description += f"; note: {path} does not say its input size, so this is assumed"
 
     @torch.no_grad()
     def __call__(self, images: Tensor) -> tuple[Tensor, Tensor | None]:

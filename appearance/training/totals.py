@@ -1,4 +1,4 @@
-"""The sums of an epoch: loss, correct images and images, over all processes."""
+"""Sums over an epoch and all processes: loss, correct images, images."""
 
 import torch
 from torch import Tensor
@@ -7,11 +7,11 @@ from appearance.distributed import World
 
 
 class Totals:
-    """Adds up on the device, for which the host need not wait; `reduce` brings the sums to the host.
+    """Accumulates on the device, without host syncs; `reduce` all-reduces and copies to the host.
 
     Args:
         world: this process.
-        sums: (3,) float64 to go on from.
+        sums: (3,) float64 to continue from, of a resumed epoch.
     """
 
     def __init__(self, world: World, sums: Tensor | None = None):
@@ -25,18 +25,18 @@ class Totals:
         return float(self.sums[2])
 
     def add(self, step: int, loss: Tensor, correct: Tensor, images: int) -> None:
-        """One batch: its mean loss and its number of correct images, both scalars on the device."""
+        """Add a batch of `images` images: mean loss and number of correct images, both scalars on the device."""
         self._added += torch.stack([loss * images, correct, torch.full_like(correct, images)])
         self._bad_step = torch.where((self._bad_step < 0) & ~loss.isfinite(), step, self._bad_step)
 
     def reduce(self, stop: bool = False) -> tuple[bool, int | None]:
-        """All-reduce what was added into `sums`.
+        """All-reduce the additions since the last call into `sums`.
 
         Args:
-            stop: whether this process was asked to stop.
+            stop: whether this process got a stop signal.
 
         Returns:
-            whether any process was asked to stop, and the first step whose loss was not finite, if there is one.
+            whether any process got a stop signal, and the first step with a NaN or infinite loss, or None.
         """
         *added, stops = self.world.total(torch.cat([self._added, self._added.new_tensor([stop])])).cpu()
         added = torch.stack(added)
