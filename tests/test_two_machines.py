@@ -103,28 +103,20 @@ def ends(processes: list[subprocess.Popen], timeout: float = 180) -> list[tuple[
     return [(process.returncode, text) for process, text in zip(processes, texts, strict=True)]
 
 
-def weights(path) -> dict[str, torch.Tensor]:
-    return torch.load(path, weights_only=True)["net_dict"]
-
-
 def test_two_machines_train_and_go_on_after_one_is_lost(machines, tmp_path):
-    for folder in ("whole", "parts"):
-        make_market(tmp_path / folder / "data", train_ids=6, images=6)
-    for code, errors in ends(torchrun(machines, tmp_path / "whole", "--epochs", 2)):
-        assert code == 0, errors
-
-    parts = torchrun(machines, tmp_path / "parts", "--epochs", 2)
-    while not (tmp_path / "parts" / "run" / "last.pth").exists() and parts[0].poll() is None:
+    """That a resumed run equals one that was not interrupted is tested on one machine."""
+    make_market(tmp_path / "data", train_ids=6, images=6)
+    started = torchrun(machines, tmp_path, "--epochs", 2)
+    while not (tmp_path / "run" / "last.pth").exists() and started[0].poll() is None:
         time.sleep(0.02)
     kill_all_in(machines[1])
-    (code, errors), _ = ends(parts)
+    (code, errors), _ = ends(started)
     assert code != 0
     assert errors.count("failed: another process failed or does not answer") == 1, errors
 
-    for code, errors in ends(torchrun(machines, tmp_path / "parts", "--resume")):
+    for code, errors in ends(torchrun(machines, tmp_path, "--resume")):
         assert code == 0, errors
-    whole, found = (weights(tmp_path / folder / "run" / "last.pth") for folder in ("whole", "parts"))
-    assert all(torch.equal(whole[key], found[key]) for key in whole)
+    assert torch.load(tmp_path / "run" / "last.pth", weights_only=True)["epoch"] == 2
 
 
 def test_an_interface_that_does_not_reach_the_other_is_a_sentence_on_both(machines, tmp_path):

@@ -45,7 +45,7 @@ class Plan:
 
 
 PLANS = {
-    "small": Plan(15, 3, 1, 1, batch=16, light="osnet_x0_25", light_size=(32, 16), half=False),
+    "small": Plan(9, 3, 1, 1, batch=16, light="osnet_x0_25", light_size=(32, 16), half=False),
     "cpu": Plan(4250, 400, 6, 8),
     "large": Plan(20250, 800, 12, 24, batch=256),
 }
