@@ -207,7 +207,10 @@ def test_permissions_that_are_missing_are_sentences(here):
 
 def test_an_output_folder_is_written_by_one_run_at_a_time(here):
     with claimed(here / "run"):
-        with pytest.raises(InputError, match="another run is writing to it"), claimed(here / "run", patience=0):
+        with (
+            pytest.raises(InputError, match="another run is writing to this folder"),
+            claimed(here / "run", patience=0),
+        ):
             pass
         with claimed(here / "other"):
             pass
@@ -244,7 +247,7 @@ def test_overwriting_loses_nothing_before_the_new_run_can_start(here):
         assert files_of("checkpoint") == before, wrong
     with claimed(here / "checkpoint"):
         result = call_script("train.py", *flags, "--data-dir", "data", cwd=here)
-    assert_one_line_error(result, "another run is writing to it")
+    assert_one_line_error(result, "another run is writing to this folder")
     assert files_of("checkpoint") == before
     train_on_data("--epochs", 1, "--overwrite")
     assert all(content != before.get(name) for name, content in files_of("checkpoint").items())
