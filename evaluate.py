@@ -292,9 +292,7 @@ def print_exact(label: str, metrics: dict):
 def print_curve(label: str, found: dict):
     """Print rank-1 and mAP against the gap, and the threshold for --gap."""
     curve = found["curve"]
-    print(
-        f"\n{label + ': ' if label else ''}by gap: right answers are the same person and camera, at least so many frames away"
-    )
+    print(f"\n{label + ': ' if label else ''}same person, same camera, at least this many frames apart")
     rows = [["frames", *(f"{point['gap']:,}" for point in curve)]]
     for name, key in (("rank-1", "rank1"), ("mAP", "mAP")):
         rows.append([name, *(f"{100 * point[key]:.1f}" for point in curve)])

@@ -1,25 +1,25 @@
-"""Write a trained network in the formats that trackers load, and prove that each file gives the same vectors.
+"""Export a trained network to the formats that trackers load, and verify that each file gives the same vectors.
 
-    python export.py                                             checkpoint/best.pth, or the one in weights/, as ONNX
-    python export.py --format ckpt boxmot onnx onnx-int8         several at once
-    python export.py --format onnx-int8 --data-dir ROOT          calibrated on ROOT, rank-1 and mAP measured on it
-    python export.py --format boxmot --half                      weights of two bytes each, half the file
-    python export.py --for ultralytics                           the file that this program wants
+    python export.py                                       checkpoint/best.pth, else weights/, as ONNX
+    python export.py --format ckpt boxmot onnx onnx-int8   several formats
+    python export.py --format onnx-int8 --data-dir ROOT    int8 calibrated on ROOT; rank-1 and mAP measured on ROOT
+    python export.py --format boxmot --half                float16 weights, half the file size
+    python export.py --for ultralytics                     the format for a certain program
 
     ckpt         net_dict without classifier, for deep_sort_pytorch (`Net` at 128x64 only)
     boxmot       state_dict and model_name, for BoxMOT (OSNets; ResNets with --last-stride 2 --pooling avg)
     onnx         float32, any batch size; for BoxMOT, Ultralytics, OpenCV, onnxruntime, ...
-    onnx-int8    the same in 8-bit integers: about twice as fast on CPUs
+    onnx-int8    the same with 8-bit integers: about twice as fast on CPUs
     reid         a folder with weights.safetensors and reid_config.json, for Roboflow's package reid (OSNets)
     torchscript  float32, any batch size
 
-ONNX and TorchScript files take RGB crops at the network's size and refuse others. With `--normalize outside` these come
-normalised by ImageNet's mean and standard deviation, as most re-ID code does; with `--normalize inside`, which the name
-tells, they come as they are from 0 to 1, as Ultralytics does. Each file says which (`appearance/networks/runtimes.py`
-reads it; BoxMOT reads NAME.metadata.json beside it), and the output is always unit rows. With `--flip` they are the
-mean of each crop and its mirror image, both inside the file, for twice the time.
+ONNX and TorchScript files take RGB crops of the network's input size only, and return unit rows. With `--normalize
+outside` (most re-ID code) crops must be normalised with ImageNet's mean and standard deviation; with `--normalize
+inside` (Ultralytics) they are from 0 to 1, and the file name contains _inside. Each file describes its input
+(`appearance/networks/runtimes.py` reads the description; BoxMOT reads NAME.metadata.json next to the file). With
+`--flip`, the file averages the vectors of each crop and its mirror image, in twice the time.
 
-A file appears under its name only after its vectors were compared with those of the checkpoint on real images.
+A file is renamed to its final name only after its vectors were compared with those of the checkpoint.
 """
 
 import functools
@@ -56,24 +56,24 @@ from utils import single_process
 
 OPSET = 17  # of ONNX; onnxruntime 1.12 and OpenCV 4.8 read it
 COMPARED_IMAGES = 64
-DEEP_SORT_SIZE = (128, 64)  # deep_sort_pytorch resizes every crop to this height and width
+DEEP_SORT_SIZE = (128, 64)  # height and width to which deep_sort_pytorch resizes every crop
 REID_WEIGHTS = "weights.safetensors"
-BOXMOT_RESNET = {"last_stride": 2, "pooling": "avg", "neck": "none"}  # BoxMOT builds its ResNets so
+BOXMOT_RESNET = {"last_stride": 2, "pooling": "avg", "neck": "none"}  # options of BoxMOT's ResNets
 
 
 @dataclass
 class Job:
-    """What is exported, and the images it is checked and calibrated with."""
+    """The network to export, the options, and images to calibrate int8 with."""
 
     checkpoint: checkpoints.Checkpoint
-    inside: bool  # mean and standard deviation inside the file
+    inside: bool  # apply mean and standard deviation inside the file
     calibration: Tensor  # (C, 3, H, W) uint8
-    flip: bool = False  # the mean of both directions inside the file
-    half: bool = False  # files of weights hold float16, which their readers turn into float32 again
+    flip: bool = False  # average with the mirror image inside the file
+    half: bool = False  # store weights as float16; readers convert them to float32
 
     @functools.cached_property
     def net(self) -> nn.Module:
-        """The network as it is run everywhere else: normalised images -> unit rows."""
+        """The network as `Extractor` runs it: (N, 3, H, W) normalised images -> (N, D) unit rows."""
         net = fuse_for_inference(from_checkpoint(self.checkpoint))
         return BothDirections(net) if self.flip else net
 
@@ -85,7 +85,7 @@ class Job:
         return module.eval(), torch.rand(2, 3, height, width)
 
     def description(self) -> str:
-        """What an exported file says of itself, as JSON."""
+        """The description in an exported file, as JSON (see `runtimes.py`)."""
         return json.dumps(
             {
                 "arch": self.checkpoint.arch,
@@ -108,34 +108,37 @@ class Job:
 def write_ckpt(job: Job, path: Path) -> None:
     checkpoint = job.checkpoint
     if checkpoint.arch != "net":
-        raise InputError(f"--format ckpt: deep_sort_pytorch builds Net, and {checkpoint.path} holds {checkpoint.arch}")
+        raise InputError(
+            f"--format ckpt: deep_sort_pytorch supports only Net, but {checkpoint.path} is {checkpoint.arch}; use "
+            "another --format"
+        )
     if (checkpoint.height, checkpoint.width) != DEEP_SORT_SIZE:
         raise InputError(
-            f"--format ckpt: deep_sort_pytorch feeds 128x64 crops, and {checkpoint.path} was trained at "
-            f"{checkpoint.height}x{checkpoint.width}; train it with --height 128 --width 64"
+            f"--format ckpt: deep_sort_pytorch uses 128x64 crops, but {checkpoint.path} was trained at "
+            f"{checkpoint.height}x{checkpoint.width}; train with --height 128 --width 64"
         )
     extra = {"acc": checkpoint.extra.get("acc", 0.0), "epoch": checkpoint.extra.get("epoch", 0)}
     checkpoints.save(path, {"net_dict": _trunk(job)} | extra | thresholds.carried(checkpoint.extra))
 
 
 def not_of_boxmot(checkpoint: checkpoints.Checkpoint) -> str:
-    """Why BoxMOT does not build this network; "" where it does."""
+    """Why BoxMOT does not support this network; "" if it does."""
     if checkpoint.arch.startswith("res"):
         options = {key: checkpoint.model_options.get(key, value) for key, value in BOXMOT_RESNET.items()}
         if options != BOXMOT_RESNET or checkpoint.model_options.get("truncated"):
             return (
-                f"BoxMOT's {checkpoint.arch} has last stride 2, average pooling and no neck, and the one in "
+                f"BoxMOT's {checkpoint.arch} has last stride 2, average pooling and no neck, but that in "
                 f"{checkpoint.path} has {checkpoint.model_options}"
             )
     elif not checkpoint.arch.startswith("osnet"):
-        return f"BoxMOT does not build {checkpoint.arch}"
+        return f"BoxMOT does not support {checkpoint.arch}"
     return ""
 
 
 def write_boxmot(job: Job, path: Path) -> None:
     checkpoint = job.checkpoint
     if reason := not_of_boxmot(checkpoint):
-        raise InputError(f"--format boxmot: {reason}; use --format onnx, which BoxMOT runs as well")
+        raise InputError(f"--format boxmot: {reason}; use --format onnx, which BoxMOT can run too")
     content = {
         "state_dict": _trunk(job),
         "model_name": checkpoint.arch,
@@ -149,7 +152,7 @@ def write_boxmot(job: Job, path: Path) -> None:
 
 
 def _trunk(job: Job) -> dict[str, Tensor]:
-    """The weights without the classifier, whose size belongs to the training identities."""
+    """The weights without the classifier, which is of no use outside training."""
     prefix = job.net.classifier_prefix
     weights = {key: value for key, value in job.checkpoint.net_dict.items() if not key.startswith(prefix)}
     if job.half:
@@ -161,7 +164,7 @@ def write_onnx(job: Job, path: Path) -> None:
     onnx = runtimes.needed("onnx")
     module, example = job.graph()
     with warnings.catch_warnings():
-        # the exporter of torch.export needs a third package, and its files hold the same convolutions
+        # about the newer exporter, which needs another package and produces the same convolutions
         warnings.simplefilter("ignore")
         torch.onnx.export(
             module,
@@ -179,11 +182,12 @@ def write_onnx(job: Job, path: Path) -> None:
 
 
 def write_reid(job: Job, path: Path) -> None:
-    """A folder with `weights.safetensors` and `reid_config.json`, as Roboflow's package reid saves a model."""
+    """A folder with `weights.safetensors` and `reid_config.json`, the format of Roboflow's package reid."""
     checkpoint = job.checkpoint
     if not checkpoint.arch.startswith("osnet"):
         raise InputError(
-            f"--format reid: the package reid builds OSNets, and {checkpoint.path} holds {checkpoint.arch}"
+            f"--format reid: the package reid supports only OSNets, but {checkpoint.path} is {checkpoint.arch}; use "
+            "another --format"
         )
     runtimes.needed("safetensors")
     from safetensors.torch import save_file
@@ -198,7 +202,7 @@ def write_reid(job: Job, path: Path) -> None:
 
 
 def write_onnx_int8(job: Job, path: Path) -> None:
-    """Weights of each output channel in int8, activations in uint8, ranges from the calibration images."""
+    """Weights in int8 per output channel, activations in uint8, with ranges from the calibration images."""
     onnxruntime = runtimes.needed("onnxruntime")
     from onnxruntime.quantization import CalibrationDataReader, QuantFormat, QuantType, quantize_static
 
@@ -213,7 +217,7 @@ def write_onnx_int8(job: Job, path: Path) -> None:
 
     whole = path.with_suffix(".fp32.onnx")
     write_onnx(job, whole)
-    logging.disable(logging.WARNING)  # advice to fold BatchNorm first, which is done
+    logging.disable(logging.WARNING)  # advice to fold BatchNorm first, which has been done
     onnxruntime.set_default_logger_severity(3)  # errors
     try:
         quantize_static(
@@ -224,7 +228,7 @@ def write_onnx_int8(job: Job, path: Path) -> None:
             activation_type=QuantType.QUInt8,
             weight_type=QuantType.QInt8,
             per_channel=True,
-            reduce_range=True,  # 7 bits for weights: the 8-bit products of CPUs without VNNI saturate at 16 bits
+            reduce_range=True,  # 7-bit weights, because CPUs without VNNI accumulate products in saturating 16 bits
         )
     finally:
         logging.disable(logging.NOTSET)
@@ -233,20 +237,20 @@ def write_onnx_int8(job: Job, path: Path) -> None:
 def write_torchscript(job: Job, path: Path) -> None:
     module, example = job.graph()
     with warnings.catch_warnings(), torch.no_grad():
-        warnings.simplefilter("ignore")  # torch announces an end of TorchScript; trackers still load it
+        warnings.simplefilter("ignore")  # TorchScript is deprecated, but trackers still load it
         checked = runtimes.OfItsSize(torch.jit.trace(module, example), *example.shape[2:], job.inside)
         content = io.BytesIO()
         torch.jit.save(torch.jit.script(checked), content, _extra_files={runtimes.KEY: job.description()})
-    path.write_bytes(content.getvalue())  # a full disk aborts the process where torch writes the file itself
+    path.write_bytes(content.getvalue())  # if torch writes the file itself, a full disk aborts the process
 
 
 @dataclass(frozen=True)
 class Format:
     write: Callable[[Job, Path], None]
-    name: str  # of the file, from {arch} and {size}
-    tolerance: float  # largest cosine difference to the checkpoint's vectors
-    weights_only: bool = False  # what is done with them is up to the reader
-    folder: bool = False  # of several files
+    name: str  # file name with {arch} and {size}
+    tolerance: float  # largest cosine distance to the checkpoint's vectors
+    weights_only: bool = False  # no graph: flip and normalisation are up to the reader
+    folder: bool = False  # a folder of files
 
 
 FORMATS = {
@@ -257,8 +261,8 @@ FORMATS = {
     "reid": Format(write_reid, "{arch}_{size}_reid", 1e-5, weights_only=True, folder=True),
     "torchscript": Format(write_torchscript, "{arch}_{size}.torchscript", 1e-5),
 }
-HOSTS = {  # the file that a program wants, and where its images are normalised
-    "boxmot": ("boxmot", "outside"),  # or "onnx", where BoxMOT does not build the network
+HOSTS = {  # program -> (format, --normalize)
+    "boxmot": ("boxmot", "outside"),  # "onnx" if BoxMOT does not support the architecture
     "deep_sort_pytorch": ("ckpt", "outside"),
     "reid": ("reid", "outside"),
     "ultralytics": ("onnx", "inside"),
@@ -266,11 +270,11 @@ HOSTS = {  # the file that a program wants, and where its images are normalised
 
 
 # ---------------------------------------------------------------------------------------------------------------------
-# Proof
+# Verification
 
 
 def load_back(path: Path, job: Job) -> nn.Module:
-    """The network as a reader of the file gets it."""
+    """Load the network from an exported file."""
     if path.suffix in runtimes.SUFFIXES:
         return runtimes.load(path)
     if path.is_dir():
@@ -279,9 +283,9 @@ def load_back(path: Path, job: Job) -> nn.Module:
 
 
 def boxmot_sidecar(job: Job) -> dict:
-    """What BoxMOT reads beside a file that it runs as it is: its input size, or that it must not run it.
+    """The content of NAME.metadata.json, from which BoxMOT reads the input size of ONNX and TorchScript files.
 
-    BoxMOT normalises images itself, so a file that does so as well gets a key that BoxMOT refuses, and shows.
+    BoxMOT normalises images itself. A file that does so too gets an unknown key here, which BoxMOT rejects and prints.
     """
     checkpoint = job.checkpoint
     size = [checkpoint.height, checkpoint.width]
@@ -294,14 +298,14 @@ def boxmot_sidecar(job: Job) -> dict:
 
 @torch.inference_mode()
 def differences(net: nn.Module, reference: nn.Module, pixels: Tensor) -> Tensor:
-    """Cosine difference of two networks' vectors of each image of (N, 3, H, W) uint8: (N,)."""
+    """(N,) cosine distances between two networks' vectors of images (N, 3, H, W) uint8."""
     images = normalize(pixels)
     wanted, found = unit_rows(reference.embed(images)), unit_rows(net.embed(images))
-    return (wanted - found).square().sum(1) / 2  # 1 - cosine, of unit rows, without losing small differences
+    return (wanted - found).square().sum(1) / 2  # 1 - cosine of unit rows, without cancellation
 
 
 def retrieval(net: nn.Module, data: layouts.ReIDData, checkpoint: checkpoints.Checkpoint) -> tuple[float, float]:
-    """Rank-1 and mAP of a network on a dataset's query and gallery."""
+    """Rank-1 and mAP of a network on a dataset's query and gallery, as fractions of 1."""
     query, gallery = (
         PersonImages(people, checkpoint.height, checkpoint.width) for people in (data.query, data.gallery)
     )
@@ -354,9 +358,9 @@ def main(args) -> None:
     count = COMPARED_IMAGES
     compared = some_pixels(data.query or data.train, count, checkpoint) if data else drawn(count, checkpoint)
     size = f"{checkpoint.height}x{checkpoint.width}"
-    print(f"{args.weights}: {checkpoint.arch}, {size}, {job.net.feature_dim} numbers a crop")
+    print(f"{args.weights}: {checkpoint.arch}, {size}, {job.net.feature_dim} features per crop")
     if threshold := thresholds.carried(checkpoint.extra):
-        print(f"  max_dist {in_digits(threshold['max_dist'])}, the threshold of these weights, is in each file")
+        print(f"  max_dist {in_digits(threshold['max_dist'])}, the threshold of these weights, is saved in each file")
     measured = data is not None and data.can_evaluate
     if measured:
         print(f"  {'checkpoint':<12} " + "rank-1 {:.2%}  mAP {:.2%}".format(*retrieval(job.net, data, checkpoint)))
@@ -369,7 +373,7 @@ def main(args) -> None:
                 line = export(name, job, path, compared, data if measured else None)
             except FolderLost:
                 raise
-            except InputError as error:  # of this format: the others can still be written
+            except InputError as error:  # concerns this format only: go on with the others
                 refused.append(str(error))
                 continue
             print(f"  {name:<12} {line}", flush=True)
@@ -378,35 +382,42 @@ def main(args) -> None:
 
 
 def files_wanted(args, checkpoint: checkpoints.Checkpoint) -> tuple[list[str], str]:
-    """The formats to write, and where images are normalised."""
+    """The formats to write, and "outside" or "inside" for the normalisation."""
     if not args.host:
         return list(dict.fromkeys(args.format)), args.normalize
     if args.given & {"format", "normalize"}:
-        raise InputError(f"--for {args.host}: chooses the file; leave --format and --normalize out")
+        raise InputError(f"--for {args.host}: sets --format and --normalize; leave these two out")
     name, place = HOSTS[args.host]
     if name == "boxmot" and (reason := not_of_boxmot(checkpoint)):
-        print(f"note: {reason}, so it gets an ONNX file")
+        print(f"note: {reason}; writing an ONNX file instead")
         name = "onnx"
     return [name], place
 
 
 def export(name: str, job: Job, path: Path, compared: Tensor, data: layouts.ReIDData | None) -> str:
-    """Write one format, compare it, measure it on `data`, and put it in its place; returns the line that says so.
+    """Write one format, verify its vectors, measure it on `data` if given, and rename it to `path`.
+
+    Returns:
+        the line to print.
 
     Raises:
-        RunFailed: its vectors are not those of the checkpoint.
+        InputError: the format does not support the network or the flags.
+        RunFailed: vectors differ from those of the checkpoint.
     """
     if job.flip and FORMATS[name].weights_only:
-        raise InputError(f"--flip: a {name} file holds weights alone; whoever runs them averages both directions")
+        raise InputError(f"--flip: {name} files have weights only, the tracker would have to flip; leave --flip out")
     if job.half and not FORMATS[name].weights_only:
-        raise InputError(f"--half: {name} files are run as they are; leave --half out for them")
+        raise InputError(f"--half: not possible for {name} files, only for ckpt, boxmot and reid; leave --half out")
     with explained(path), beside(path, replace=FORMATS[name].folder) as unproven:
         FORMATS[name].write(job, unproven)
         net = load_back(unproven, job)
         apart = differences(net, job.net, compared)
         line = f"cosine difference at most {apart.max():.1e}, {apart.mean():.1e} on average"
         if not apart.max() <= FORMATS[name].tolerance:
-            raise RunFailed(f"--format {name}: {line}; allowed are {FORMATS[name].tolerance:.0e}. Nothing was written")
+            raise RunFailed(
+                f"--format {name}: wrong vectors: {line}; allowed are {FORMATS[name].tolerance:.0e}. Nothing was "
+                "written"
+            )
         if data is not None:
             line += "  rank-1 {:.2%}  mAP {:.2%}".format(*retrieval(net, data, job.checkpoint))
     if path.suffix in runtimes.SUFFIXES:
@@ -416,7 +427,7 @@ def export(name: str, job: Job, path: Path, compared: Tensor, data: layouts.ReID
 
 
 def some_pixels(samples: list[layouts.Sample], count: int, checkpoint: checkpoints.Checkpoint) -> Tensor:
-    """`count` images spread evenly over `samples`, fewer if there are not so many: (N, 3, H, W) uint8."""
+    """`count` images, evenly spaced in `samples` (fewer if there are fewer samples): (N, 3, H, W) uint8."""
     count = min(count, len(samples))
     chosen = [samples[number * len(samples) // count] for number in range(count)]
     images = PersonImages(chosen, checkpoint.height, checkpoint.width)
@@ -424,7 +435,7 @@ def some_pixels(samples: list[layouts.Sample], count: int, checkpoint: checkpoin
 
 
 def drawn(count: int, checkpoint: checkpoints.Checkpoint) -> Tensor:
-    """`count` images of drawn people, in memory alone: (N, 3, H, W) uint8."""
+    """`count` images of synthetic people, (N, 3, H, W) uint8; nothing is written to disk."""
     images = (pil_to_tensor(image) for image in sample.some_images(count))
     return torch.stack([resize(image, checkpoint.height, checkpoint.width) for image in images])
 

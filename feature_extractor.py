@@ -1,15 +1,15 @@
-"""Image crops in, unit vectors out: the trained network as a tracker calls it.
+"""Run the trained network in a tracker: image crops to unit vectors.
 
     from feature_extractor import Extractor
-    extractor = Extractor()           # the network that comes along, or Extractor("checkpoint/best.pth")
+    extractor = Extractor()           # default weights, or Extractor("checkpoint/best.pth")
     extractor(crops)                  # deep_sort_pytorch: RGB crops of any sizes -> (N, D)
     extractor.predict(crops)          # deep_sort_realtime: BGR crops -> list of vectors
     extractor.encode(frame, boxes)    # deep_sort: BGR frame and boxes -> (N, D)
 
     python feature_extractor.py MOT16/train/*    detections with features for the original deep_sort, as .npy
 
-Crops are resized as `test.py` resizes images, so a crop has the vector that was tested. A program imports this file
-and gets nothing else under a name that it may use itself (docs/trackers.md says where to put the folder).
+Crops are resized exactly as in `test.py`, so a tracker gets the vectors that were tested. Importing this file adds no
+other module names that a tracker may use itself (docs/trackers.md says where to put the folder).
 """
 
 import io
@@ -40,38 +40,37 @@ MEAN_BGR = (104, 116, 124)  # ImageNet's mean colour
 
 
 class Extractor:
-    """A network for inference, with its own input size.
+    """A network for inference, in eval mode.
 
-    Always in eval mode: a crop's vector does not depend on the others in its batch (up to rounding, below 1e-6), nor on
-    the caller's autocast, default dtype and random state, of which it changes none.
+    A crop's vector does not depend on the other crops in its batch (up to rounding errors below 1e-6), nor on the
+    caller's autocast, default dtype and random state, none of which it changes.
 
     Args:
-        model_path: checkpoint of any kind that `checkpoints.load` knows (ours, `ckpt.t7`, state dicts, `.safetensors`),
-            or an ONNX or TorchScript file of `export.py` or from elsewhere, which runs on the CPU. Left out: the
-            network in `weights/`.
+        model_path: checkpoint of any kind that `checkpoints.load` supports (ours, `ckpt.t7`, state dicts,
+            `.safetensors`), or an ONNX or TorchScript file (of `export.py` or others), which runs on the CPU. None: the
+            default weights in `weights/`.
         use_cuda: use the current GPU if there is one.
-        batch_size: most crops in one forward pass, which bounds the memory.
-        flip: the mean of the vectors of a crop and its mirror image, for twice the time.
-        height, width: of the network's input in pixels, to which crops are resized. One alone: the other follows the
-            shape that the file says. Both left out: what the file says. A checkpoint that does not say it is taken for
-            128x64, with a warning.
-        normalize: how an ONNX or TorchScript file from elsewhere wants its images. "outside": colours from 0 to 1,
-            normalised by ImageNet's mean and standard deviation before they enter, as most re-ID code does. "inside":
-            plain colours from 0 to 1. Files of `export.py` say it themselves.
-        last_stride: 1 or 2, stride of the last stage of a ResNet or MobileNetV2, for a checkpoint that does not say
-            (2 with a warning).
-        precision: number format in which a checkpoint's network runs: "fp32", "bf16", or on a GPU "fp16". Vectors are
-            float32 in any case, and change by about 0.01.
+        batch_size: largest number of crops per forward pass, to bound the memory.
+        flip: average the vectors of each crop and its mirror image, in twice the time.
+        height, width: input size in pixels, to which crops are resized. Both None: from the file, or 128x64 with a
+            warning if the file does not say it. One None: in proportion to the file's size.
+        normalize: for ONNX and TorchScript files that are not of `export.py`: "outside" if images must be normalised
+            with ImageNet's mean and standard deviation (most re-ID code), "inside" if the file takes colours from 0 to
+            1.
+        last_stride: stride (1 or 2) of the last stage of a ResNet or MobileNetV2, for checkpoints that do not say it
+            (default 2, with a warning).
+        precision: number format of a checkpoint's network: "fp32", "bf16", or on a GPU "fp16". Vectors are float32
+            always; bf16 changes them by about 0.01.
 
     Attributes:
-        height, width: of the network's input in pixels.
-        feature_dim: numbers a vector.
-        max_dist: the tracker's threshold that came with the weights, a cosine distance (`evaluate.py --calibrate
-            --save-threshold`); None where the file has none.
+        height, width: input size in pixels.
+        feature_dim: length of a vector.
+        max_dist: the tracker's threshold saved with the weights, a cosine distance (`evaluate.py --calibrate
+            --save-threshold`); None without one.
 
     Raises:
-        InputError: the file is missing, broken or of no known network; it contradicts these arguments; or it is an ONNX
-            or TorchScript file whose size or normalisation neither the file nor the caller tells.
+        InputError: the file is missing, damaged or not a supported network; it contradicts the arguments; or it is an
+            ONNX or TorchScript file whose input size or normalisation is neither in the file nor given.
     """
 
     def __init__(
@@ -93,16 +92,18 @@ class Extractor:
             threshold = source.threshold
         else:
             if normalize is not None:
-                raise InputError(f"normalize: is for ONNX and TorchScript files; {path} is a checkpoint, leave it out")
+                raise InputError(
+                    f"normalize: only for ONNX and TorchScript files; {path} is a checkpoint, leave the argument out"
+                )
             self.device = choose_device("auto" if use_cuda else "cpu")
             source = checkpoints.load(path).with_input(height, width, last_stride)
             threshold = thresholds.carried(source.extra)
-            with torch.random.fork_rng(devices=[]):  # a network draws weights before it gets those of the file
+            with torch.random.fork_rng(devices=[]):  # building a network initialises random weights
                 net = checkpoints.from_checkpoint(source)
             self.net = fuse_for_inference(net).to(self.device)
             for doubt in source.doubts():
                 warnings.warn(doubt, stacklevel=2)
-        if flip and not getattr(source, "flip", False):  # an exported file may have both directions inside
+        if flip and not getattr(source, "flip", False):  # an exported file may flip inside
             self.net = BothDirections(self.net)
         self.height, self.width = source.height, source.width
         self.max_dist: float | None = threshold.get("max_dist")
@@ -110,30 +111,30 @@ class Extractor:
         self.batch_size, self.precision = batch_size, precision
 
     def __call__(self, im_crops: Sequence[np.ndarray]) -> np.ndarray:
-        """RGB crops, each (h, w, 3) uint8 of any size -> (N, D) float32 unit rows; (0, D) for none.
+        """RGB crops, each (h, w, 3) uint8 of any size -> (N, D) float32 unit rows; (0, D) without crops.
 
         Raises:
-            ValueError: a crop has no pixels or is no such array; names its index.
+            ValueError: a crop is not such an array or has no pixels; names its index.
         """
         return self._embed(im_crops)
 
     def predict(self, np_images: Sequence[np.ndarray]) -> list[np.ndarray]:
-        """BGR crops -> a list of (D,) float32 unit vectors, as deep_sort_realtime wants its embedder to answer."""
+        """BGR crops, each (h, w, 3) uint8 -> list of (D,) float32 unit vectors: the embedder of deep_sort_realtime."""
         return list(self._embed(np_images, bgr=True))
 
     def encode(self, image: np.ndarray, boxes: np.ndarray) -> np.ndarray:
-        """Boxes of one frame -> (N, D) float32 unit rows, as deep_sort wants its encoder to answer.
+        """Boxes of one frame -> (N, D) float32 unit rows: the encoder of deep_sort.
 
-        Each box is widened or narrowed about its centre to the network's aspect ratio and clipped at the frame's
-        border, in whole pixels, as deep_sort's own encoder does. A box with nothing inside the frame is described as
-        a crop of the mean colour, with a warning (deep_sort: as random noise).
+        As in deep_sort's own encoder, the width of each box is changed about its centre to the network's aspect ratio,
+        and the box is clipped at the frame's border, in whole pixels. For a box outside the frame, a crop of the mean
+        colour is used, with a warning (deep_sort uses random noise).
 
         Args:
             image: (H, W, 3) uint8 BGR frame.
-            boxes: (N, 4) left, top, width, height in pixels, as an array or a list; [] for none.
+            boxes: (N, 4) left, top, width, height in pixels, array or list; [] is allowed.
 
         Raises:
-            ValueError: the frame or the boxes are no such array, or a box is not finite; names the shape or the box.
+            ValueError: the frame or the boxes are not such arrays, or a box has NaN or infinite values.
         """
         boxes = check_boxes(boxes)
         if len(boxes):
@@ -152,7 +153,7 @@ class Extractor:
     @torch.inference_mode()
     def _embed(self, crops: Sequence[np.ndarray], bgr: bool = False) -> np.ndarray:
         if isinstance(crops, np.ndarray) and crops.ndim in (2, 3) and crops.size:
-            raise ValueError(f"a list of crops is needed, not one image of shape {crops.shape}; put it into a list")
+            raise ValueError(f"crops must be a list, not one image of shape {crops.shape}; put the image into a list")
         rows = []
         for start in range(0, len(crops), self.batch_size):
             with full_precision():
@@ -162,10 +163,9 @@ class Extractor:
         return torch.cat(rows).numpy() if rows else np.empty((0, self.feature_dim), np.float32)
 
     def _pixels(self, crops: Sequence[np.ndarray], start: int, bgr: bool) -> Tensor:
-        """The batch from crop `start` on: (B, 3, height, width) uint8 RGB, on the device.
+        """The batch that begins at crop `start`: (B, 3, height, width) uint8 RGB, on the device.
 
-        A GPU resizes all crops in one go. A CPU takes torchvision's kernel crop by crop, which is faster there; the
-        pixels are the same.
+        A GPU resizes all crops together. On a CPU, torchvision's kernel is faster, crop by crop; the pixels are equal.
         """
         batch = crops[start : start + self.batch_size]
         for index, crop in enumerate(batch, start):
@@ -179,7 +179,7 @@ class Extractor:
 
 
 def check_crop(crop, name: str) -> None:
-    """Raises ValueError, with the name, where a crop is no (h, w, 3) uint8 array with pixels in it."""
+    """Raises ValueError, with the name, if a crop is not an (h, w, 3) uint8 array or has no pixels."""
     if not isinstance(crop, np.ndarray) or crop.dtype != np.uint8 or crop.ndim != 3 or crop.shape[2] != 3:
         found = f"{crop.dtype} {crop.shape}" if isinstance(crop, np.ndarray) else type(crop).__name__
         raise ValueError(f"{name} is not a (height, width, 3) uint8 array: {found}")
@@ -188,48 +188,48 @@ def check_crop(crop, name: str) -> None:
 
 
 def check_boxes(boxes) -> np.ndarray:
-    """Boxes as (N, 4) float64; raises ValueError where they are anything else or not finite."""
+    """Boxes as (N, 4) float64. Raises ValueError for other shapes, and NaN or infinite values."""
     try:
         numbers = np.asarray(boxes, dtype=np.float64)
     except (TypeError, ValueError) as error:
-        raise ValueError(f"boxes are not an array of numbers (n, 4): {error}") from None
+        raise ValueError(f"boxes must be an array of numbers (n, 4): {error}") from None
     if numbers.shape == (0,):
         numbers = numbers.reshape(0, 4)
     if numbers.ndim != 2 or numbers.shape[1] != 4:
         raise ValueError(
-            f"boxes must be (n, 4), left, top, width, height each; these have the shape {numbers.shape}"
+            f"boxes must be (n, 4), left, top, width, height each, but have shape {numbers.shape}"
             + ("; put one box into a list" if numbers.shape == (4,) else "")
         )
     broken = np.flatnonzero(~np.isfinite(numbers).all(1))
     if broken.size:
-        raise ValueError(f"box {broken[0]} {numbers[broken[0]].tolist()} is not finite")
+        raise ValueError(f"box {broken[0]} {numbers[broken[0]].tolist()} has NaN or infinite values")
     return numbers
 
 
 def patch(box: np.ndarray, shape: Sequence[int], height: int, width: int) -> tuple[int, int, int, int]:
-    """The part of a frame that deep_sort's encoder cuts out for a box: left, top, right, bottom in whole pixels.
+    """The crop of deep_sort's encoder for a box: (left, top, right, bottom) in whole pixels.
 
     Args:
-        box: left, top, width, height.
-        shape: the frame's height and width, or more.
-        height, width: of the network's input; the box takes their aspect ratio, keeping its height and its centre.
+        box: (4,) left, top, width, height in pixels.
+        shape: shape of the frame, beginning with height and width.
+        height, width: input size of the network, whose aspect ratio the crop gets; height and centre are the box's.
     """
     left, top, box_width, box_height = (int(value) for value in box)
     wanted = width / height * box_height
     left, box_width = int(left - (wanted - box_width) / 2), int(wanted)
-    # the last row and column are never reached: so it is in deep_sort, and in the features it was tuned with
+    # the last row and column are never used: as in deep_sort, whose parameters were tuned with such crops
     right, bottom = min(left + box_width, shape[1] - 1), min(top + box_height, shape[0] - 1)
     return max(left, 0), max(top, 0), right, bottom
 
 
 # ---------------------------------------------------------------------------------------------------------------------
-# The flags of scripts that run a network on crops
+# For scripts that run a network on crops
 
 
 def extractor_of(args, use_cuda: bool = True, precision: str = "fp32") -> Extractor:
-    """The extractor that the flags of `add_network_flags` describe; prints what had to be assumed about its network.
+    """The extractor for the flags of `add_network_flags`; prints its warnings as notes.
 
-    `args.weights` becomes the file that was chosen, where none is named.
+    Without --weights, `args.weights` is set to the chosen file.
     """
     args.weights = default_weights.choose(args.weights)
     with warnings.catch_warnings(record=True) as doubts:
@@ -259,19 +259,19 @@ def sequence_detections(
     reading: sequences.Reading = sequences.AS_FOUND,
     classes: Sequence[str] = (),
 ) -> np.ndarray:
-    """A sequence's detections with their features: (N, 10 + D), the ten columns of MOTChallenge's `det.txt`, by frame.
+    """A sequence's detections with features, (N, 10 + D), by frame: MOTChallenge's `det.txt` columns, then the vector.
 
-    Frames have the numbers in the pictures' names, as deep_sort counts them. Boxes without a width or height, or with
-    no part inside the frame, are left out; a line on stdout says how many.
+    Frame numbers are those in the image names, as in deep_sort. Boxes without width or height, or outside the frame,
+    are left out; their number is printed.
 
     Args:
-        folder: the sequence (`appearance/data/sequences.py` says what that is).
-        detections: its boxes; None: `det/det.txt`, or where that is missing the people in `gt/gt.txt`.
-        reading: how to read the file of boxes where it leaves that open.
-        classes: names or numbers of the classes to take; none: people of `gt/gt.txt`, all of detections.
+        folder: a sequence (see `appearance/data/sequences.py`).
+        detections: file of boxes; None: `det/det.txt`, or if missing the people in `gt/gt.txt`.
+        reading: how to read the file of boxes if that is ambiguous.
+        classes: names or numbers of classes to use; empty: people of `gt/gt.txt`, all detections.
 
     Raises:
-        InputError: the folder is not of this kind, or a frame is missing.
+        InputError: the folder is not a sequence, or a frame is missing.
     """
     sequence = sequences.Sequence(folder, reading)
     if detections is None and not sequence.det.is_file() and sequence.gt.is_file():
@@ -282,12 +282,12 @@ def sequence_detections(
     rows, left_out = sequence.usable(rows)
     for said in (*rows.source.notes, *left_out):
         print(f"{rows.source.path}: {said}")
-    unknown = np.full((len(rows), 3), -1)  # the place in the world
+    unknown = np.full((len(rows), 3), -1)  # world coordinates
     table = np.column_stack([rows.frame, rows.track, rows.box, rows.confidence, unknown])
     blocks = [np.empty((0, 10 + extractor.feature_dim))]
     for number in progress(np.unique(rows.frame), desc=sequence.name, unit="frame"):
         if number not in sequence.frames:
-            raise InputError(f"{folder}: frame {number} of {rows.source.path} is missing")
+            raise InputError(f"{folder}: has no image of frame {number}, which is in {rows.source.path}")
         frame = np.asarray(load_rgb(sequence.frames[number]))[:, :, ::-1]
         here = table[rows.frame == number]
         blocks.append(np.hstack([here, extractor.encode(frame, here[:, 2:6])]))
@@ -315,7 +315,9 @@ def get_args_parser() -> cli.ArgumentParser:
 
 def main(args) -> None:
     if args.detections and len(args.detections) != len(args.sequences):
-        raise InputError(f"--detections: {len(args.detections)} files for {len(args.sequences)} sequences")
+        raise InputError(
+            f"--detections: {len(args.detections)} files for {len(args.sequences)} sequences; give one file for each"
+        )
     extractor = extractor_of(args, use_cuda=not args.cpu)
     with held(args.output):
         for sequence, detections in zip(args.sequences, args.detections or [None] * len(args.sequences), strict=True):
@@ -325,7 +327,7 @@ def main(args) -> None:
             np.save(content, rows, allow_pickle=False)
             path = args.output / f"{sequence.name}.npy"
             atomic_write(path, lambda file, content=content: file.write(content.getvalue()))
-            print(f"{sequence}: {len(rows):,} detections, {extractor.feature_dim} numbers each -> {path}")
+            print(f"{sequence}: {len(rows):,} detections, {extractor.feature_dim} features each -> {path}")
 
 
 if __name__ == "__main__":

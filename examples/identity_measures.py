@@ -1,4 +1,4 @@
-"""How well a tracker keeps identities: IDF1, identity switches, MOTA, equal to motmetrics' figures (tests); HOTA."""
+"""Tracking metrics: IDF1, identity switches and MOTA (tested to equal those of motmetrics), and HOTA."""
 
 from collections import Counter, defaultdict
 from collections.abc import Sequence
@@ -6,7 +6,7 @@ from collections.abc import Sequence
 import numpy as np
 from tracker import REFUSED, assign, overlap
 
-SAME = 0.5  # intersection over union from which a track's box is on a person
+SAME = 0.5  # least intersection over union of a track's box with a person's box for a match
 
 
 def identity_measures(
@@ -17,21 +17,25 @@ def identity_measures(
 ) -> dict[str, float]:
     """IDF1, IDP, IDR and MOTA as fractions of 1; counts of switches, fragments, misses, false positives and tracks.
 
-    IDF1 (Ristani et al., "Performance Measures and a Data Set for Multi-Target, Multi-Camera Tracking", ECCVW 2016)
-    pairs each person with at most one track for the whole sequence, so that most of their boxes agree, and is
-    2 agreeing / (true boxes + tracked boxes); IDP is agreeing / tracked, IDR agreeing / true.
+    IDF1 (Ristani et al., "Performance Measures and a Data Set for Multi-Target, Multi-Camera Tracking", ECCVW 2016):
+    each person is assigned at most one track for the whole sequence, so that the number of matching boxes is largest.
+    IDF1 = 2 matching / (true + tracked boxes), IDP = matching / tracked boxes, IDR = matching / true boxes.
 
     The others follow Bernardin and Stiefelhagen, "Evaluating Multiple Object Tracking Performance: The CLEAR MOT
-    Metrics", 2008. In each frame the track that was last on a person stays on it if it overlaps, whatever else would
-    fit better; only then are the others paired. A switch is a track on a person that is another than the last one that
-    was, a fragment a time for which nothing was on a person before it was found again, and MOTA is
-    1 - (misses + false positives + switches) / true boxes.
+    Metrics", 2008. In each frame, a person keeps its last track while the two overlap, even if another track fits
+    better; the remaining people and tracks are then matched. A switch is a match with another track than the person's
+    last one; a fragment is an interruption of a person's matches; and MOTA = 1 - (misses + false positives + switches)
+    / true boxes.
 
-    Args: per frame, the true people (n,) with boxes (n, 4), and the track numbers (m,) with boxes (m, 4).
+    Args:
+        people: per frame, (n,) ground truth identities.
+        boxes: per frame, (n, 4) ground truth boxes: left, top, width, height in pixels.
+        numbers: per frame, (m,) track numbers.
+        found: per frame, (m, 4) boxes of the tracks.
     """
     agreeing = agreements(people, boxes, numbers, found)
-    last: dict[int, int] = {}  # the track that was last on a person
-    lost: set[int] = set()  # people who were found before and are missed now
+    last: dict[int, int] = {}  # person -> last matched track
+    lost: set[int] = set()  # people who were matched before and are missed now
     switches = fragments = missed = false = 0
     for who, where, track, box in zip(people, boxes, numbers, found, strict=True):
         who, track = who.tolist(), track.tolist()
@@ -72,8 +76,8 @@ def hota(
 ) -> dict[str, float]:
     """HOTA, AssA (association) and DetA (detection) by the package trackeval, as fractions of 1.
 
-    Luiten et al., "HOTA: A Higher Order Metric for Evaluating Multi-Object Tracking", IJCV 2021; the means over the
-    overlaps 0.05, 0.1, ..., 0.95 from which a box counts as found. Arguments as above.
+    Luiten et al., "HOTA: A Higher Order Metric for Evaluating Multi-Object Tracking", IJCV 2021; means over the
+    overlap thresholds 0.05, 0.1, ..., 0.95. Arguments as for `identity_measures`.
 
     Raises:
         ImportError: trackeval is not installed.
@@ -90,7 +94,7 @@ def hota(
 
 
 def _kept(who: list[int], track: list[int], shared: np.ndarray, last: dict[int, int]) -> list[tuple[int, int]]:
-    """(row, column) of the people whose last track is still on them; of two with the same track, the first."""
+    """(row, column) of people who keep their last track; if two people have the same one, only the first."""
     pairs: dict[int, int] = {}
     for row, person in enumerate(who):
         column = track.index(last[person]) if last.get(person) in track else -1
@@ -100,7 +104,7 @@ def _kept(who: list[int], track: list[int], shared: np.ndarray, last: dict[int, 
 
 
 def agreements(people, boxes, numbers, found) -> Counter:
-    """In how many frames which track is on which person, {(person, track): frames}; arguments as above."""
+    """{(person, track): number of frames in which their boxes match}; arguments as for `identity_measures`."""
     counts: Counter = Counter()
     for who, where, track, box in zip(people, boxes, numbers, found, strict=True):
         if len(who) and len(track):
@@ -110,14 +114,14 @@ def agreements(people, boxes, numbers, found) -> Counter:
 
 
 def recall_of_people(people, boxes, numbers, found) -> dict[int, tuple[int, int]]:
-    """Each person's part of IDR: (boxes of the track that IDF1 pairs with it that agree, true boxes)."""
+    """{person: (matching boxes of the track that IDF1 assigns, true boxes)}, whose sums give IDR."""
     true = Counter(person for who in people for person in who.tolist())
     agree = {person: count for (person, _), count in _best_pairs(agreements(people, boxes, numbers, found)).items()}
     return {person: (agree.get(person, 0), count) for person, count in true.items()}
 
 
 def _best_pairs(agreeing: Counter) -> dict[tuple[int, int], int]:
-    """The pairs with most agreeing boxes when every person has at most one track and every track one person."""
+    """The one-to-one assignment of people and tracks with most matching boxes: {(person, track): matching boxes}."""
     rows, columns = defaultdict(lambda: len(rows)), defaultdict(lambda: len(columns))
     places = {(rows[person], columns[number]): (person, number) for person, number in agreeing}
     if not places:

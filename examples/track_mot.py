@@ -1,13 +1,13 @@
-"""Track people in your own sequences (MOT format); where they are annotated, measure what the network does for it.
+"""Track people in your own sequences (MOT format), and if they are annotated, measure the effect of the network.
 
     python examples/track_mot.py SEQUENCE ...        det/det.txt -> tracks/NAME.txt
     python examples/track_mot.py SEQUENCE ... --features features.pth --max-dist auto --video tracks.gif
     python examples/track_mot.py SEQUENCE ... --classes car truck     other objects (names of gt/labels.txt, or numbers)
 
-With gt/ it compares the network with motion alone and with a colour histogram, each at the tracker's default threshold,
-at the one that came with the weights, at the calibrated one (--features: unseen people, as test.py wrote them), at the
-number given by --max-dist and at the best of the sequences' first part; all figures are then of the rest. Needs scipy:
-pip install scipy
+With gt/, a table compares the network with motion alone and with a colour histogram. The network has a row for each
+threshold: the tracker's default, that of the weights, the calibrated one (with --features: a features file of test.py
+of people that the network was not trained on), the number in --max-dist, and the best one on the first part of each
+sequence. All results are of the rest of each sequence. Needs scipy: pip install scipy
 """
 
 import json
@@ -24,7 +24,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # the scripts of the collection
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # the repository
 
 from baselines import colours, nothing
 from identity_measures import hota, identity_measures
@@ -47,26 +47,27 @@ from appearance.progress import progress
 from feature_extractor import Extractor, extractor_of
 
 THRESHOLDS = (0.01, 0.02, 0.03, 0.04, 0.05, 0.06, 0.08, 0.1, 0.12, 0.15, 0.2, 0.25, 0.3, 0.35, 0.4, 0.5, 0.6)
-BATCH = 128  # crops for the network at once
-AHEAD = 8  # frames decoded ahead
+BATCH = 128  # crops per forward pass
+AHEAD = 8  # frames to decode ahead
 GIF_FRAMES, GIF_WIDTH = 150, 640
 NETWORK = "network"
 FRACTIONS = ("IDF1", "IDP", "IDR", "MOTA", "HOTA", "AssA", "DetA")  # the other measures are counts
-SOURCES = ("weights", "auto", "best")  # of the network's threshold, beside a number
+SOURCES = ("weights", "auto", "best")  # values of --max-dist besides a number
 
 
 @dataclass
 class Recording:
-    """What is to be tracked in a sequence and what is known about it; lists have an entry for each frame in order."""
+    """Detections and ground truth of a sequence; lists have one item per frame, in order."""
 
     sequence: Sequence
-    numbers: list[int]  # of the frames
-    boxes: list[np.ndarray]  # (n, 4) detections: left, top, width, height
-    people: list[np.ndarray] | None = None  # (m,) who is there
-    truth: list[np.ndarray] | None = None  # (m, 4) and where
-    source: Source | None = None  # of the detections
+    numbers: list[int]  # frame numbers
+    boxes: list[np.ndarray]  # (n, 4) detections: left, top, width, height in pixels
+    people: list[np.ndarray] | None = None  # (m,) ground truth identities
+    truth: list[np.ndarray] | None = None  # (m, 4) ground truth boxes
+    source: Source | None = None  # file of the detections
 
     def part(self, start: int, stop: int) -> "Recording":
+        """The frames with indices from `start` to `stop`, without `stop`."""
         lists = (self.numbers, self.boxes, self.people, self.truth)
         cut = (None if values is None else values[start:stop] for values in lists)
         return Recording(self.sequence, *cut, self.source)
@@ -80,7 +81,7 @@ Result = tuple[list[np.ndarray], list[np.ndarray]]  # per frame, track numbers (
 
 
 def record(sequence: Sequence, detections: Boxes, classes: Rows[str] = ()) -> Recording:
-    """Detections of all frames, and where the sequence is annotated who is there: people, or objects of `classes`."""
+    """The detections of all frames, and if the sequence is annotated, its people (or objects of `classes`)."""
     numbers = sorted(sequence.frames)
     people = truth = None
     if sequence.gt.is_file():
@@ -90,7 +91,7 @@ def record(sequence: Sequence, detections: Boxes, classes: Rows[str] = ()) -> Re
 
 
 def first_frames(count: int, share: float = 0.5) -> int:
-    """How many of a sequence's frames are its first part; a frame that the cut goes through is in the later part."""
+    """Number of frames in the first part: `share` of `count`, rounded down."""
     return math.floor(share * count + 1e-9)
 
 
@@ -100,7 +101,7 @@ def _by_frame(rows: Boxes, numbers: list[int], field: str) -> list[np.ndarray]:
 
 
 def jittered(people: Boxes, seed: int = 0) -> Boxes:
-    """Annotated boxes as a good detector might find them: 4 % missed, edges off by 3 % of the height."""
+    """Simulated detections from annotated boxes: 4 % are missed, edges vary by 3 % of the height."""
     rng = np.random.default_rng(seed)
     found = people[rng.random(len(people)) > 0.04]
     found.box = found.box + rng.normal(0, 0.03, found.box.shape) * found.box[:, 3:4] * [0.5, 1, 0.5, 1]
@@ -108,10 +109,11 @@ def jittered(people: Boxes, seed: int = 0) -> Boxes:
 
 
 def describe(recording: Recording, ways: dict[str, Callable], shrink: int = 1) -> dict[str, list[np.ndarray]]:
-    """The vectors of each frame's boxes by each of `ways`, which turn RGB crops into (n, D) unit rows.
+    """The vectors of all boxes: {name of a way: one (n, D) array per frame}.
 
     Args:
-        shrink: crops are of frames so many times smaller.
+        ways: name -> function from a list of RGB crops to (n, D) unit rows.
+        shrink: frames are decoded so many times smaller.
     """
     rows = {name: [way([])] for name, way in ways.items()}
     total = sum(map(len, recording.boxes))
@@ -125,9 +127,9 @@ def describe(recording: Recording, ways: dict[str, Callable], shrink: int = 1) -
 
 
 def shrinkage(recording: Recording, height: int) -> int:
-    """How many times smaller (1, 2, 4 or 8) frames may be for a network of this input height.
+    """The factor (1, 2, 4 or 8) by which frames can be decoded smaller for a network with this input height in pixels.
 
-    Three quarters of the boxes stay at least as high. Large frames are decoded in a third of the time then.
+    Three quarters of the boxes stay at least as high as the input. Large frames decode three times as fast then.
     """
     heights = np.concatenate([boxes[:, 3] for boxes in recording.boxes])
     low = np.quantile(heights, 0.25) if len(heights) else 0
@@ -135,7 +137,7 @@ def shrinkage(recording: Recording, height: int) -> int:
 
 
 def batches(recording: Recording, shrink: int = 1) -> Iterator[list[np.ndarray]]:
-    """The crops of all boxes in order, RGB, some frames' together; threads decode a few frames ahead."""
+    """The RGB crops of all boxes in order, in batches of whole frames; threads decode a few frames ahead."""
 
     def cut(number: int, boxes: np.ndarray) -> list[np.ndarray]:
         picture = load_rgb(recording.sequence.frames[number], shrink)
@@ -155,7 +157,7 @@ def batches(recording: Recording, shrink: int = 1) -> Iterator[list[np.ndarray]]
 
 
 def corners(boxes: np.ndarray, width: int, height: int) -> list[tuple[int, int, int, int]]:
-    """Left, top, right and bottom of each box in whole pixels: at least one pixel, clipped at the frame's border."""
+    """(left, top, right, bottom) of boxes (n, 4) in whole pixels, clipped at the frame, at least 1x1 pixel."""
     low = boxes[:, :2].astype(int).clip(0, [width - 1, height - 1])
     high = (boxes[:, :2] + boxes[:, 2:]).astype(int).clip(low + 1, [width, height])
     return np.concatenate([low, high], 1).tolist()
@@ -166,7 +168,7 @@ def corners(boxes: np.ndarray, width: int, height: int) -> list[tuple[int, int, 
 
 
 def track(recording: Recording, vectors: list[np.ndarray], max_distance: float | None) -> Result:
-    """With the small DeepSORT of `tracker.py`; None tracks by motion alone."""
+    """Track with the small DeepSORT of `tracker.py`; `max_distance` None: by motion alone."""
     tracker = Tracker(max_distance)
     numbers = [tracker.update(boxes, rows) for boxes, rows in zip(recording.boxes, vectors, strict=True)]
     found = [boxes[number >= 0] for boxes, number in zip(recording.boxes, numbers, strict=True)]
@@ -176,7 +178,7 @@ def track(recording: Recording, vectors: list[np.ndarray], max_distance: float |
 def track_with_deep_sort_realtime(
     recording: Recording, vectors: list[np.ndarray], max_distance: float | None
 ) -> Result:
-    """With the package; to None everybody looks alike."""
+    """Track with the package deep-sort-realtime; `max_distance` None: with the same vector for everybody."""
     from deep_sort_realtime.deepsort_tracker import DeepSort
 
     tracker = DeepSort(embedder=None, max_cosine_distance=max_distance or DEFAULT, max_age=60, nn_budget=100)
@@ -194,13 +196,13 @@ TRACKERS = {"deepsort": track, "deep-sort-realtime": track_with_deep_sort_realti
 
 
 def measure(recordings: Rows[Recording], results: Rows[Result]) -> dict[str, float]:
-    """Identity measures over all sequences: fractions are their means, counts their sums."""
+    """`identity_measures` of all sequences: means of fractions, sums of counts."""
     each = [identity_measures(r.people, r.truth, *result) for r, result in zip(recordings, results, strict=True)]
     return {key: (np.mean if key in FRACTIONS else np.sum)([one[key] for one in each]).item() for key in each[0]}
 
 
 def higher_order(recordings: Rows[Recording], results: Rows[Result]) -> dict[str, float]:
-    """HOTA, AssA and DetA, means over all sequences; nothing where the package that measures them is not installed."""
+    """HOTA, AssA and DetA, means over all sequences; {} if the package trackeval is not installed."""
     try:
         each = [hota(r.people, r.truth, *result) for r, result in zip(recordings, results, strict=True)]
     except ImportError:
@@ -209,7 +211,7 @@ def higher_order(recordings: Rows[Recording], results: Rows[Result]) -> dict[str
 
 
 def best_threshold(run: Callable, recordings: Rows[Recording], vectors: Rows[list[np.ndarray]]) -> float:
-    """The largest distance of a match that gives the best IDF1."""
+    """The threshold of THRESHOLDS with the best IDF1 (the smallest of equals)."""
 
     def idf1(threshold: float) -> float:
         pairs = zip(recordings, vectors, strict=True)
@@ -219,15 +221,17 @@ def best_threshold(run: Callable, recordings: Rows[Recording], vectors: Rows[lis
 
 
 def calibrated(path: Path, false_match_rate: float | None, brought: float | None) -> float:
-    """The threshold that `evaluate.py --calibrate` recommends for a features file; prints what it rests on.
+    """The threshold that `evaluate.py --calibrate` recommends for a features file; prints it with its notes.
 
     Args:
-        brought: the threshold of the weights, for a features file that does not tell it.
+        brought: the threshold of the weights, for features files without it.
     """
     data = features_file.load(path)
     data["meta"].setdefault("max_dist", brought)
     found = calibrate.calibrate(data, false_match_rate)
-    print(f"max_dist {calibrate.in_digits(found['max_dist'])} for the {found['identities']:,} people of {path}")
+    print(
+        f"max_dist {calibrate.in_digits(found['max_dist'])}, calibrated on the {found['identities']:,} people of {path}"
+    )
     for line in calibrate.notes(found):
         print(f"  {line}")
     return found["max_dist"]
@@ -238,7 +242,7 @@ def calibrated(path: Path, false_match_rate: float | None, brought: float | None
 
 
 def pictures(recording: Recording, result: Result) -> Iterator[Image.Image]:
-    """The frames with each track's box in its colour."""
+    """The frames with the boxes of tracks, a colour per track."""
     font = ImageFont.load_default(14)
     for number, tracks, boxes in zip(recording.numbers, *result, strict=True):
         picture = load_rgb(recording.sequence.frames[number])
@@ -251,13 +255,17 @@ def pictures(recording: Recording, result: Result) -> Iterator[Image.Image]:
 
 
 def colour_of(number: int) -> tuple[int, int, int]:
-    """One colour for each track, far from that of the next."""
+    """The RGB colour of a track; neighbouring numbers differ clearly."""
     picture = Image.new("HSV", (1, 1), (number * 97 % 256, 170 + number % 3 * 40, 235 - number // 3 % 3 * 45))
     return picture.convert("RGB").getpixel((0, 0))
 
 
 def save_video(recording: Recording, result: Result, path: Path) -> None:
-    """A GIF of the first frames, made smaller; or with any other suffix a video of them all, by ffmpeg."""
+    """Write a small GIF of the first GIF_FRAMES frames, or for other suffixes a video of all frames with ffmpeg.
+
+    Raises:
+        InputError: ffmpeg is missing or fails.
+    """
     shown = pictures(recording, result)
     if path.suffix.lower() == ".gif":
         small = []
@@ -277,7 +285,7 @@ def save_video(recording: Recording, result: Result, path: Path) -> None:
         "-r",
         str(recording.sequence.rate),
     ]
-    even = ["-vf", "pad=ceil(iw/2)*2:ceil(ih/2)*2", "-pix_fmt", "yuv420p"]  # what players want
+    even = ["-vf", "pad=ceil(iw/2)*2:ceil(ih/2)*2", "-pix_fmt", "yuv420p"]  # players need even sizes
     try:
         command = ["ffmpeg", "-loglevel", "error", "-y", *raw, "-i", "-", *even, str(path)]
         with subprocess.Popen(command, stdin=subprocess.PIPE) as process:
@@ -285,18 +293,18 @@ def save_video(recording: Recording, result: Result, path: Path) -> None:
             for picture in progress(shown, total=len(recording.numbers) - 1, desc="video", unit="frame"):
                 process.stdin.write(picture.tobytes())
     except FileNotFoundError:
-        raise cli.InputError(f"--video {path}: needs the program ffmpeg; or choose a name that ends in .gif") from None
+        raise cli.InputError(f"--video {path}: needs the program ffmpeg; install it, or use a name in .gif") from None
     except BrokenPipeError:
-        pass  # ffmpeg has said why
+        pass  # ffmpeg has printed the reason
     if process.returncode:
-        raise cli.InputError(f"--video {path}: ffmpeg could not write it")
+        raise cli.InputError(f"--video {path}: ffmpeg failed (see its message above); try a name in .gif")
 
 
 def save_gif(pictures: list[Image.Image], path: Path, milliseconds: int) -> None:
-    """All frames in one palette of 96 colours, so that what does not move is stored once."""
+    """Write a GIF whose frames share one palette of 96 colours, so that unchanged pixels are stored once."""
     width = pictures[0].width
     shown = np.vstack([np.asarray(picture) for picture in pictures[::10]])
-    boxes = np.array([colour_of(number) for number in range(24)], np.uint8)  # or the palette would leave them out
+    boxes = np.array([colour_of(number) for number in range(24)], np.uint8)  # else missing from the palette
     palette = Image.fromarray(np.vstack([shown, np.tile(boxes.repeat(4, 0)[:, None], (1, width, 1))])).quantize(96)
     first, *rest = (picture.quantize(palette=palette, dither=Image.Dither.NONE) for picture in pictures)
     options = {"save_all": True, "append_images": rest, "duration": milliseconds, "loop": 0, "optimize": True}
@@ -356,10 +364,12 @@ def main(args) -> None:
     recordings = [load(folder, args, number) for number, folder in enumerate(args.sequences)]
     names = [recording.sequence.name for recording in recordings]
     if len(set(names)) < len(names):
-        raise cli.InputError(f"two sequences are called {max(names, key=names.count)}; rename one in its seqinfo.ini")
+        raise cli.InputError(
+            f"two sequences have the name {max(names, key=names.count)}; rename one of them in its seqinfo.ini"
+        )
     known = all(recording.people is not None for recording in recordings)
     if args.max_dist == "best" and not known:
-        raise cli.InputError("--max-dist best: needs gt/gt.txt in each sequence; try auto")
+        raise cli.InputError("--max-dist best: needs gt/gt.txt in each sequence; use --max-dist auto")
     extractor = extractor_of(args, precision=args.amp)
     trained_on = (
         None if runtimes.is_graph(args.weights) else provenance.of_checkpoint(checkpoints.load(args.weights).extra)
@@ -367,8 +377,8 @@ def main(args) -> None:
     for name in names:
         if met := provenance.tracks_met(trained_on, name):
             print(
-                f"note: {args.weights} was trained on {cli.counted(met, 'track')} of {name}, so its figures are too "
-                "good: for a test, track a sequence that it was not trained on"
+                f"note: {args.weights} was trained on {cli.counted(met, 'track')} of {name}, so its results are too "
+                "good; test on a sequence that it was not trained on"
             )
     if slow := emulation_warning(args.amp, extractor.device):
         print(slow)
@@ -385,7 +395,7 @@ def main(args) -> None:
     chosen = thresholds[source]
     for recording, rows in zip(recordings, vectors[NETWORK], strict=True):
         result = run(recording, rows, chosen)
-        called = file_numbers(recording.numbers, recording.source.first)  # as in the file of the detections
+        called = file_numbers(recording.numbers, recording.source.first)  # frame numbers as in the detections' file
         frame = np.repeat([called[number] for number in recording.numbers], [len(numbers) for numbers in result[0]])
         text = result_lines(frame, np.concatenate(result[0]), np.concatenate(result[1]))
         path = args.output / f"{recording.sequence.name}.txt"
@@ -397,14 +407,14 @@ def main(args) -> None:
 
 
 def network_thresholds(args, extractor: Extractor) -> tuple[dict[str, float], str]:
-    """The thresholds to compare, by where they come from, without the best; and which of them `--max-dist` means."""
+    """{source: threshold} to compare, without "best"; and the source that `--max-dist` selects."""
     found = {"default": DEFAULT}
     if extractor.max_dist is not None:
         found["weights"] = extractor.max_dist
     if args.features:
         found["auto"] = calibrated(args.features, args.false_match_rate, extractor.max_dist)
     if args.max_dist == "weights" and "weights" not in found:
-        print(f"note: {args.weights} brings no threshold, so it is {DEFAULT}, DeepSORT's own (see docs/video.md)")
+        print(f"note: {args.weights} has no threshold, using DeepSORT's default {DEFAULT} (see docs/video.md)")
         return found, "default"
     if args.max_dist in SOURCES:
         return found, args.max_dist
@@ -414,12 +424,15 @@ def network_thresholds(args, extractor: Extractor) -> tuple[dict[str, float], st
 
 
 def check_flags(args) -> None:
+    """Raises InputError for flags that do not fit together, and for missing packages."""
     runtimes.needed("scipy")
     if args.detections and len(args.detections) != len(args.sequences):
-        raise cli.InputError(f"--detections: {len(args.detections)} files for {len(args.sequences)} sequences")
+        raise cli.InputError(
+            f"--detections: {len(args.detections)} files for {len(args.sequences)} sequences; give one file for each"
+        )
     if args.max_dist == "auto" and not args.features:
         raise cli.InputError(
-            "--max-dist auto: needs --features FILE, what test.py wrote of people it was not trained on"
+            "--max-dist auto: needs --features FILE, made by test.py from people that the network was not trained on"
         )
     if args.max_dist not in SOURCES:
         try:
@@ -427,7 +440,7 @@ def check_flags(args) -> None:
         except ValueError:
             good = False
         if not good:
-            raise cli.InputError(f"--max-dist {args.max_dist}: give a number, {', '.join(SOURCES)}")
+            raise cli.InputError(f"--max-dist {args.max_dist}: must be a number from 0, or {', '.join(SOURCES)}")
     if args.tracker == "deep-sort-realtime":
         try:
             import deep_sort_realtime.deepsort_tracker  # noqa: F401
@@ -439,6 +452,7 @@ def check_flags(args) -> None:
 
 
 def load(folder: Path, args, number: int) -> Recording:
+    """Read sequence `number` of the flags with its detections; prints what was left out."""
     sequence = Sequence(folder, Reading.of(args))
     if args.jitter:
         rows = jittered(sequence.people(args.classes))
@@ -450,7 +464,7 @@ def load(folder: Path, args, number: int) -> Recording:
     rows, left_out = sequence.usable(rows)
     missing = np.isin(rows.frame, list(sequence.frames), invert=True).sum()
     if missing:
-        left_out += (f"{missing:,} of {len(rows):,} boxes are of frames that are missing",)
+        left_out += (f"{missing:,} of {len(rows):,} boxes are ignored, because their frames have no image",)
     for said in (*rows.source.notes, *left_out):
         print(f"{rows.source.path}: {said}")
     recording = record(sequence, rows, args.classes)
@@ -461,24 +475,24 @@ def load(folder: Path, args, number: int) -> Recording:
 
 
 def of_classes(sequence: Sequence, rows: Boxes, names: Rows[str]) -> np.ndarray:
-    """Which detections to track (N,): those of the classes, or all where the file tells none.
+    """(N,) bool: detections of the classes `names`; all detections if the file has no classes.
 
     Raises:
-        InputError: there is no such class, or the file has none of it.
+        InputError: unknown class, or no detections of the classes.
     """
     if not names or (rows.kind == NO_CLASS).all():
         if names:
-            print(f"{rows.source.path}: tells no classes; all of its boxes are tracked as {', '.join(names)}")
+            print(f"{rows.source.path}: has no classes; all boxes are tracked as {', '.join(names)}")
         return np.ones(len(rows), bool)
     wanted, _ = sequence.of_classes(rows, names)
     if not wanted.any():
         there = ", ".join(map(str, np.unique(rows.kind)))
-        raise cli.InputError(f"--classes {' '.join(names)}: {rows.source.path} has none; its classes are {there}")
+        raise cli.InputError(f"--classes {' '.join(names)}: not in {rows.source.path}; its classes are {there}")
     return wanted
 
 
 def compare(args, run: Callable, recordings: list[Recording], vectors: dict, thresholds: dict[str, float]) -> float:
-    """Print the table and write the JSON; the network's best threshold on the first parts."""
+    """Print the table and write the JSON; returns the network's best threshold on the first parts."""
     cuts = [first_frames(len(recording.numbers), args.first_part) for recording in recordings]
     first = [recording.part(0, cut) for recording, cut in zip(recordings, cuts, strict=True)]
     rest = [recording.part(cut, len(recording.numbers)) for recording, cut in zip(recordings, cuts, strict=True)]
@@ -502,7 +516,7 @@ def compare(args, run: Callable, recordings: list[Recording], vectors: dict, thr
         where = "" if threshold is None else f"{threshold:.4g} {source}"
         print(f"  {name:<18} {where:>15} {cells} {found['switches']:>9} {found['fragments']:>10} {found['tracks']:>7}")
     if "HOTA" not in fractions:
-        print("  HOTA, AssA and DetA as well: pip install trackeval")
+        print("  for HOTA, AssA and DetA: pip install trackeval")
     if args.json:
         write_text(args.json, json.dumps(figures, indent=1) + "\n")
     return best

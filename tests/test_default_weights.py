@@ -39,8 +39,8 @@ def test_an_extractor_without_a_path(here):
 def test_which_file_is_chosen(here):
     said = []
     assert default_weights.choose(None, said.append) == default_weights.WEIGHTS
-    told = "note: no checkpoint/best.pth here; using the default weights, trained on synthetic people only: "
-    assert said == [f"{told}, {default_weights.WEIGHTS}"]
+    told = "note: no checkpoint/best.pth here; using the default weights, trained on synthetic people only"
+    assert said == [f"{told}: {default_weights.WEIGHTS}"]
     write_checkpoint(default_weights.TRAINED, "osnet_x0_25")
     assert default_weights.choose(None, said.append) == default_weights.TRAINED
     assert default_weights.choose(here / "other.pth", said.append) == here / "other.pth"

@@ -366,7 +366,7 @@ def test_vehicles(tmp_path):
     wanted = track_mot.of_classes(sequence, sequence.detections, ["truck"])
     assert wanted.sum() == 30
     (tmp_path / "road" / "gt" / "labels.txt").write_text("car\ntruck\nbus\nvan\n")
-    with pytest.raises(InputError, match=r"--classes van: .*det.txt has none; its classes are 1, 2, 3"):
+    with pytest.raises(InputError, match=r"--classes van: .*det.txt; its classes are 1, 2, 3"):
         track_mot.of_classes(sequence, sequence.detections, ["van"])
 
 
@@ -392,7 +392,7 @@ def test_video_by_ffmpeg(street, tmp_path, monkeypatch, said):
     monkeypatch.setenv("PATH", str(stand_in.parent), prepend=":")
     recording, result = of_two_tracks(street)
     if said:
-        with pytest.raises(InputError, match=r"tracks\.mp4: ffmpeg could not write it"):
+        with pytest.raises(InputError, match=r"tracks\.mp4: ffmpeg failed"):
             track_mot.save_video(recording, result, tmp_path / "tracks.mp4")
         return
     track_mot.save_video(recording, result, tmp_path / "tracks.mp4")
@@ -407,7 +407,7 @@ def test_video_by_ffmpeg(street, tmp_path, monkeypatch, said):
 
 def test_video_without_ffmpeg(street, tmp_path, monkeypatch):
     monkeypatch.setenv("PATH", str(tmp_path))
-    with pytest.raises(InputError, match=r"needs the program ffmpeg; or choose a name that ends in \.gif"):
+    with pytest.raises(InputError, match=r"needs the program ffmpeg; install it, or use a name in \.gif"):
         track_mot.save_video(*of_two_tracks(street), tmp_path / "tracks.mp4")
 
 
@@ -435,8 +435,8 @@ def test_video_is_one(street, tmp_path):
     ("flags", "words"),
     [
         (("--max-dist", "auto"), "--features FILE"),
-        (("--max-dist", "some"), "give a number, weights, auto, best"),
-        (("--max-dist", "nan"), "give a number, weights, auto, best"),
+        (("--max-dist", "some"), "must be a number from 0, or weights, auto, best"),
+        (("--max-dist", "nan"), "must be a number from 0, or weights, auto, best"),
         (("--detections", "a.txt", "b.txt"), "2 files for 1 sequences"),
     ],
 )

@@ -177,7 +177,7 @@ def test_a_folder_for_the_package_reid(tmp_path, data):
     found = Extractor(folder / "weights.safetensors", use_cuda=False, height=64, width=32)(crops)
     np.testing.assert_allclose(found, Extractor(weights, use_cuda=False)(crops), atol=1e-6)
     net = write_checkpoint(tmp_path / "net.pth")
-    with pytest.raises(InputError, match="--format reid: the package reid builds OSNets"):
+    with pytest.raises(InputError, match="--format reid: the package reid supports only OSNets"):
         run_export(*flags, "--weights", net)
 
 
@@ -196,7 +196,7 @@ def test_the_file_that_a_program_wants(tmp_path, data, capsys):
     assert wanted("boxmot", resnet) == (["onnx"], "outside")
     assert "note: BoxMOT's resnet18 has last stride 2" in capsys.readouterr().out
     for more in (["--format", "onnx"], ["--normalize", "inside"]):
-        with pytest.raises(InputError, match="--for boxmot: chooses the file; leave --format"):
+        with pytest.raises(InputError, match="--for boxmot: sets --format and --normalize; leave"):
             wanted("boxmot", osnet, *more)
     run_export("--weights", osnet, "--for", "boxmot", "--output", tmp_path / "out", "--data-dir", data)
     assert [path.name for path in (tmp_path / "out").iterdir()] == ["osnet_x0_25_reid.pt"]
@@ -219,7 +219,7 @@ def test_both_directions_in_one_file(tmp_path, data):
         assert runtimes.load(path).flip
         for flip in (False, True):  # it is inside: asked for once more, it is not done twice
             np.testing.assert_allclose(Extractor(path, flip=flip)(crops), by_hand, atol=1e-4)
-    with pytest.raises(InputError, match="--flip: a boxmot file holds weights alone"):
+    with pytest.raises(InputError, match="--flip: boxmot files have weights only"):
         run_export("--weights", weights, "--flip", "--format", "boxmot", "--output", tmp_path)
 
 
@@ -272,14 +272,14 @@ def test_half_the_size(tmp_path, data):
     found = Extractor(half, use_cuda=False)
     assert {value.dtype for value in found.net.parameters()} == {torch.float32}
     np.testing.assert_allclose(found(crops), Extractor(weights, use_cuda=False)(crops), atol=3e-3)
-    with pytest.raises(InputError, match="--half: onnx files are run"):
+    with pytest.raises(InputError, match="--half: not possible for onnx files"):
         run_export("--weights", weights, "--half", "--output", tmp_path / "onnx", "--data-dir", data)
 
 
 @pytest.mark.parametrize(
     ("arch", "options", "words"),
     [
-        ("net", {}, "does not build net"),
+        ("net", {}, "does not support net"),
         ("resnet18", {"last_stride": 1, "pooling": "avg"}, "last stride 2"),
         ("resnet18", {"last_stride": 2, "pooling": "avg", "neck": "bn"}, "no neck"),
     ],
@@ -333,7 +333,7 @@ def test_a_size_that_the_checkpoint_does_not_say(tmp_path, data, capsys):
     torch.save(checkpoints.read(weights)["net_dict"], tmp_path / "bare.pth")
     flags = ("--weights", tmp_path / "bare.pth", "--format", "torchscript", "--output", tmp_path, "--data-dir", data)
     run_export(*flags)
-    assert "bare.pth does not say its input size; using 128x64; give" in capsys.readouterr().out
+    assert "bare.pth does not say its input size; using 128x64; if" in capsys.readouterr().out
     run_export(*flags, "--height", 64, "--width", 32)
     assert "note" not in capsys.readouterr().out
     crops = random_crops(3)

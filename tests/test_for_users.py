@@ -195,7 +195,7 @@ def test_refused_formats_do_not_keep_the_others_from_being_written(tmp_path):
     checkpoint(tmp_path / "w.pth")
     flags = ["--weights", "w.pth", "--data-dir", make_class_folders(tmp_path / "people")]
     done = call_script("export.py", *flags, "--format", "ckpt", "boxmot", cwd=tmp_path)
-    assert_one_line_error(done, "--format ckpt: deep_sort_pytorch builds Net")
+    assert_one_line_error(done, "--format ckpt: deep_sort_pytorch supports only Net")
     assert [path.name for path in (tmp_path / "export").iterdir()] == ["osnet_x0_25_reid.pt"]
     assert "boxmot" in done.stdout
 

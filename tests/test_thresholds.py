@@ -191,7 +191,7 @@ def test_the_threshold_that_people_are_tracked_with(tmp_path, capsys):
     assert chosen("0.1", 0.1) == ({"default": 0.2, "weights": 0.1}, "weights")
     assert capsys.readouterr().out == ""
     assert chosen("weights", None) == ({"default": 0.2}, "default")
-    assert "best.pth brings no threshold, so it is 0.2" in capsys.readouterr().out
+    assert "best.pth has no threshold, using DeepSORT's default 0.2" in capsys.readouterr().out
     found, source = chosen("auto", 0.9, tmp_path / "features.pth")
     assert source == "auto"
     assert found["auto"] == calibrate.calibrate(walk() | {"meta": {"max_dist": 0.9}})["max_dist"]

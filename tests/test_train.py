@@ -317,7 +317,7 @@ def test_resume_says_what_is_wrong(data, here, capsys):
         run("--resume", "--epochs", 2, "--data-dir", other)
     capsys.readouterr()
     run("--resume", "--epochs", 2)
-    assert "note: 1 epochs became 2" in capsys.readouterr().out
+    assert "note: --epochs changed from 1 to 2" in capsys.readouterr().out
     assert torch.load("checkpoint/last.pth", weights_only=True)["epoch"] == 2
 
 
