@@ -207,14 +207,14 @@ def test_a_refusal_names_the_nearest_network_and_a_few_keys(tmp_path, osnet):
         in words
     )
     with pytest.raises(
-        InputError, match=r"no tensor fits any of net, resnet18, .*; found blocks\.0\.attn\.qkv\.weight"
+        InputError, match=r"no tensor fits any of net, resnet18, .*; the file has blocks\.0\.attn\.qkv\.weight"
     ):
         load(tmp_path, {"blocks.0.attn.qkv.weight": torch.zeros(6, 2)})
     with pytest.raises(InputError, match="the file contains no tensors"):
         load(tmp_path, {"epoch": 3})
     with torch.device("meta"):
         deep = torchvision.models.resnet101(weights=None).state_dict()
-    with pytest.raises(InputError, match=r"nearest is resnet50, 265 of its 265 tensors fit; found layer3\.6\.conv1"):
+    with pytest.raises(InputError, match=r"closest is resnet50: 265 of its 265 tensors fit; unknown: layer3\.6\.conv1"):
         checkpoints.recognise(deep, "resnet101.pth")
 
 
@@ -277,7 +277,7 @@ def test_what_is_assumed_is_said(tmp_path, osnet, resnet):
     assert load(tmp_path, weights).with_input(height=64, width=32).doubts() == []
     assert "using 64x32" in load(tmp_path, weights).with_input(height=64).doubts()[0]
     _, stride = load(tmp_path, residual).doubts()
-    assert "does not say the stride of its last stage; using 2; give last_stride (--last-stride)" in stride
+    assert "does not say the stride of its last stage; using 2; if it was trained with the other (1 or 2)" in stride
     loaded = load(tmp_path, residual).with_input(height=64, width=32, last_stride=1)
     assert loaded.doubts() == []
     assert from_checkpoint(loaded).layer4[0].conv1.stride == (1, 1)
