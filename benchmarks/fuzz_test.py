@@ -1,18 +1,23 @@
-"""Feed mutated images, checkpoints and feature files to the scripts, and see that each ends with a sentence.
+"""Feed mutated and hostile images, checkpoints and features files to the scripts: each must be used rightly or refused.
 
     python benchmarks/fuzz_test.py [--images 1000] [--files 500] [--seed 0]
 
-Each case is a whole file of some format that was truncated, bit-flipped, overwritten in part, spliced with another, or
-(checkpoints and feature files) given wrong types, shapes and hostile pickles. It runs as a user's command in a fork of
-this process: `datasets.py check` and `train.py` for images, `test.py`, `train.py --weights`, `train.py --resume` and
-`evaluate.py` for files. What may come out: exit code 0 and nothing on stderr, or exit code 1 or 2 and one line on
-stderr (notes that a decoding library prints itself aside). Counted as failures: tracebacks, other exit codes, silence,
-hangs (30 s), code executions (a hostile pickle leaves a mark). Each case has 2 GiB of memory. Prints JSON; exit code 1
-if there was any failure.
+Each case is a file that was truncated, bit-flipped, overwritten in part or spliced with another; a pipe, a device or a
+link to itself in its place; or a checkpoint or features file with wrong types, shapes, strides and byte orders, hostile
+pickles, terminal escape codes, or weights that make NaN. It runs as a user's command in a fork of this process:
+`datasets.py check` and `train.py` for images, `test.py`, `train.py --weights`, `train.py --resume` and `evaluate.py`
+for files.
+
+A case may end in two ways. Used: exit code 0, nothing on stderr, and vectors that `test.py` writes are finite and of
+length 1. Refused: exit code 1 or 2 and one line on stderr (apart from notes of a decoding library). Counted as
+failures: tracebacks, other exit codes, silence, hangs (30 s), raw escape codes in the output, executed code (a hostile
+pickle leaves a mark). Each case has 2 GiB of memory. Prints JSON with the counts of each kind; exit code 1 after any
+failure.
 """
 
 import argparse
 import contextlib
+import copy
 import io
 import json
 import os
@@ -38,12 +43,14 @@ import train
 from appearance import cli
 from appearance.drawn import sample
 from appearance.flags import count, positive
+from appearance.networks.inference import are_unit
 from model import build_model
 
 PATIENCE = 30  # seconds until a case counts as a hang
 MEMORY = 2 << 30  # bytes above what this process has
 SMALL = ["--model", "osnet_x0_25", "--height", "32", "--width", "16", "--workers", "1", "--device", "cpu"]
 MARK = Path("executed")
+ESCAPE = "\x1b]0;title\x07\x1b[31mred"
 
 
 class Hostile:
@@ -84,8 +91,8 @@ def main() -> None:
         json.dumps(
             {
                 "test": "fuzz",
-                "images": {"files": args.images, "ends": ends},
-                "files": {"files": args.files, "ends": more_ends},
+                "images": {"files": args.images, "kinds": ends},
+                "files": {"files": args.files, "kinds": more_ends},
                 "failures": failures + more_failures,
                 "seconds": round(time.perf_counter() - started),
             }
@@ -134,7 +141,10 @@ def _run_here(module, arguments) -> None:
 
 
 def judged(code: int | None, errors: str) -> str:
-    """How a case ended: `fine`, `refused`, or what is wrong with that."""
+    """How a case ended: `used`, `refused`, or what is wrong with that."""
+    written = Path("features.pth")  # of test.py, deleted before the next case
+    vectors = torch.load(written, weights_only=True)["qf"] if written.exists() else None
+    written.unlink(missing_ok=True)
     if MARK.exists():
         MARK.unlink()
         return "code ran"
@@ -142,16 +152,22 @@ def judged(code: int | None, errors: str) -> str:
         return "hang"
     if "Traceback" in errors:
         return "traceback: " + errors.strip().splitlines()[-1][:200]
+    if "\x1b" in errors + Path("stdout").read_text(errors="replace"):
+        return "raw escape code in the output"
+    if vectors is not None and not are_unit(vectors).all():
+        return "test.py wrote vectors that are not of length 1"
     lines = [line for line in errors.splitlines() if ".py: " in line]
     if (code == 0 and not lines) or (code in (1, 2) and len(lines) == 1):
-        return "refused" if code else "fine"
+        return "refused" if code else "used"
     return f"exit code {code} with {len(lines)} lines: {errors[:300]!r}"
 
 
-def counted(name: str, verdict: str, ends: dict, failures: list) -> None:
-    kind = verdict if verdict in ("fine", "refused") else "failed"
-    ends[kind] = ends.get(kind, 0) + 1
-    if kind == "failed":
+def counted(name: str, kind: str, verdict: str, ends: dict, failures: list) -> None:
+    """Add a verdict to `ends`: kind of file -> how it ended -> number of cases."""
+    end = verdict if verdict in ("used", "refused") else "failed"
+    ends.setdefault(kind, {}).setdefault(end, 0)
+    ends[kind][end] += 1
+    if end == "failed":
         failures.append({"case": name, "verdict": verdict})
 
 
@@ -182,6 +198,16 @@ def mutated(content: bytes, other: bytes, rng: random.Random) -> tuple[str, byte
     else:
         data += data[place:]
     return how, bytes(data)
+
+
+def no_regular_file(path: Path, rng: random.Random) -> str:
+    """Put something at `path` that is not a regular file; returns what."""
+    kind = rng.choice(("pipe", "device", "link to itself"))
+    if kind == "pipe":
+        os.mkfifo(path)
+    else:
+        path.symlink_to("/dev/zero" if kind == "device" else path.name)
+    return kind
 
 
 # -- images ------------------------------------------------------------------------------------------------------------
@@ -228,15 +254,18 @@ def fuzz_images(count: int, rng: random.Random) -> tuple[list, dict]:
     wholes = whole_images()
     for number in range(count):
         name, other = rng.choice(list(wholes)), rng.choice(list(wholes))
-        how, content = mutated(wholes[name], wholes[other], rng)
         path = base / "p0" / f"c1_odd{Path(name).suffix}"
-        path.write_bytes(content)
-        counted(f"image {number} {name} {how}: check", judged(*run(datasets, "check", base)), ends, failures)
+        if rng.random() < 0.05:
+            how = no_regular_file(path, rng)
+        else:
+            how, content = mutated(wholes[name], wholes[other], rng)
+            path.write_bytes(content)
+        counted(f"image {number} {name}: check", how, judged(*run(datasets, "check", base)), ends, failures)
         if number % 10 == 0:
             flags = ["--data-dir", base, "--output", f"out{number}", "--cache", "ram", "--epochs", 1, "--batch_size", 8]
             skip = ["--skip-bad-images"] if number % 20 else []
             verdict = judged(*run(train, *flags, *skip, *SMALL))
-            counted(f"image {number} {name} {how}: train {skip}", verdict, ends, failures)
+            counted(f"image {number} {name}: train {skip}", how, verdict, ends, failures)
             shutil.rmtree(f"out{number}", ignore_errors=True)
         path.unlink()
     return failures, ends
@@ -273,6 +302,62 @@ def with_odd_value(content: dict, rng: random.Random) -> dict:
     else:
         content[key] = odd_value(rng)
     return content
+
+
+def tensors(content: dict) -> list[tuple[dict, str]]:
+    """Each tensor of numbers at any depth, as the dict that holds it and its key."""
+    found = []
+    for key, value in content.items():
+        if isinstance(value, dict):
+            found += tensors(value)
+        elif isinstance(value, torch.Tensor) and value.numel():
+            found.append((content, key))
+    return found
+
+
+def hostile(content: dict, rng: random.Random) -> tuple[str, dict]:
+    """A copy that PyTorch saves and loads without complaint, but that no network or evaluation can use as it is."""
+    content = copy.deepcopy(content)
+    holder, key = rng.choice(tensors(content))
+    value = holder[key]
+    kind = rng.choice(
+        ("nested", "sparse", "expanded", "endless", "integers", "big-endian", "NaN makers", "weights", "escape codes")
+    )
+    if kind == "nested":
+        holder[key] = torch.nested.nested_tensor([torch.ones(2), torch.ones(3)])
+    elif kind == "sparse":
+        holder[key] = value.to_sparse() if rng.random() < 0.5 or value.dim() != 2 else value.to_sparse_csr()
+    elif kind == "expanded":
+        holder[key] = (
+            value.flatten()[:1].expand(value.numel()).view_as(value) if value.dim() < 2 else value[:1].expand_as(value)
+        )
+    elif kind == "endless":
+        holder[key] = torch.zeros(1).expand(1 << 40)
+    elif kind == "integers":
+        holder[key] = (1000 * value).long()
+    elif kind == "big-endian":
+        holder[key] = value.numpy().astype(value.numpy().dtype.newbyteorder(">"))
+    elif kind == "escape codes":
+        _with_escape_codes(content, rng)
+    else:
+        for one, name in tensors(content):
+            if one[name].is_floating_point():
+                if kind == "weights":
+                    one[name] = one[name] * rng.choice((0.0, 1e-30, 1e30, -1.0))
+                elif name.endswith("running_var") or name == key:
+                    one[name] = -one[name].abs() - 1
+    return kind, content
+
+
+def _with_escape_codes(content: dict, rng: random.Random) -> None:
+    """Put codes that change a terminal into all texts of a dict, in place."""
+    for key, value in content.items():
+        if isinstance(value, dict):
+            _with_escape_codes(value, rng)
+        elif isinstance(value, str):
+            content[key] = rng.choice((ESCAPE + value, value + ESCAPE, ESCAPE))
+        elif isinstance(value, list) and value and isinstance(value[0], str):
+            content[key] = [ESCAPE + one for one in value]
 
 
 def whole_files() -> dict[str, tuple]:
@@ -348,19 +433,23 @@ def fuzz_files(count: int, rng: random.Random) -> tuple[list, dict]:
         name = rng.choice(list(wholes))
         content, save, commands = wholes[name]
         path = Path(f"odd-{name}")
-        if rng.random() < 0.5:
+        chance = rng.random()
+        if chance < 0.05:
+            how = no_regular_file(path, rng)
+        elif chance < 0.4:
             how, data = mutated(contents[name], contents[rng.choice(list(wholes))], rng)
             path.write_bytes(data)
         else:
-            how = "odd value"
+            how, odd = ("odd value", with_odd_value(content, rng)) if chance < 0.6 else hostile(content, rng)
             try:
-                save(with_odd_value(content, rng), path)
-            except Exception:  # a format that cannot hold the odd thing
+                save(odd, path)
+            except Exception:  # this format cannot hold it
+                how = "truncated"
                 path.write_bytes(contents[name][:-7])
         module, *flags = rng.choice(commands)
         shutil.rmtree("new", ignore_errors=True)
         verdict = judged(*run(module, *flags, path))
-        counted(f"file {number} {name} {how}: {module.__name__} {flags[-1:]}", verdict, ends, failures)
+        counted(f"file {number} {name}: {module.__name__} {flags[-1:]}", how, verdict, ends, failures)
         path.unlink()
     return failures, ends
 

@@ -249,7 +249,7 @@ def test_what_is_printed_has_digits_enough(tmp_path):
     printed = re.search(r"max_dist (\S+)", done.stdout)[1]
     assert float(printed) == pytest.approx(found["max_dist"], rel=0.005)
     assert "warning" not in done.stdout
-    low, high = map(float, re.search(r"between (\S+) and (\S+) with", done.stdout).groups())
+    low, high = map(float, re.search(r"interval over people: (\S+) to (\S+)", done.stdout).groups())
     assert [low, high] == pytest.approx(found["max_dist_interval"], rel=0.005)
     thresholds = [float(text) for text in re.findall(r"threshold (\S+),", done.stdout)]
     assert thresholds == pytest.approx([group["threshold"] for group in found["groups"].values()], rel=0.005)

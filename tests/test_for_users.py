@@ -78,7 +78,7 @@ def test_a_stopped_run_says_how_to_go_on(monkeypatch):
     def told() -> str:
         return messages.stopped("SIGINT", 1, 1, Path("out/sp ace"))
 
-    assert "after 1 epoch and 1 step, saved" in told()
+    assert "saved after 1 epoch and 1 step" in told()
     assert shlex.split(told().strip().split("Go on with: ")[1])[2:] == ["--resume", "out/sp ace/last.pth"]
     monkeypatch.setenv("LOCAL_WORLD_SIZE", "2")
     line = told().strip().split("Go on with: ")[1]
@@ -144,7 +144,7 @@ def test_few_flags_keep_argparses_usage():
 @pytest.mark.skipif(torch.cuda.is_available(), reason="for machines without a GPU")
 def test_a_gpu_that_is_not_there_is_named_by_the_flag_that_asked_for_it():
     with pytest.raises(
-        InputError, match="--gpu_id 3: not available, this machine has no CUDA device; use --device cpu"
+        InputError, match="--gpu_id 3: not available; this machine has no CUDA device, use --device cpu"
     ):
         choose_device("auto", 3)
     assert choose_device("cpu", 3).type == choose_device("auto", 0).type == "cpu"
@@ -164,7 +164,7 @@ def test_fewer_epochs_than_are_done_is_an_error(tmp_path):
     assert "-> best.pth" in done.stdout
     assert "test.py" not in done.stdout  # there is nothing to test on
     less = call_script("train.py", "--resume", "--epochs", 1, cwd=tmp_path)
-    assert_one_line_error(less, "--epochs 1: checkpoint/last.pth has done 2 already")
+    assert_one_line_error(less, "--epochs 1: the run in checkpoint/last.pth has already done 2")
     same = call_script("train.py", "--resume", cwd=tmp_path)
     assert (same.code, same.stdout.strip()) == (
         *(0, "checkpoint/last.pth has finished its 2 epochs; train longer with --epochs"),

@@ -178,7 +178,7 @@ def test_table_json_and_report_hold_the_intervals(tmp_path, capsys):
     assert f"{100 * found['mAP']:+.2f}" in page
     low, high = poor["calibration"]["max_dist_interval"]
     assert low <= poor["calibration"]["max_dist"] <= high
-    assert f"between {low:.4f} and {high:.4f}" in out
+    assert f"{low:.4f} to {high:.4f}" in out
     assert f"{low:.4f} to {high:.4f}" in page
 
 

@@ -523,7 +523,7 @@ def test_each_process_keeps_eight_images():
     for images, epochs, choices in ((252, 1, few), (12_936, 40, many)):
         for processes, batch_size in choices:
             assert recipe_of("--epochs", epochs, images=images, processes=processes).batch_size == batch_size
-    with pytest.raises(InputError, match="multiple of the 3 processes"):
+    with pytest.raises(InputError, match="multiple of the number of processes, 3"):
         recipe_of(processes=3)
 
 
